@@ -1,0 +1,90 @@
+"""What can go wrong, said once: expected, found, where, and what to do.
+
+Every exception a user may meet derives from :class:`WsiPgdipsError` and carries the exit code of the
+command line: 2 for bad input or usage, 3 for a run that ended with failures. Anything else that
+escapes is a bug of ours (exit code 1).
+"""
+
+from __future__ import annotations
+
+
+class WsiPgdipsError(Exception):
+    """Base of all expected errors; ``str()`` is one clear message without a traceback.
+
+    Args:
+        message: what went wrong, one sentence.
+        expected: what was needed.
+        found: what was there instead.
+        where: file, option or place.
+        hint: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: object = None,
+        found: object = None,
+        where: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message, self.expected, self.found, self.where, self.hint = (
+            message,
+            expected,
+            found,
+            where,
+            hint,
+        )
+        lines = [message]
+        for name, value in (("expected", expected), ("found", found), ("where", where)):
+            if value is not None:
+                lines.append(f"  {name}: {value}")
+        if hint is not None:
+            lines.append(f"  what to do: {hint}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # keyword-only arguments do not survive the default pickling between worker processes
+        return (
+            _rebuild,
+            (type(self), self.message, self.expected, self.found, self.where, self.hint),
+        )
+
+
+def _rebuild(
+    kind: type[WsiPgdipsError],
+    message: str,
+    expected: object,
+    found: object,
+    where: object,
+    hint: str | None,
+) -> WsiPgdipsError:
+    return kind(message, expected=expected, found=found, where=where, hint=hint)
+
+
+class SettingsError(WsiPgdipsError):
+    """An option, a settings file or a combination of them that cannot be used."""
+
+
+class SlideError(WsiPgdipsError):
+    """A slide or image that is missing, unreadable, or lacks what is needed (mpp, tissue)."""
+
+
+class StainError(WsiPgdipsError):
+    """An unknown stain set, or a stain matrix that cannot be used."""
+
+
+class OutputError(WsiPgdipsError):
+    """An output that is in the way, not writable, or does not belong to this run."""
+
+
+class DeviceError(WsiPgdipsError):
+    """A compute device that was asked for and is not there."""
+
+
+class IncompleteRunError(WsiPgdipsError):
+    """The run ended, but some tiles or blocks failed and are recorded (exit code 3)."""
+
+    exit_code = 3

@@ -1,0 +1,33 @@
+"""Intensity to optical density and back (Beer-Lambert, I0 = 255)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.records import ByteArray, FloatArray
+
+I0 = 255.0
+# a black pixel has no finite OD; half a count is the usual floor for 8-bit detectors
+_TABLE = (-np.log10(np.maximum(np.arange(256), 0.5) / I0)).astype(np.float32)
+OD_MAX = float(_TABLE[0])
+
+
+def rgb_to_od(rgb: ByteArray) -> FloatArray:
+    """OD = -log10(I / I0), by table so that every pixel of a value gets the same bits.
+
+    Args:
+        rgb: uint8 of any shape.
+
+    Returns:
+        float32 of the same shape, in [0, 2.71]; a zero counts as half a count.
+    """
+    if rgb.dtype != np.uint8:
+        raise TypeError(f"rgb_to_od takes uint8, got {rgb.dtype}")
+    return _TABLE[rgb]
+
+
+def od_to_rgb(od: npt.NDArray[np.floating]) -> ByteArray:
+    """I = I0 10**(-OD), rounded and clipped to uint8; any shape."""
+    intensity = I0 * np.power(10.0, -np.asarray(od, np.float64))
+    return np.clip(np.rint(intensity), 0, 255).astype(np.uint8)

@@ -1,0 +1,182 @@
+"""Plain records that travel between rooms; no logic, no heavy imports beyond numpy."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.geometry import OutputGrid
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class TileFlag(enum.IntFlag):
+    """Why a tile was not fitted on its own, or what was odd about it (bit mask)."""
+
+    NONE = 0
+    LOW_TISSUE = 1  # below --min-tissue: rendered, not fitted
+    BLANK = 2  # hardly any optical density
+    DIVERGED = 4  # the network's loss was not finite or grew; parameters fell back to the prior
+    SCARCE_STAIN = 8  # a stain is below its presence threshold in this tile
+    OUTSIDE_GATE = 16  # a fitted stain vector left the angular gate and was refused
+    SWAPPED = 32  # rows came out in another order than the library's
+    READ_FAILED = 64  # pixels could not be read; the tile is not measured
+    FAILED = 128  # an unexpected error; the tile inherits the slide's parameters
+    INHERITED = 256  # S, M, B of this tile come from its neighbours or the slide
+    SATURATED = 512  # more than 1 % of tissue pixels are at the detector's floor
+
+
+@dataclass(frozen=True)
+class StainSet:
+    """N stains and their OD colour vectors.
+
+    Attributes:
+        name: short name of the set, e.g. ``hdab``.
+        labels: N display names, e.g. ``("Hematoxylin", "DAB")``.
+        colors: N colours, six hex digits without ``#``.
+        matrix: ((R, G, B), ...) N unit rows in OD space, in the order of ``labels``.
+        source: where the vectors come from.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    colors: tuple[str, ...]
+    matrix: tuple[tuple[float, float, float], ...]
+    source: str = ""
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @property
+    def stain_matrix(self) -> FloatArray:
+        """(N, 3) float32, unit rows."""
+        return np.asarray(self.matrix, np.float32)
+
+
+@dataclass(frozen=True)
+class SlideMeta:
+    """What is known of a slide, nothing personal in it.
+
+    ``mpp_l0`` is the slide's own micrometres per level-0 pixel, or None; ``properties`` holds only
+    allowed keys (see ``slide.reader``).
+    """
+
+    name: str
+    vendor: str
+    shape_l0: tuple[int, int]
+    mpp_l0: float | None
+    objective_power: float | None
+    level_shapes: tuple[tuple[int, int], ...]
+    bounds_l0: tuple[int, int, int, int] | None
+    has_icc: bool
+    checksum: str
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+class TileSource(Protocol):
+    """RGB pixels on an output grid: a slide, or an image in memory. Thread-safe."""
+
+    @property
+    def grid(self) -> OutputGrid: ...
+
+    @property
+    def meta(self) -> SlideMeta: ...
+
+    def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
+        """(h, w, 3) uint8 RGB of the output grid; what lies outside is white."""
+        ...
+
+    def overview(self, mpp: float) -> tuple[ByteArray, float]:
+        """((H, W, 3) uint8 of the whole slide, output pixels per overview pixel).
+
+        The overview's mpp is about ``mpp`` but never finer than the grid; overview pixel (i, j)
+        covers output pixels [i*s, (i+1)*s) with s the second value returned.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SlidePrior:
+    """What ``calibrate`` knows of a slide before any tile is fitted.
+
+    Attributes:
+        stain_matrix: (N, 3) unit rows S0, the slide's own robust estimate.
+        spectral_correction: (N,) M0, the 99.9th percentile of q in OD.
+        background: (3,) B0, OD of glass.
+        presence: (N,) OD: a tile whose 99th percentile of q_n is below holds none of that stain.
+        noise_od: standard deviation of pixel noise in OD on tissue.
+        prior_weight: (N,) Lambda of the data-consistent render, >= 0 (DESIGN 2.6, 2.13).
+        network: name -> array of the slide-level network, empty where there is none.
+        flags: words on what could not be done (``no_glass``, ``stain_gated:DAB``...).
+        loss: mean squared OD error of the slide-level fit.
+    """
+
+    stain_matrix: FloatArray
+    spectral_correction: FloatArray
+    background: FloatArray
+    presence: FloatArray
+    noise_od: float
+    prior_weight: FloatArray
+    network: dict[str, FloatArray] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    loss: float = float("nan")
+
+
+@dataclass(frozen=True)
+class BlockFit:
+    """Results of ``fit`` for the T tiles of one block (struct of arrays, tile axis first).
+
+    Attributes:
+        index: (T, 2) int32 tile indices (ty, tx).
+        tissue: (T,) float32 share of tissue pixels.
+        stain_matrix: (T, N, 3) S_t. spectral_correction: (T, N) M_t. background: (T, 3) B_t.
+        confidence: (T, N) in [0, 1].
+        loss: (T,) mean squared OD error. steps: (T,) int32. flags: (T,) int32, ``TileFlag`` bits.
+        statistics: name -> (T, ...) sufficient statistics for ``field`` (see ``solver.statistics``).
+        concentration: (T, N, h, w) float16 q of the network at half resolution with its halo, or
+            None where no network ran.
+    """
+
+    index: npt.NDArray[np.int32]
+    tissue: FloatArray
+    stain_matrix: FloatArray
+    spectral_correction: FloatArray
+    background: FloatArray
+    confidence: FloatArray
+    loss: FloatArray
+    steps: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.int32]
+    statistics: dict[str, npt.NDArray[Any]]
+    concentration: npt.NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Parameter fields on the tile grid (GY, GX), values at tile centres.
+
+    Attributes:
+        stain_matrix: (GY, GX, N, 3) unit rows. spectral_correction: (GY, GX, N).
+        background: (GY, GX, 3).
+        raw_*: the tiles' own values, NaN where a tile was not fitted.
+        confidence: (GY, GX, N). inherited: (GY, GX) bool.
+        shrinkage: name -> share of the local deviation kept, in [0, 1] (0: constant field).
+    """
+
+    stain_matrix: FloatArray
+    spectral_correction: FloatArray
+    background: FloatArray
+    raw_stain_matrix: FloatArray
+    raw_spectral_correction: FloatArray
+    raw_background: FloatArray
+    confidence: FloatArray
+    inherited: BoolArray
+    shrinkage: dict[str, float] = field(default_factory=dict)
