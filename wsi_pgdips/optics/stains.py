@@ -1,0 +1,329 @@
+"""The stain library: named sets of OD colour vectors, read from TOML, checked, saved, fitted."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.errors import OutputError, StainError
+from wsi_pgdips.optics.physics import angle_deg, unit_rows
+from wsi_pgdips.records import FloatArray, StainSet
+
+MAX_STAINS = 8
+MIN_ANGLE_DEG = 5.0
+MIN_COMPONENT = -0.1
+# below this length a direction is mostly noise of 8-bit pixels near white
+MIN_SIGNAL_OD = 0.15
+MIN_PIXELS = 16
+_HEX = re.compile(r"[0-9a-fA-F]{6}")
+_SET_KEYS = {"name", "source", "stain"}
+_STAIN_KEYS = {"label", "color", "od"}
+
+
+def stain_names() -> tuple[str, ...]:
+    """Names of the stain sets that come with the package, in the library's order."""
+    return tuple(_library())
+
+
+def load_stains(name_or_path: str | Path) -> StainSet:
+    """A stain set by its library name, or from a TOML file (anything that ends in ``.toml``).
+
+    The file holds ``name``, ``source`` and one ``[[stain]]`` table a stain, with ``label``,
+    ``od = [r, g, b]`` (any length, scaled to unit) and optionally ``color`` (six hex digits).
+
+    Raises:
+        StainError: unknown name (the known ones are listed), unreadable file, or a set that
+            cannot be used (see :func:`make_stain_set`).
+    """
+    text = str(name_or_path)
+    if text.lower().endswith(".toml"):
+        return _load_file(Path(name_or_path))
+    library, key = _library(), text.strip().lower().replace("-", "_")
+    if key in library:
+        return library[key]
+    near = difflib.get_close_matches(key, library, n=3)
+    raise StainError(
+        "unknown stain set",
+        expected=f"one of {', '.join(library)}, or the path of a .toml file",
+        found=text,
+        where="--stains",
+        hint=f"did you mean {' or '.join(near)}?" if near else "see `wsi-pgdips stains`",
+    )
+
+
+def make_stain_set(
+    name: str,
+    labels: Sequence[str],
+    matrix: npt.ArrayLike,
+    *,
+    colors: Sequence[str | None] | None = None,
+    source: str = "",
+    where: object = None,
+) -> StainSet:
+    """A checked stain set.
+
+    Args:
+        name: short name of the set.
+        labels: N distinct display names.
+        matrix: (N, 3) OD vectors (R, G, B) of any length; stored as unit rows.
+        colors: N colours of six hex digits; None, as a whole or for one stain, derives them.
+        source: where the vectors come from.
+        where: file or option to name in an error.
+
+    Raises:
+        StainError: not 1 to 8 stains, equal or empty labels, a vector that is zero, not finite or
+            below -0.1 after scaling, two vectors closer than 5 degrees, a malformed colour.
+    """
+    try:
+        rows = np.asarray(matrix, np.float64)
+    except (TypeError, ValueError):
+        rows = np.empty(0)
+    if rows.ndim != 2 or rows.shape != (len(labels), 3) or not 1 <= len(rows) <= MAX_STAINS:
+        raise StainError(
+            "a stain set needs one OD vector of three numbers for each label",
+            expected=f"1 to {MAX_STAINS} labels and a matrix of shape (labels, 3)",
+            found=f"{len(labels)} labels, matrix of shape {rows.shape}",
+            where=where,
+        )
+    if len({label.strip().lower() for label in labels}) < len(labels) or not all(
+        label.strip() for label in labels
+    ):
+        raise StainError("stain labels must be distinct and not empty", found=labels, where=where)
+    unit = _checked_unit_rows(rows, labels, where)
+    given = list(colors) if colors is not None else [None] * len(labels)
+    if len(given) != len(labels):
+        raise StainError(
+            "one colour per stain", expected=len(labels), found=len(given), where=where
+        )
+    chosen = tuple(
+        color if color is not None else derive_color(row)
+        for color, row in zip(given, unit, strict=True)
+    )
+    for color in chosen:
+        if not _HEX.fullmatch(color):
+            raise StainError(
+                "a stain colour is malformed",
+                expected="six hex digits without #, such as 8a5a2b",
+                found=color,
+                where=where,
+            )
+    return StainSet(name, tuple(labels), chosen, unit, source)
+
+
+def save_stains(stain_set: StainSet, path: str | Path) -> None:
+    """Write a set as TOML; :func:`load_stains` gives the equal set back. Replaces the file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    lines = [f"name = {_quoted(stain_set.name)}", f"source = {_quoted(stain_set.source)}"]
+    for label, color, row in zip(stain_set.labels, stain_set.colors, stain_set.matrix, strict=True):
+        od = ", ".join(repr(float(v)) for v in row)
+        lines += ["", "[[stain]]", f"label = {_quoted(label)}", f'color = "{color}"']
+        lines.append(f"od = [{od}]")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise OutputError(
+            "the stain file cannot be written", where=target, found=error.strerror
+        ) from None
+
+
+def derive_color(od: npt.ArrayLike) -> str:
+    """Six hex digits: the hue of light after one OD of the stain, brightest channel at 255.
+
+    Bright, so that channels drawn additively on black can be told apart.
+    """
+    light = np.power(10.0, -np.asarray(od, np.float64))
+    return "".join(f"{int(v):02x}" for v in np.rint(255 * light / light.max()))
+
+
+def fit_single_stain(od: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray:
+    """Direction of one stain from pixels that hold nothing else: the robust mean direction.
+
+    The spherical median (Weiszfeld iterations, each pixel weighted by its length) of OD - B over
+    the pixels dark enough to have a direction; a minority of other colours moves it little.
+
+    Args:
+        od: (M, 3) optical densities of a region of one stain.
+        background: (3,) OD of glass.
+
+    Returns:
+        (3,) float32 unit vector.
+
+    Raises:
+        StainError: hardly any pixel is darker than the background.
+    """
+    signal = np.asarray(od, np.float64).reshape(-1, 3) - np.asarray(background, np.float64)
+    length = np.linalg.norm(signal, axis=1)
+    keep = np.isfinite(length) & (length >= MIN_SIGNAL_OD) & (signal.sum(axis=1) > 0)
+    if keep.sum() < MIN_PIXELS:
+        raise StainError(
+            "the region is too pale to fit a stain",
+            expected=f"at least {MIN_PIXELS} pixels with an OD of {MIN_SIGNAL_OD} over glass",
+            found=f"{int(keep.sum())} pixels",
+            hint="choose a region that the stain fills",
+        )
+    length, direction = length[keep], signal[keep] / length[keep, None]
+    mean = np.median(direction, axis=0)
+    for _ in range(50):
+        distance = np.linalg.norm(direction - mean, axis=1)
+        new = (length / np.maximum(distance, 1e-6)) @ direction
+        new /= np.linalg.norm(new)
+        moved, mean = float(np.linalg.norm(new - mean)), new
+        if moved < 1e-7:
+            break
+    return unit_rows(mean)
+
+
+def match_rows(
+    estimated: npt.ArrayLike, library: npt.ArrayLike
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Which estimated row is which library stain: the assignment of least total squared angle.
+
+    Args:
+        estimated: (N, 3) OD vectors in any order.
+        library: (N, 3) OD vectors in the wanted order.
+
+    Returns:
+        permutation (N,) such that ``estimated[permutation]`` is in the library's order, and the
+        angles (N,) in degrees of the rows so matched.
+
+    Raises:
+        ValueError: the two are not of one shape (N, 3).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    a, b = np.asarray(estimated, np.float64), np.asarray(library, np.float64)
+    if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 3:
+        raise ValueError(
+            f"match_rows needs two arrays of one shape (N, 3), got {a.shape}, {b.shape}"
+        )
+    angles = angle_deg(b[:, None], a[None])  # (library, estimated)
+    rows, permutation = linear_sum_assignment(angles**2)
+    return np.asarray(permutation), angles[rows, permutation]
+
+
+@functools.cache
+def _library() -> dict[str, StainSet]:
+    text = resources.files("wsi_pgdips.optics").joinpath("stains.toml").read_text("utf-8")
+    sets = [_parse(table, "stain library", "") for table in tomllib.loads(text)["set"]]
+    return {s.name: s for s in sets}
+
+
+def _load_file(path: Path) -> StainSet:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StainError(
+            "the stain file cannot be read", where=path, found=error.strerror
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StainError("the stain file is not valid TOML", where=path, found=error) from None
+    return _parse(table, path, path.stem)
+
+
+def _parse(table: Mapping[str, Any], where: object, default_name: str) -> StainSet:
+    _refuse_unknown(table, _SET_KEYS, where)
+    name, source = table.get("name", default_name), table.get("source", "")
+    stains = table.get("stain", [])
+    if not isinstance(stains, list) or not all(isinstance(s, dict) for s in stains):
+        raise StainError("stains are written as [[stain]] tables", found=stains, where=where)
+    for stain in stains:
+        _refuse_unknown(stain, _STAIN_KEYS, where)
+    labels = [stain.get("label") for stain in stains]
+    colors = [stain.get("color") for stain in stains]
+    texts = [name, source, *labels, *(color for color in colors if color is not None)]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise StainError(
+            "a stain file needs a label for each stain, and text where text belongs",
+            expected='strings for name, source, label and color, such as label = "DAB"',
+            found=wrong[0],
+            where=where,
+        )
+    return make_stain_set(
+        name,
+        labels,
+        [_numbers(stain.get("od"), where) for stain in stains],
+        colors=colors,
+        source=source,
+        where=where,
+    )
+
+
+def _refuse_unknown(table: Mapping[str, Any], allowed: set[str], where: object) -> None:
+    unknown = sorted(set(table) - allowed)
+    if unknown:
+        raise StainError(
+            "unknown key in a stain file",
+            expected=", ".join(sorted(allowed)),
+            found=", ".join(unknown),
+            where=where,
+        )
+
+
+def _numbers(od: object, where: object) -> list[float]:
+    if (
+        not isinstance(od, list)
+        or len(od) != 3
+        or any(isinstance(v, bool) or not isinstance(v, int | float) for v in od)
+    ):
+        raise StainError(
+            "an OD vector has three numbers", expected="od = [r, g, b]", found=od, where=where
+        )
+    return [float(v) for v in od]
+
+
+def _checked_unit_rows(
+    rows: npt.NDArray[np.float64], labels: Sequence[str], where: object
+) -> tuple[tuple[float, float, float], ...]:
+    unit = []
+    for label, row in zip(labels, rows, strict=True):
+        norm = float(np.linalg.norm(row))
+        if not math.isfinite(norm) or norm == 0:
+            raise StainError(
+                "an OD vector must be finite and not zero",
+                found=f"{label}: {row.tolist()}",
+                where=where,
+            )
+        # rows that are already unit keep their bits, so that saving and loading is exact
+        r, g, b = (float(v) for v in (row if abs(norm - 1) < 1e-6 else row / norm))
+        if min(r, g, b) < MIN_COMPONENT:
+            raise StainError(
+                "an OD vector has a negative part: a stain absorbs light, it does not emit",
+                expected=f"unit-length components of at least {MIN_COMPONENT}",
+                found=f"{label}: {[round(v, 3) for v in (r, g, b)]}",
+                where=where,
+            )
+        unit.append((r, g, b))
+    for i in range(len(unit)):
+        for j in range(i):
+            angle = float(angle_deg(unit[i], unit[j]))
+            if angle < MIN_ANGLE_DEG:
+                raise StainError(
+                    "two stains have nearly the same colour and cannot be told apart",
+                    expected=f"at least {MIN_ANGLE_DEG:g} degrees between any two",
+                    found=f"{angle:.1f} degrees between {labels[j]} and {labels[i]}",
+                    where=where,
+                )
+    return tuple(unit)
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but for DEL, which JSON leaves bare
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
