@@ -1,0 +1,335 @@
+"""Procedural tissue, built once by seed: periodic textures and stamps of glands and vessels.
+
+All maps are float32 concentrations (OD along the unit vector) or shares in [0, 1]. Lengths are in
+micrometres and turned into pixels by ``scale`` = 1 / mpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from wsi_pgdips.records import FloatArray
+
+# incommensurate, so that overlaid textures do not repeat together
+MATRIX_PERIOD = 1024
+CELLS_PERIOD = 848
+
+
+@dataclass(frozen=True)
+class CellAtlas:
+    """Periodic sheet of cells, each shown or not by comparing fields with its own thresholds.
+
+    Attributes:
+        nuclear: hematoxylin-like concentration. under: share of other stains left under nuclei.
+        rank: a nucleus is there where the density field exceeds this (2: no nucleus).
+        marker: concentration of a marker in the cell's body, membrane or nucleus.
+        marker_rank: density rank of the cell the marker belongs to.
+        focus_rank: it is positive where the marker's presence exceeds this.
+    """
+
+    nuclear: FloatArray
+    under: FloatArray
+    rank: FloatArray
+    marker: FloatArray
+    marker_rank: FloatArray
+    focus_rank: FloatArray
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """One large structure, square maps: (6, s, s) cover, nuclear, counter, marker, focus rank,
+    lumen (share of glass)."""
+
+    maps: FloatArray
+
+    @property
+    def half(self) -> int:
+        return self.maps.shape[-1] // 2
+
+
+def periodic_noise(
+    rng: np.random.Generator, n: int, sigma: tuple[float, float], angle: float = 0.0
+) -> FloatArray:
+    """(n, n) periodic Gaussian noise of zero mean and unit variance.
+
+    Args:
+        sigma: correlation (along, across) a direction, pixels.
+        angle: of the direction to the x axis, radians.
+    """
+    fy = np.fft.fftfreq(n)[:, None]
+    fx = np.fft.rfftfreq(n)[None, :]
+    along, across = fx * np.cos(angle) + fy * np.sin(angle), fy * np.cos(angle) - fx * np.sin(angle)
+    gain = np.exp(-2 * np.pi**2 * ((along * sigma[0]) ** 2 + (across * sigma[1]) ** 2))
+    gain[0, 0] = 0
+    out = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((n, n))) * gain, s=(n, n))
+    return np.asarray(out / out.std(), np.float32)
+
+
+def fibre_sheet(rng: np.random.Generator, scale: float) -> FloatArray:
+    """(P, P) matrix concentration: wavy bundles of fibres with pale slits between, mean near 0.3."""
+    n, angle = MATRIX_PERIOD, rng.uniform(0, np.pi)
+    fine = periodic_noise(rng, n, (9 * scale, 0.6 * scale), angle)
+    bundle = periodic_noise(rng, n, (26 * scale, 2.6 * scale), angle)
+    slit = periodic_noise(rng, n, (20 * scale, 1.5 * scale), angle)
+    wave = [periodic_noise(rng, n, (22 * scale, 22 * scale)) * 9 * scale for _ in range(2)]
+    y, x = np.mgrid[:n, :n].astype(np.float32)
+    where = np.stack([y + wave[0], x + wave[1]])
+    fine, bundle, slit = (
+        ndimage.map_coordinates(f, where, order=1, mode="grid-wrap") for f in (fine, bundle, slit)
+    )
+    q = 0.31 + 0.075 * fine + 0.10 * bundle
+    q *= np.clip(1.3 - 0.85 * np.clip(slit - 0.55, 0, 1.6), 0.06, 1.0)
+    return np.clip(q, 0.015, 0.85).astype(np.float32)
+
+
+def _nucleus(
+    rng: np.random.Generator, grain: FloatArray, a: float, b: float, angle: float, scale: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Cover, concentration and normalised radius of one nucleus on a square grid."""
+    half = int(np.ceil(1.75 * a)) + 2
+    dy, dx = rng.uniform(-0.5, 0.5, 2)
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    y, x = y + np.float32(dy), x + np.float32(dx)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    phi = np.arctan2(v, u)
+    wobble = (
+        1 + 0.07 * np.cos(2 * phi + rng.uniform(0, 6)) + 0.05 * np.cos(3 * phi + rng.uniform(0, 6))
+    )
+    r = np.hypot(u / a, v / b) / wobble
+    cover = np.clip((1 - r) * b / 1.3 + 0.5, 0, 1)
+    top, left = rng.integers(0, grain.shape[0] - 2 * half - 1, 2)
+    chromatin = grain[top : top + 2 * half + 1, left : left + 2 * half + 1]
+    rim = np.exp(-(((1 - r) * b / (0.45 * scale)) ** 2))
+    level = rng.uniform(0.45, 0.95)
+    q = level * (0.82 + 0.16 * chromatin + 0.22 * rim)
+    if rng.random() < 0.5:
+        cy, cx = rng.uniform(-0.35, 0.35, 2) * b
+        q += 0.3 * level * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (0.9 * scale) ** 2)
+    return (
+        cover.astype(np.float32),
+        np.clip(q, 0.2, 1.25).astype(np.float32),
+        r.astype(np.float32),
+    )
+
+
+def _chromatin(rng: np.random.Generator, scale: float) -> FloatArray:
+    fine = periodic_noise(rng, 256, (0.45 * scale, 0.45 * scale))
+    coarse = periodic_noise(rng, 256, (1.1 * scale, 1.1 * scale))
+    return np.asarray(0.7 * fine + 0.7 * coarse, np.float32)
+
+
+def cell_sheet(rng: np.random.Generator, scale: float) -> CellAtlas:
+    """Sheet of closely packed cells, ranked: spindle nuclei first, then round ones (lymphocytes)."""
+    n = CELLS_PERIOD
+    grain = _chromatin(rng, scale)
+    empty = np.zeros((n, n), np.float32)
+    sheet = CellAtlas(empty.copy(), empty + 1, empty + 2, empty.copy(), empty + 2, empty + 2)
+    cover = empty.copy()
+    rows = round(n / (8.0 * scale))
+    pitch = n / rows
+    spots = [(i, j) for i in range(rows) for j in range(rows)]
+    for k in rng.permutation(len(spots)):
+        centre = (np.array(spots[k]) + 0.5 + rng.uniform(-0.34, 0.34, 2)) * pitch
+        rank = rng.uniform(0, 1)
+        if rank < 0.18:
+            a, b = rng.uniform(4.5, 8.0) * scale, rng.uniform(1.1, 1.9) * scale
+        else:
+            b = rng.uniform(2.5, 3.6) * scale
+            a = b * rng.uniform(1.0, 1.3)
+        part, q, r = _nucleus(rng, grain, a, b, rng.uniform(0, np.pi), scale)
+        half = part.shape[0] // 2
+        at = np.ix_(
+            (int(centre[0]) + np.arange(-half, half + 1)) % n,
+            (int(centre[1]) + np.arange(-half, half + 1)) % n,
+        )
+        wins = part > cover[at]
+        left = 0.0 if rng.random() < 0.4 else rng.uniform(0.08, 0.35)
+        for target, value in (
+            (cover, part),
+            (sheet.nuclear, part * q),
+            (sheet.under, 1 - part * (1 - np.float32(left))),
+            (sheet.rank, np.full_like(part, rank)),
+        ):
+            target[at] = np.where(wins, value, target[at])
+        _paint_marker(rng, sheet, at, part, r, b, rank, grain)
+    return sheet
+
+
+def _paint_marker(
+    rng: np.random.Generator,
+    sheet: CellAtlas,
+    at: tuple[np.ndarray, ...],
+    part: FloatArray,
+    r: FloatArray,
+    b: float,
+    rank: float,
+    grain: FloatArray,
+) -> None:
+    """Marker of one cell: in the nucleus, or in cytoplasm and membrane."""
+    level = rng.uniform(0.25, 1.0)
+    texture = 1 + 0.14 * grain[: r.shape[0], : r.shape[1]]
+    if rng.random() < 0.35:
+        value = level * part * texture
+    else:
+        membrane = np.exp(-(((r - 1.5) * b / 1.5) ** 2))
+        body = np.clip((1.62 - r) * b / 1.4, 0, 1)
+        value = level * body * texture * (0.35 + 0.65 * membrane) * (1 - 0.85 * part)
+    wins = value > sheet.marker[at]
+    sheet.marker[at] = np.where(wins, value, sheet.marker[at])
+    sheet.marker_rank[at] = np.where(wins, np.float32(rank), sheet.marker_rank[at])
+    sheet.focus_rank[at] = np.where(wins, np.float32(rng.uniform(0, 1.15)), sheet.focus_rank[at])
+
+
+def _paste(
+    maps: FloatArray, centre: tuple[float, float], part: FloatArray, q: FloatArray, left: float
+) -> None:
+    """Lay a nucleus into a stamp: nuclear rises, counterstain and marker fall under it."""
+    half, side = part.shape[0] // 2, maps.shape[-1]
+    y, x = round(centre[0]) - half, round(centre[1]) - half
+    if min(y, x) < 0 or max(y, x) + 2 * half + 1 > side:
+        return
+    box = (slice(y, y + 2 * half + 1), slice(x, x + 2 * half + 1))
+    maps[1][box] = np.maximum(maps[1][box], part * q)
+    maps[2][box] *= 1 - part * (1 - left)
+    maps[3][box] *= 1 - 0.7 * part
+
+
+def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
+    """A gland cut across: columnar cells with basal nuclei, goblets, brush border, lumen of glass."""
+    radius = rng.uniform(34, 62) * scale
+    half = int(radius * 1.32) + 3
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    squeeze, turn = rng.uniform(0.72, 1.0), rng.uniform(0, np.pi)
+    u, v = x * np.cos(turn) + y * np.sin(turn), (y * np.cos(turn) - x * np.sin(turn)) / squeeze
+    phi = np.arctan2(v, u)
+    phases = rng.uniform(0, 6, 3)
+    outline = 1 + sum(
+        amp * np.cos(k * phi + p)
+        for k, amp, p in zip((2, 3, 5), (0.06, 0.06, 0.03), phases, strict=True)
+    )
+    r = np.hypot(u, v) / (radius * outline)
+    lumen_r = rng.uniform(0.16, 0.42)
+    inner = lumen_r * (1 + 0.2 * np.cos(4 * phi + phases[0]) + 0.12 * np.cos(7 * phi + phases[1]))
+    depth = (r - inner) / (1 - inner)  # 0 at the lumen, 1 at the base
+    grain = periodic_noise(rng, 512, (1.0 * scale, 1.0 * scale))[: 2 * half + 1, : 2 * half + 1]
+    cells = max(int(2 * np.pi * radius * 0.8 / (6.0 * scale)), 8)
+    border = np.abs(np.sin(phi * cells / 2 + 0.5 * np.sin(3 * phi))) * radius * r / cells
+    cyto = rng.uniform(0.26, 0.46) * (1 + 0.16 * grain) + 0.09 * np.exp(-((border / 0.9) ** 2))
+    cyto += 0.22 * np.exp(-((depth / 0.05) ** 2))  # apical border
+    cover = np.clip((1 - r) * radius / 1.5 + 0.5, 0, 1)
+    lumen = np.clip(-depth * radius / 2.0 + 0.5, 0, 1)
+    membrane = np.exp(-(((r - 1) * radius / (1.0 * scale)) ** 2))
+    maps = np.stack(
+        [
+            np.maximum(cover, 0.85 * membrane),
+            0.03 * cover * np.clip(grain, 0, 2),
+            np.maximum(cyto * cover, 0.5 * membrane),
+            rng.uniform(0.3, 0.9)
+            * cover
+            * np.clip(0.35 + 0.65 * np.exp(-depth / 0.35), 0, 1)
+            * (1 + 0.15 * grain),
+            np.full_like(r, rng.uniform(0.0, 0.9)),
+            lumen,
+        ]
+    ).astype(np.float32)
+    _goblets(rng, maps, y, x, radius, squeeze, turn, lumen_r, scale)
+    for layer in (1, 2, 3):
+        maps[layer] *= 1 - lumen
+    chromatin = _chromatin(rng, scale)
+    for k in range(cells):
+        angle = 2 * np.pi * (k + rng.uniform(-0.3, 0.3)) / cells
+        at = (
+            rng.uniform(0.78, 0.87)
+            * radius
+            * (
+                1
+                + sum(
+                    amp * np.cos(m * angle + p)
+                    for m, amp, p in zip((2, 3, 5), (0.06, 0.06, 0.03), phases, strict=True)
+                )
+            )
+        )
+        pu, pv = at * np.cos(angle), at * np.sin(angle) * squeeze
+        px, py = pu * np.cos(turn) - pv * np.sin(turn), pu * np.sin(turn) + pv * np.cos(turn)
+        b = rng.uniform(1.9, 2.6) * scale
+        part, q, _ = _nucleus(
+            rng, chromatin, b * rng.uniform(1.4, 2.0), b, float(np.arctan2(py, px)), scale
+        )
+        left = 0.0 if rng.random() < 0.3 else float(rng.uniform(0.1, 0.4))
+        _paste(maps, (half + py, half + px), part, q, left)
+    return Stamp(maps)
+
+
+def _goblets(
+    rng: np.random.Generator,
+    maps: FloatArray,
+    y: FloatArray,
+    x: FloatArray,
+    radius: float,
+    squeeze: float,
+    turn: float,
+    lumen_r: float,
+    scale: float,
+) -> None:
+    """Pale vacuoles of mucin between lumen and nuclei."""
+    for _ in range(rng.integers(2, 12)):
+        angle, at = rng.uniform(0, 2 * np.pi), rng.uniform(lumen_r + 0.14, 0.64) * radius
+        pu, pv = at * np.cos(angle), at * np.sin(angle) * squeeze
+        px, py = pu * np.cos(turn) - pv * np.sin(turn), pu * np.sin(turn) + pv * np.cos(turn)
+        size = rng.uniform(2.6, 4.6) * scale
+        d = np.hypot(y - py, x - px)
+        pale = np.clip((size - d) / 1.6 + 0.5, 0, 1)
+        maps[2] *= 1 - 0.82 * pale
+        maps[3] *= 1 - 0.9 * pale
+        maps[1] += 0.05 * pale * maps[0]
+
+
+def vessel_stamp(rng: np.random.Generator, scale: float) -> Stamp:
+    """A vessel: muscular wall, endothelial nuclei, lumen of glass with red cells (pure eosin)."""
+    radius = rng.uniform(14, 40) * scale
+    half = int(radius * 1.25) + 3
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    squeeze, turn = rng.uniform(0.5, 1.0), rng.uniform(0, np.pi)
+    u, v = x * np.cos(turn) + y * np.sin(turn), (y * np.cos(turn) - x * np.sin(turn)) / squeeze
+    phi = np.arctan2(v, u)
+    r = np.hypot(u, v) / (radius * (1 + 0.05 * np.cos(3 * phi + rng.uniform(0, 6))))
+    inner = rng.uniform(0.62, 0.85)
+    cover = np.clip((1 - r) * radius * squeeze / 2 + 0.5, 0, 1)
+    lumen = np.clip((inner - r) * radius * squeeze / 1.5 + 0.5, 0, 1)
+    rings = np.sin(r * radius / (0.55 * scale) + 1.5 * np.sin(4 * phi))
+    wall = (0.42 + 0.07 * rings) * cover * (1 - lumen)
+    maps = np.stack([cover, 0 * r, wall, 0 * r, 0 * r + 2, lumen]).astype(np.float32)
+    for _ in range(int(rng.uniform(0.25, 1.0) * (inner * radius / (3.0 * scale)) ** 2 * squeeze)):
+        angle, at = rng.uniform(0, 2 * np.pi), (inner - 0.04) * radius * np.sqrt(rng.uniform())
+        pu, pv = at * np.cos(angle), at * np.sin(angle) * squeeze
+        px, py = pu * np.cos(turn) - pv * np.sin(turn), pu * np.sin(turn) + pv * np.cos(turn)
+        size = rng.uniform(2.8, 3.6) * scale
+        d = np.hypot(y - py, (x - px) / rng.uniform(0.7, 1.0)) / size
+        disc = np.clip((1 - d) * size / 1.3 + 0.5, 0, 1) * lumen
+        level = rng.uniform(0.45, 0.75) * (1 - 0.3 * np.exp(-((d / 0.45) ** 2)))
+        maps[2] = np.maximum(maps[2], level * disc)
+        maps[5] *= 1 - disc
+    chromatin = _chromatin(rng, scale)
+    for k in range(max(int(2 * np.pi * radius * inner / (22 * scale)), 3)):
+        angle = (
+            2
+            * np.pi
+            * (k + rng.uniform(-0.4, 0.4))
+            / max(int(2 * np.pi * radius * inner / (22 * scale)), 3)
+        )
+        at = (inner + 0.03) * radius
+        pu, pv = at * np.cos(angle), at * np.sin(angle) * squeeze
+        px, py = pu * np.cos(turn) - pv * np.sin(turn), pu * np.sin(turn) + pv * np.cos(turn)
+        part, q, _ = _nucleus(
+            rng,
+            chromatin,
+            rng.uniform(3.5, 5.0) * scale,
+            rng.uniform(1.0, 1.4) * scale,
+            float(np.arctan2(px, -py)),
+            scale,
+        )
+        _paste(maps, (half + py, half + px), part, q, 0.2)
+    return Stamp(maps)
