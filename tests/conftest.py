@@ -1,15 +1,17 @@
 """What every room's tests share: real data, a real Slurm, and when their absence is a failure.
 
-``WSI_PGDIPS_DATA``     folder of the real slides; without it ``realslide`` tests skip.
-``WSI_PGDIPS_SLURM``    set where a Slurm is up; without it and without sbatch ``slurm`` tests skip.
-``WSI_PGDIPS_REQUIRE``  ``1``: a skipped ``realslide`` or ``slurm`` test fails instead.
+``WSI_PGDIPS_DATA``     folder of the real slides; without it tests marked ``realslide`` skip.
+``WSI_PGDIPS_SLURM``    ``1`` promises a Slurm; else ``slurm`` tests skip where none answers.
+``WSI_PGDIPS_REQUIRE``  ``1``: a ``realslide`` or ``slurm`` test that skips fails instead.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,25 @@ def data_dir() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def slurm() -> None:
-    """A Slurm to submit to; skips where there is none."""
-    if shutil.which("sbatch") is None and not os.environ.get("WSI_PGDIPS_SLURM"):
-        pytest.skip("no sbatch here: tests/slurm/start_slurm.sh brings up a Slurm on loopback")
+@cache
+def slurm_answers() -> bool:
+    """Whether a Slurm can be submitted to from here."""
+    if os.environ.get("WSI_PGDIPS_SLURM") == "1":
+        return True
+    if shutil.which("sbatch") is None:
+        return False
+    try:
+        return subprocess.run(["squeue", "-h"], capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run here, so that the markers alone are enough."""
+    if item.get_closest_marker("realslide") and not os.environ.get("WSI_PGDIPS_DATA"):
+        pytest.skip("WSI_PGDIPS_DATA is not set: no real slides to test with")
+    if item.get_closest_marker("slurm") and not slurm_answers():
+        pytest.skip("no Slurm answers here: tests/slurm/start_slurm.sh brings one up on loopback")
 
 
 @pytest.hookimpl(wrapper=True)
