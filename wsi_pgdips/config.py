@@ -1,4 +1,4 @@
-"""Settings, frozen and validated. What changes the result is apart from what only changes the run."""
+"""Settings, frozen and validated: what changes the result apart from what changes the run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What can go wrong, said once: expected, found, where, and what to do.
 
-Every exception a user may meet derives from :class:`WsiPgdipsError` and carries the exit code of the
-command line: 2 for bad input or usage, 3 for a run that ended with failures. Anything else that
-escapes is a bug of ours (exit code 1).
+Every exception a user may meet derives from :class:`WsiPgdipsError` and carries the exit code of
+the command line: 2 for bad input or usage, 3 for a run that ended with failures. Anything else
+that escapes is a bug of ours (exit code 1).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Frames, as suffixes of names:
 * ``_lvl``: pixels of a coarser level of the layers; level k has ``ceil(shape / 2**k)`` pixels.
 * ``_tile``: pixels inside one tile.
 
-The centre of output pixel x lies at ``x_l0 = (x + 0.5) * factor - 0.5`` (DESIGN section 3). All pairs
-are (y, x) and all shapes (height, width).
+The centre of output pixel x lies at ``x_l0 = (x + 0.5) * factor - 0.5``. All pairs are (y, x) and
+all shapes (height, width).
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class BlockFit:
         stain_matrix: (T, N, 3) S_t. spectral_correction: (T, N) M_t. background: (T, 3) B_t.
         confidence: (T, N) in [0, 1].
         loss: (T,) mean squared OD error. steps: (T,) int32. flags: (T,) int32, ``TileFlag`` bits.
-        statistics: name -> (T, ...) sufficient statistics for ``field`` (see ``solver.statistics``).
+        statistics: name -> (T, ...) sufficient statistics (see ``solver.statistics``).
         concentration: (T, N, h, w) float16 q of the network at half resolution with its halo, or
             None where no network ran.
     """

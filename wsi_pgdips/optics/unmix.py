@@ -1,0 +1,119 @@
+"""Closed-form unmixing per pixel: non-negative least squares, optionally pulled towards a prior map.
+
+    q = argmin_{q >= 0} |OD - B - q S|^2 + (q - q_prior)' Lambda (q - q_prior)
+
+(the data-consistent render of DESIGN 2.6; Lambda = 0 is plain NNLS). Written over torch tensors so
+that it runs wherever the solver runs; only additions, products and comparisons of whole maps.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+MAX_STAINS = 8
+_RIDGE = 1e-6
+
+
+def unmix(
+    od: Tensor,
+    stain_matrix: Tensor,
+    background: Tensor,
+    prior_weight: Tensor | None = None,
+    prior: Tensor | None = None,
+) -> Tensor:
+    """Exact solution per pixel by enumerating the sets of stains that are present.
+
+    Args:
+        od: (3, ...) optical density, float32.
+        stain_matrix: (N, 3) unit rows, or (N, 3, ...) where they vary per pixel.
+        background: (3,), or (3, ...).
+        prior_weight: (N,) Lambda >= 0, or None.
+        prior: (N, ...) q_prior; needed where ``prior_weight`` is given.
+
+    Returns:
+        (N, ...) q >= 0 in OD along the unit vectors, float32.
+
+    Raises:
+        ValueError: more than 8 stains (the enumeration grows as 2**N).
+    """
+    n = stain_matrix.shape[0]
+    if n > MAX_STAINS:
+        raise ValueError(f"at most {MAX_STAINS} stains can be unmixed, got {n}")
+    pixels = od.shape[1:]
+    y = od - background.reshape(3, *([1] * len(pixels)) if background.ndim == 1 else pixels)
+    per_pixel = stain_matrix.ndim > 2
+    rows = stain_matrix if per_pixel else stain_matrix.reshape(n, 3, *([1] * len(pixels)))
+    weight = torch.zeros(n, device=od.device) if prior_weight is None else prior_weight
+    # with more stains than channels the Gram matrix is singular: a small ridge picks the least norm
+    ridge = _RIDGE if n <= 3 else 1e-3
+    gram = [[(rows[i] * rows[j]).sum(0) for j in range(i + 1)] for i in range(n)]
+    moment = []
+    for i in range(n):
+        gram[i][i] = gram[i][i] + (weight[i] + ridge)
+        b = (rows[i] * y).sum(0)
+        moment.append(b if prior is None else b + weight[i] * prior[i])
+    if n == 1:
+        return (moment[0] / gram[0][0]).clamp_min(0).unsqueeze(0)
+    if n == 2:
+        return _two(gram, moment)
+    return _subsets(gram, moment)
+
+
+def _two(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
+    (a,), (b, c) = gram
+    u, v = moment
+    det = a * c - b * b
+    q0, q1 = (c * u - b * v) / det, (a * v - b * u) / det
+    alone0, alone1 = (u / a).clamp_min(0), (v / c).clamp_min(0)
+    zero = torch.zeros((), device=u.device)
+    # a strictly convex problem in two unknowns: whichever leaves the quadrant is the one to drop
+    first = torch.where(q1 < 0, alone0, torch.where(q0 < 0, zero, q0))
+    second = torch.where(q0 < 0, alone1, torch.where(q1 < 0, zero, q1))
+    return torch.stack([first, second])
+
+
+def _subsets(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
+    n = len(moment)
+    best = torch.zeros_like(moment[0])  # gain of q = 0
+    out = [torch.zeros_like(moment[0]) for _ in range(n)]
+    for size in range(1, n + 1):
+        for subset in combinations(range(n), size):
+            solution = _cholesky_solve(gram, moment, subset)
+            gain = sum((moment[i] * q for i, q in zip(subset, solution, strict=True)), best * 0)
+            feasible = solution[0] >= 0
+            for q in solution[1:]:
+                feasible = feasible & (q >= 0)
+            better = feasible & (gain > best)
+            best = torch.where(better, gain, best)
+            for i in range(n):
+                value = solution[subset.index(i)] if i in subset else torch.zeros_like(best)
+                out[i] = torch.where(better, value, out[i])
+    return torch.stack(out)
+
+
+def _cholesky_solve(
+    gram: list[list[Tensor]], moment: list[Tensor], subset: tuple[int, ...]
+) -> list[Tensor]:
+    k = len(subset)
+    low: list[list[Tensor]] = [[] for _ in range(k)]
+    z: list[Tensor] = []
+    for i in range(k):
+        for j in range(i + 1):
+            s = gram[subset[i]][subset[j]]
+            for m in range(j):
+                s = s - low[i][m] * low[j][m]
+            low[i].append(s / low[j][j] if j < i else s.clamp_min(1e-12).sqrt())
+        s = moment[subset[i]]
+        for m in range(i):
+            s = s - low[i][m] * z[m]
+        z.append(s / low[i][i])
+    q = list(z)
+    for i in reversed(range(k)):
+        s = z[i]
+        for m in range(i + 1, k):
+            s = s - low[m][i] * q[m]
+        q[i] = s / low[i][i]
+    return q

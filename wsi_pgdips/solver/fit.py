@@ -1,0 +1,213 @@
+"""``fit``: PGDIPS on tiles, batched, with fall-backs; never a NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from wsi_pgdips.optics.physics import angle_deg
+from wsi_pgdips.optics.stains import match_rows
+from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
+from wsi_pgdips.solver import network, optimise
+from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
+from wsi_pgdips.solver.rays import SATURATED_OD, pool_od
+from wsi_pgdips.solver.statistics import empty_statistics, tile_statistics
+from wsi_pgdips.solver.tile import TileInput, batch
+
+TILE_GATE_DEG = 20.0
+MIN_CELLS = 40  # pooled cells a tile needs before anything is fitted to it
+NEUTRAL_PRIOR_WEIGHT = 1e-3  # below, a prior map moves q by less than the stored step
+_HALF_CONFIDENCE = 0.05  # share of pixels with a stain at which its confidence is one half
+_FIT_SCALE_OD = 0.03  # residual at which confidence halves
+
+
+@dataclass(frozen=True)
+class TileFit:
+    """Result for one tile; arrays as in ``records.BlockFit`` without the tile axis."""
+
+    stain_matrix: FloatArray
+    spectral_correction: FloatArray
+    background: FloatArray
+    confidence: FloatArray
+    loss: float
+    steps: int
+    flags: TileFlag
+    statistics: dict[str, npt.NDArray[Any]]
+    concentration: npt.NDArray[np.float16] | None
+
+
+def uses_network(preset: Preset, prior: SlidePrior) -> bool:
+    """Whether tiles need the network at all: not where Lambda is neutral and no step is taken."""
+    return preset.steps > 0 or bool(prior.prior_weight.max() > NEUTRAL_PRIOR_WEIGHT)
+
+
+def fit_tiles(
+    tiles: Sequence[TileInput], prior: SlidePrior, preset: Preset, device: torch.device
+) -> list[TileFit]:
+    """Fit T tiles; each result depends on its own tile, seed and the prior alone.
+
+    Args:
+        tiles: T tiles of one size. prior: of the slide. preset: how. device: where.
+
+    Returns:
+        T results in order; a blank or diverged tile carries the prior's parameters and a flag.
+    """
+    measured = [_measure(t, prior) for t in tiles]
+    busy = [i for i, m in enumerate(measured) if not m.flags & TileFlag.BLANK]
+    if not busy or not uses_network(preset, prior):
+        return measured
+    solution = _solve([tiles[i] for i in busy], prior, preset, device)
+    out = list(measured)
+    for k, i in enumerate(busy):
+        out[i] = _merge(measured[i], tiles[i], solution, k, prior, preset)
+    return out
+
+
+def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) -> TileFit:
+    """A tile that was not fitted: the slide's parameters, no confidence, no statistics."""
+    n = len(prior.stain_matrix)
+    return TileFit(
+        prior.stain_matrix,
+        prior.spectral_correction,
+        tile_background,
+        np.zeros(n, np.float32),
+        float("nan"),
+        0,
+        flags | TileFlag.INHERITED,
+        empty_statistics(prior.stain_matrix),
+        None,
+    )
+
+
+def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
+    """Statistics, M and confidence of a tile under the slide's prior, without a network."""
+    y, half = pool_od(tile.corrected, tile.own_tissue)
+    if len(y) < MIN_CELLS:
+        return fallback(tile.background, prior, TileFlag.BLANK)
+    od = tile.corrected[:, tile.own_tissue]
+    s0 = torch.from_numpy(prior.stain_matrix)
+    q_tensor = unmix(torch.from_numpy(od), s0, torch.zeros(3))
+    q = q_tensor.numpy()
+    residual = od - prior.stain_matrix.T @ q
+    loss = float((residual**2).mean())
+    flags = TileFlag.NONE
+    present = np.quantile(q, 0.99, axis=1) >= prior.presence
+    if not present.all():
+        flags |= TileFlag.SCARCE_STAIN
+    if (od.max(0) > SATURATED_OD).mean() > 0.01:
+        flags |= TileFlag.SATURATED
+    share = (q > prior.presence[:, None]).mean(1)
+    confidence = present * share / (share + _HALF_CONFIDENCE) / (1 + loss / _FIT_SCALE_OD**2)
+    m = np.maximum(np.quantile(q, 0.999, axis=1), prior.presence)
+    return TileFit(
+        prior.stain_matrix,
+        m.astype(np.float32),
+        tile.background,
+        confidence.astype(np.float32),
+        loss,
+        0,
+        flags,
+        tile_statistics(y, half, q, prior.stain_matrix),
+        None,
+    )
+
+
+def _solve(
+    tiles: list[TileInput], prior: SlidePrior, preset: Preset, device: torch.device
+) -> optimise.Solution:
+    n, count = len(prior.stain_matrix), len(tiles)
+    spec = preset.network(n)
+    od, valid, background = batch(tiles, preset.shrink, device)
+    physics = optimise.Physics(
+        torch.from_numpy(prior.stain_matrix).to(device)[None],
+        torch.from_numpy(prior.spectral_correction).to(device)[None],
+        background,
+    )
+    start = optimise.Physics(
+        physics.stain_matrix.expand(count, -1, -1).clone(),
+        physics.spectral_correction.expand(count, -1).clone(),
+        background.clone(),
+    )
+    generators = [torch.Generator().manual_seed(t.seed) for t in tiles]
+    if preset.noise_input:
+        shape = (NOISE_CHANNELS, *od.shape[2:])
+        inputs = torch.stack([torch.rand(shape, generator=g) * 0.1 for g in generators]).to(device)
+        per_stain = [g for g in generators for _ in range(n)]
+        weights = {k: v.to(device) for k, v in network.init_weights(spec, per_stain).items()}
+    else:
+        inputs = od - background[:, :, None, None]
+        weights = {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
+        if preset.steps:
+            weights = {k: v.expand(count, *v.shape[1:]) for k, v in weights.items()}
+    if preset.steps:
+        return optimise.solve(od, valid, inputs, weights, start, preset, spec, generators[0])
+    with torch.no_grad():
+        c = optimise.maps(weights, inputs, spec, n)
+        _, loss = optimise.objective(c, od, valid, start, start, preset)
+    return optimise.Solution(c * start.spectral_correction[:, :, None, None], start, loss)
+
+
+def _merge(
+    measured: TileFit,
+    tile: TileInput,
+    solution: optimise.Solution,
+    k: int,
+    prior: SlidePrior,
+    preset: Preset,
+) -> TileFit:
+    """A tile's own parameters where they can be trusted, the prior's where not."""
+    s, m, b, q, loss = (
+        _host(t[k])
+        for t in (
+            solution.physics.stain_matrix,
+            solution.physics.spectral_correction,
+            solution.physics.background,
+            solution.concentration,
+            solution.loss,
+        )
+    )
+    flags = measured.flags
+    finite = all(bool(np.isfinite(a).all()) for a in (s, m, b, q, loss))
+    if not finite:
+        kept = fallback(tile.background, prior, flags | TileFlag.DIVERGED)
+        return TileFit(
+            kept.stain_matrix,
+            measured.spectral_correction,
+            kept.background,
+            np.zeros_like(measured.confidence),
+            measured.loss,
+            preset.steps,
+            kept.flags,
+            measured.statistics,
+            None,
+        )
+    order, _ = match_rows(s, prior.stain_matrix)
+    if list(order) != list(range(len(s))):
+        flags |= TileFlag.SWAPPED
+        s = prior.stain_matrix
+    outside = angle_deg(s, prior.stain_matrix) > TILE_GATE_DEG
+    if outside.any():
+        flags |= TileFlag.OUTSIDE_GATE
+        s = np.where(outside[:, None], prior.stain_matrix, s).astype(np.float32)
+    return TileFit(
+        s,
+        m,
+        b,
+        measured.confidence,
+        float(loss),
+        preset.steps,
+        flags,
+        measured.statistics,
+        q.astype(np.float16),
+    )
+
+
+def _host(t: Tensor) -> FloatArray:
+    return np.asarray(t.detach().float().cpu().numpy())

@@ -1,0 +1,161 @@
+"""The generator: a skip network ("deep image prior") written for many tiles in one launch.
+
+Architecture as published for PGDIPS and Double-DIP: five scales of 8-16-32-64-128 channels, 5x5
+kernels, reflection padding, leaky ReLU, bilinear upsampling, skip branches, sigmoid output. Weights
+carry a leading problem axis T: with T independent tiles the convolutions are grouped, one launch for
+all; with T = 1 one set of weights serves the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+_SLOPE = 0.2
+_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Shape of a generator.
+
+    Attributes:
+        inputs: input channels (3 for a tile's own OD, more for noise).
+        outputs: maps it makes (N for a shared network, 1 where each stain has its own).
+        channels: channels of the scales, finest first.
+        skip: channels of each skip branch.
+        kernel: odd kernel side.
+        tile_norm: True normalises by the tile's own statistics (batch norm with a batch of one, as
+            published); False keeps per-channel scale and shift frozen at their calibration, so that
+            absolute optical density survives and every tile sees the same function.
+    """
+
+    inputs: int
+    outputs: int
+    channels: tuple[int, ...] = (8, 16, 32, 64, 128)
+    skip: int = 4
+    kernel: int = 5
+    tile_norm: bool = False
+
+    @property
+    def multiple(self) -> int:
+        """Input sides must be a multiple of this."""
+        return 1 << len(self.channels)
+
+
+def layer_shapes(spec: NetworkSpec) -> dict[str, tuple[int, int, int]]:
+    """Convolutions in order of use: name -> (out channels, in channels, kernel)."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+    source = spec.inputs
+    for i, width in enumerate(spec.channels):
+        shapes[f"skip{i}"] = (spec.skip, source, 1)
+        shapes[f"down{i}"] = (width, source, spec.kernel)
+        shapes[f"deep{i}"] = (width, width, spec.kernel)
+        source = width
+    for i in reversed(range(len(spec.channels))):
+        below = spec.channels[min(i + 1, len(spec.channels) - 1)]
+        shapes[f"up{i}"] = (spec.channels[i], below + spec.skip, spec.kernel)
+        shapes[f"mix{i}"] = (spec.channels[i], spec.channels[i], 1)
+    shapes["head"] = (spec.outputs, spec.channels[0], 1)
+    return shapes
+
+
+def init_weights(
+    spec: NetworkSpec, generators: list[torch.Generator], head_bias: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Fresh weights for T problems, one generator each, on the CPU.
+
+    Args:
+        spec: the network.
+        generators: T generators; a problem's weights depend on its own alone.
+        head_bias: (T, outputs) logits of the mean maps, or None for zero.
+
+    Returns:
+        name -> (T, ...) float32: ``X.weight``, ``X.bias``, ``X.gain`` per convolution X.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, (out, inp, k) in layer_shapes(spec).items():
+        bound = math.sqrt(6.0 / ((1 + _SLOPE**2) * inp * k * k))
+        rows = [(torch.rand(out, inp, k, k, generator=g) * 2 - 1) * bound for g in generators]
+        weights[f"{name}.weight"] = torch.stack(rows)
+        weights[f"{name}.bias"] = torch.zeros(len(generators), out)
+        if name != "head":
+            weights[f"{name}.gain"] = torch.ones(len(generators), out)
+    weights["head.weight"] = weights["head.weight"] * 0.1
+    if head_bias is not None:
+        weights["head.bias"] = head_bias.clone().float()
+    return weights
+
+
+def _conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    t, out, inp, k, _ = weight.shape
+    if k > 1:
+        x = F.pad(x, (k // 2,) * 4, mode="reflect")
+    if t == 1:
+        return F.conv2d(x, weight[0], stride=stride)
+    b, _, h, w = x.shape
+    # (T, C, H, W) -> (1, T*C, H, W): each group is one tile with its own weights
+    y = F.conv2d(
+        x.reshape(1, b * inp, h, w), weight.reshape(t * out, inp, k, k), stride=stride, groups=t
+    )
+    return y.reshape(b, out, *y.shape[2:])
+
+
+def _layer(
+    x: Tensor, weights: Weights, name: str, spec: NetworkSpec, stride: int, probe: dict[str, Tensor] | None
+) -> Tensor:
+    y = _conv(x, weights[f"{name}.weight"], stride)
+    gain, bias = weights[f"{name}.gain"], weights[f"{name}.bias"]
+    if spec.tile_norm:
+        var, mean = torch.var_mean(y.float(), dim=(2, 3), keepdim=True, correction=0)
+        y = (y - mean.to(y.dtype)) * torch.rsqrt(var + _EPS).to(y.dtype)
+    elif probe is not None:
+        var, mean = torch.var_mean(y.float(), dim=(0, 2, 3), correction=0)
+        probe[f"{name}.gain"] = torch.rsqrt(var + _EPS)[None]
+        probe[f"{name}.bias"] = (-mean * torch.rsqrt(var + _EPS))[None]
+        gain, bias = probe[f"{name}.gain"], probe[f"{name}.bias"]
+    y = y * gain[:, :, None, None].to(y.dtype) + bias[:, :, None, None].to(y.dtype)
+    return F.leaky_relu(y, _SLOPE)
+
+
+def forward(
+    weights: Weights, x: Tensor, spec: NetworkSpec, probe: dict[str, Tensor] | None = None
+) -> Tensor:
+    """Maps C in (0, 1).
+
+    Args:
+        weights: from :func:`init_weights`, T = 1 (shared) or T = batch.
+        x: (T, inputs, H, W); H and W multiples of ``spec.multiple``.
+        spec: the network.
+        probe: where given (frozen normalisation only), filled with the scale and shift that
+            standardise each layer on this batch: data-dependent initialisation.
+
+    Returns:
+        (T, outputs, H, W) float32.
+    """
+    skips: list[Tensor] = []
+    for i in range(len(spec.channels)):
+        skips.append(_layer(x, weights, f"skip{i}", spec, 1, probe))
+        x = _layer(x, weights, f"down{i}", spec, 2, probe)
+        x = _layer(x, weights, f"deep{i}", spec, 1, probe)
+    for i in reversed(range(len(spec.channels))):
+        x = F.interpolate(x, size=skips[i].shape[2:], mode="bilinear", align_corners=False)
+        x = torch.cat([skips[i], x], 1)
+        x = _layer(x, weights, f"up{i}", spec, 1, probe)
+        x = _layer(x, weights, f"mix{i}", spec, 1, probe)
+    logits = _conv(x, weights["head.weight"], 1) + weights["head.bias"][:, :, None, None].to(x.dtype)
+    return torch.sigmoid(logits.float())
+
+
+def calibrate_weights(weights: dict[str, Tensor], x: Tensor, spec: NetworkSpec) -> dict[str, Tensor]:
+    """Weights whose frozen normalisation standardises every layer on the batch ``x``."""
+    probe: dict[str, Tensor] = {}
+    with torch.no_grad():
+        forward(weights, x, spec, probe)
+    return {**weights, **probe}

@@ -1,0 +1,149 @@
+"""The optimisation loop: C (through the network), S, M and B by the PGDIPS loss, T tiles at once.
+
+No value is read back to the host inside the loop; a tile that diverges is noticed afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsi_pgdips.solver import losses, network
+from wsi_pgdips.solver.network import NetworkSpec
+from wsi_pgdips.solver.presets import Preset
+
+
+@dataclass
+class Physics:
+    """S (T, N, 3) unit rows, M (T, N) and B (T, 3), as tensors."""
+
+    stain_matrix: Tensor
+    spectral_correction: Tensor
+    background: Tensor
+
+    def repeat(self, tiles: int) -> Physics:
+        return Physics(
+            self.stain_matrix.expand(tiles, -1, -1).clone(),
+            self.spectral_correction.expand(tiles, -1).clone(),
+            self.background.expand(tiles, -1).clone(),
+        )
+
+
+@dataclass
+class Solution:
+    """q (T, N, H, W) in OD, the physics, and the reconstruction loss (T,) of the last step."""
+
+    concentration: Tensor
+    physics: Physics
+    loss: Tensor
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 where the device computes in it; parameters, losses and physics stay float32."""
+    supported = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[attr-defined]
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)
+
+
+def maps(weights: network.Weights, x: Tensor, spec: NetworkSpec, n: int) -> Tensor:
+    """C (T, N, H, W) from one network with N heads, or from N networks of one head each."""
+    with autocast(x.device):
+        if spec.outputs == n:
+            return network.forward(weights, x, spec)
+        # (T, inputs, H, W) -> (T*N, inputs, H, W): each stain's network sees the same input
+        stacked = network.forward(weights, x.repeat_interleave(n, 0), spec)
+    return stacked.reshape(x.shape[0], n, *stacked.shape[2:])
+
+
+def objective(
+    concentration: Tensor,
+    od: Tensor,
+    valid: Tensor,
+    physics: Physics,
+    anchor: Physics,
+    preset: Preset,
+) -> tuple[Tensor, Tensor]:
+    """(loss to minimise (T,), reconstruction part (T,))."""
+    q = concentration * physics.spectral_correction[:, :, None, None]
+    fit = losses.reconstruction(
+        od, losses.mixture(q, physics.stain_matrix, physics.background), valid
+    )
+    total = preset.alpha * fit
+    if preset.beta:
+        total = total + preset.beta * losses.exclusion(concentration)
+    if preset.stain_hold:
+        total = total + preset.stain_hold * losses.stain_prior(
+            physics.stain_matrix, anchor.stain_matrix
+        )
+    if preset.background_hold:
+        total = total + preset.background_hold * losses.background_prior(
+            physics.background, anchor.background
+        )
+    return total, fit
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Non-negative unit rows: a stain absorbs in every channel, however little."""
+    return F.normalize(rows.clamp_min(1e-3), dim=-1)
+
+
+def solve(
+    od: Tensor,
+    valid: Tensor,
+    inputs: Tensor,
+    weights: dict[str, Tensor],
+    start: Physics,
+    preset: Preset,
+    spec: NetworkSpec,
+    generator: torch.Generator,
+) -> Solution:
+    """Fit T independent tiles.
+
+    Args:
+        od: (T, 3, H, W) float32. valid: (T, 1, H, W). inputs: (T, inputs, H, W).
+        weights: (T, ...) starting weights (T*N problems where each stain has its own network).
+        start: physics to start from, and the anchor of its priors.
+        preset, spec: how. generator: CPU generator of the augmentation's draws.
+
+    Returns:
+        The solution after ``preset.steps`` Adam steps.
+    """
+    n = start.stain_matrix.shape[1]
+    trained = {k: v.detach().clone().requires_grad_() for k, v in weights.items()}
+    rows = start.stain_matrix.clone().requires_grad_()
+    log_scale = start.spectral_correction.clamp_min(1e-3).log().requires_grad_()
+    background = start.background.clone().requires_grad_()
+    optimiser = torch.optim.Adam(
+        [
+            {"params": list(trained.values()), "lr": preset.learning_rate},
+            {"params": [rows, log_scale, background], "lr": preset.physics_rate},
+        ]
+    )
+
+    def physics() -> Physics:
+        return Physics(unit(rows), log_scale.exp(), background)
+
+    for step in range(preset.steps):
+        x, y, v = inputs, od, valid
+        if preset.augment:
+            turn = int(torch.randint(8, (), generator=generator)) if step % 2 else 0
+            x, y, v = (_turned(t, turn) for t in (x, y, v))
+            jitter = torch.randn(x.shape[1:], generator=generator) * 0.03
+            x = x + jitter.to(x.device, non_blocking=True)
+        total, _ = objective(maps(trained, x, spec, n), y, v, physics(), start, preset)
+        optimiser.zero_grad(set_to_none=True)
+        total.sum().backward()
+        optimiser.step()
+    with torch.no_grad():
+        final = physics()
+        c = maps(trained, inputs, spec, n)
+        _, fit = objective(c, od, valid, final, start, preset)
+        q = c * final.spectral_correction[:, :, None, None]
+    return Solution(q, final, fit)
+
+
+def _turned(t: Tensor, turn: int) -> Tensor:
+    t = torch.rot90(t, turn % 4, (2, 3))
+    return t.flip(3) if turn >= 4 else t

@@ -1,0 +1,153 @@
+"""Stain vectors from the edges of the cone of colours (DESIGN 2.7, 2.10).
+
+Reconstruction does not identify S: any rotation inside the plane of the stains fits as well. What
+identifies a stain are its purest pixels. All estimates take optical density that is corrected for
+glass and pooled 4x4, which quiets sensor and chroma noise before an angle is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.optics.physics import angle_deg, unit_rows
+from wsi_pgdips.records import FloatArray
+
+POOL = 4
+MIN_MEAN_OD = 0.1  # low enough that pale, pure counterstain counts
+SATURATED_OD = 2.0  # beyond, a channel sits at the detector's floor and bends the angle
+TAIL = 0.02  # share of a stain's own side of the cone that may lie outside its ray
+GATE_DEG = 30.0
+_MIN_PIXELS = 60
+_SQUARE = 16  # pooled cells
+
+
+@dataclass(frozen=True)
+class Rays:
+    """(N, 3) unit rows in the library's order, and for each whether it was measured."""
+
+    stain_matrix: FloatArray
+    measured: tuple[bool, ...]
+
+
+def pool_od(
+    od: FloatArray, valid: npt.NDArray[np.bool_]
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Mean OD of 4x4 cells all of whose pixels are valid and unsaturated.
+
+    Args:
+        od: (3, H, W) glass-corrected. valid: (H, W).
+
+    Returns:
+        (P, 3) float32, cells brighter than ``MIN_MEAN_OD`` left out; and (P,) bool, which of two
+        interleaved halves (squares of 64 pixels, as on a checkerboard) a cell belongs to.
+    """
+    h, w = (s // POOL * POOL for s in valid.shape)
+    cells = od[:, :h, :w].reshape(3, h // POOL, POOL, w // POOL, POOL)
+    usable = valid & (od.max(0) < SATURATED_OD)
+    full = usable[:h, :w].reshape(h // POOL, POOL, w // POOL, POOL).all((1, 3))
+    pooled = cells.mean((2, 4), dtype=np.float32)[:, full].T  # (3, h/4, w/4) -> (P, 3)
+    yy, xx = np.nonzero(full)
+    half = (yy // _SQUARE + xx // _SQUARE) % 2 == 1
+    strong = pooled.mean(1) > MIN_MEAN_OD
+    return np.ascontiguousarray(pooled[strong]), half[strong]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane of two stains: y = r (cos(phi) e1 + sin(phi) e2) + t normal."""
+
+    e1: FloatArray
+    e2: FloatArray
+    normal: FloatArray
+
+    @classmethod
+    def of(cls, stain_matrix: FloatArray) -> Plane:
+        """The plane through two rows; e1 halfway between them, angles grow towards the second."""
+        a, b = np.asarray(stain_matrix, np.float64)
+        e1 = unit_rows(a + b)
+        e2 = unit_rows((b - a) - np.dot(b - a, e1) * e1)
+        return cls(e1, e2, unit_rows(np.cross(e1, e2)))
+
+    def angles(self, y: FloatArray) -> FloatArray:
+        """(..., 3) -> (...) radians from e1."""
+        return np.asarray(np.arctan2(y @ self.e2, y @ self.e1), np.float32)
+
+    def ray(self, phi: npt.ArrayLike) -> FloatArray:
+        """(...) radians -> (..., 3) unit vectors in the plane."""
+        p = np.asarray(phi, np.float64)[..., None]
+        return np.asarray(np.cos(p) * self.e1 + np.sin(p) * self.e2, np.float32)
+
+
+def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
+    """The slide's stain vectors from pooled pixels, gated by angle to the library.
+
+    Args:
+        y: (P, 3) from :func:`pool_od`. library: (N, 3) unit rows.
+
+    Returns:
+        Rows in the library's order. One stain: mean direction. Two: extreme rays of the slide's
+        plane. More: purest pixels by the dual vectors, iterated. A stain that is too scarce, or
+        whose ray leaves the gate of 30 degrees, keeps the library's vector (turned into the
+        slide's plane where there are two) and is marked unmeasured.
+    """
+    n = len(library)
+    if len(y) < _MIN_PIXELS:
+        return Rays(np.asarray(library, np.float32), (False,) * n)
+    if n == 1:
+        found, measured = unit_rows(y.sum(0, keepdims=True)), (True,)
+    elif n == 2:
+        found, measured = _two_rays(y, library)
+    else:
+        found, measured = _purest(y, library)
+    ok = [m and bool(angle_deg(f, l) < GATE_DEG) for m, f, l in zip(measured, found, library, strict=True)]
+    rows = np.where(np.array(ok)[:, None], found, library)
+    return Rays(unit_rows(rows), tuple(ok))
+
+
+def _two_rays(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool, ...]]:
+    plane = _fitted_plane(y, library)
+    phi = plane.angles(y)
+    low, high = plane.angles(np.asarray(library, np.float32))
+    rays, measured = [], []
+    middle = 0.5 * (low + high)
+    for side, fallback in ((phi[phi <= middle], low), (phi[phi > middle], high)):
+        enough = len(side) >= _MIN_PIXELS
+        tail = TAIL if fallback == low else 1 - TAIL
+        rays.append(float(np.quantile(side, tail)) if enough else float(fallback))
+        measured.append(enough)
+    return plane.ray(np.array(rays)), tuple(measured)
+
+
+def _fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
+    """The slide's plane where it is close to the library's, oriented from first to second stain."""
+    moment = (y.T @ y).astype(np.float64)
+    _, vectors = np.linalg.eigh(moment)
+    normal = vectors[:, 0]
+    flat = library - np.outer(library @ normal, normal)  # library rows turned into the plane
+    plane = Plane.of(unit_rows(flat))
+    return plane if np.all(angle_deg(flat, library) < GATE_DEG) else Plane.of(library)
+
+
+def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool, ...]]:
+    """Vertices of the cone of three or more stains: means of the purest pixels, iterated."""
+    rows = np.asarray(library, np.float64)
+    direction = y / np.linalg.norm(y, axis=1, keepdims=True)
+    measured = [True] * len(rows)
+    for _ in range(12):
+        q = direction @ np.linalg.pinv(rows)  # (P, N) coordinates along the rows
+        share = q / np.maximum(np.abs(q).sum(1, keepdims=True), 1e-6)
+        updated = rows.copy()
+        for k in range(len(rows)):
+            own = share[:, k] > 0.5
+            measured[k] = int(own.sum()) >= _MIN_PIXELS
+            if measured[k]:
+                cut = np.quantile(share[own, k], 1 - 2 * TAIL)
+                updated[k] = direction[own & (share[:, k] >= cut)].mean(0)
+        updated = np.asarray(unit_rows(np.maximum(updated, 0)), np.float64)
+        if np.abs(updated - rows).max() < 1e-4:
+            break
+        rows = updated
+    return unit_rows(rows), tuple(measured)

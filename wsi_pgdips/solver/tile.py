@@ -1,0 +1,89 @@
+"""A tile as the solver sees it: optical density with a halo, tissue, and the glass beneath."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
+
+
+@dataclass(frozen=True)
+class TileInput:
+    """One tile.
+
+    Attributes:
+        od: (3, H, W) float32 with the halo, reflected where the slide ends.
+        tissue: (H, W) bool, False where the slide ends.
+        background: (3,) OD of glass at this tile.
+        halo: pixels on each side that belong to the neighbours.
+        seed: of everything random about this tile.
+    """
+
+    od: FloatArray
+    tissue: BoolArray
+    background: FloatArray
+    halo: int
+    seed: int
+
+    @property
+    def corrected(self) -> FloatArray:
+        """(3, h, w) glass-corrected OD of the tile's own pixels."""
+        return self._inner(self.od - self.background[:, None, None])
+
+    @property
+    def own_tissue(self) -> BoolArray:
+        """(h, w) tissue of the tile's own pixels."""
+        return np.asarray(self._inner(self.tissue))
+
+    def _inner(self, a: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        h, w = a.shape[-2:]
+        return a[..., self.halo : h - self.halo, self.halo : w - self.halo]
+
+
+def tile_input(
+    rgb: ByteArray,
+    tissue: BoolArray,
+    background: FloatArray,
+    *,
+    margins: tuple[int, int, int, int],
+    halo: int,
+    seed: int,
+) -> TileInput:
+    """A tile from the pixels that exist, reflected to full size at the slide's ends.
+
+    Args:
+        rgb: (h, w, 3) uint8 inside the slide. tissue: (h, w) bool.
+        background: (3,). margins: missing rows above and below, columns left and right.
+        halo, seed: see :class:`TileInput`.
+    """
+    top, bottom, left, right = margins
+    spread = ((top, bottom), (left, right))
+    od = rgb_to_od(rgb).transpose(2, 0, 1)
+    # reflection needs a source: a sliver of a tile is repeated as often as it takes
+    od = np.pad(od, ((0, 0), *spread), mode="symmetric")
+    inside = np.pad(tissue, spread, constant_values=False)
+    return TileInput(np.ascontiguousarray(od), inside, background, halo, seed)
+
+
+def batch(
+    tiles: list[TileInput], shrink: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors of T tiles at the network's resolution.
+
+    Returns:
+        od (T, 3, H/shrink, W/shrink), valid (T, 1, ...) in [0, 1], background (T, 3).
+    """
+    od = torch.from_numpy(np.stack([t.od for t in tiles]))
+    valid = torch.from_numpy(np.stack([t.tissue for t in tiles])[:, None].astype(np.float32))
+    if shrink > 1:
+        od = torch.nn.functional.avg_pool2d(od, shrink)
+        valid = torch.nn.functional.avg_pool2d(valid, shrink)
+    background = torch.from_numpy(np.stack([t.background for t in tiles]).astype(np.float32))
+    return tuple(  # type: ignore[return-value]
+        t.to(device, non_blocking=True) for t in (od, valid, background)
+    )
