@@ -1,0 +1,215 @@
+"""B(x), the OD of bare glass over the slide, from glass pixels alone (DESIGN 2.4, 2.11, 2.12).
+
+Inside tissue B and a constant concentration cannot be told apart, so there B is carried over from
+the glass around: by a plane, and by what a wide Gaussian of the glass nearby says beyond it. Both
+are believed only as far as they predict glass that they have not seen, so the field is no worse
+than a constant where nothing is resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.records import BoolArray, FloatArray
+from wsi_pgdips.tiles.surface import fit_surface
+
+if TYPE_CHECKING:
+    from wsi_pgdips.tiles.tissue import TissueMap
+
+Float64 = npt.NDArray[np.float64]
+
+CELL_UM = 400.0
+SIGMA_UM, SIGMA_TILES = 2500.0, 4.0
+_FOLDS = 4  # held-out regions per axis
+_MIN_PIXELS = 12  # overview pixels of glass in a cell worth a vote
+_TRIM = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Glass pooled in K square cells of a (CY, CX) grid: centres in overview pixels, mean OD."""
+
+    shape: tuple[int, int]
+    row: npt.NDArray[np.intp]
+    column: npt.NDArray[np.intp]
+    y: Float64
+    x: Float64
+    od: Float64  # (K, 3)
+    count: Float64
+    side: int
+
+    @property
+    def centres(self) -> tuple[Float64, Float64]:
+        """(CY,) and (CX,) centres of the cells' rows and columns, in overview pixels."""
+        rows, columns = (
+            np.asarray((np.arange(n) + 0.5) * self.side - 0.5, np.float64) for n in self.shape
+        )
+        return rows, columns
+
+
+def background_field(
+    tissue: TissueMap, grid: OutputGrid
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """OD of glass at the centres of the tiles.
+
+    Args:
+        tissue: tissue and glass of the slide.
+        grid: output grid with (GY, GX) tiles.
+
+    Returns:
+        background (GY, GX, 3) float32 OD; weight (GY, GX) float32, the effective number of glass
+        pixels (of the overview) behind each value; B0 (3,) float32, the slide's own constant.
+        All zero where the slide has no glass.
+    """
+    gy, gx = grid.tile_grid
+    centre_y = np.asarray((np.arange(gy) + 0.5) * grid.tile / tissue.scale - 0.5, np.float64)
+    centre_x = np.asarray((np.arange(gx) + 0.5) * grid.tile / tissue.scale - 0.5, np.float64)
+    pixels = tissue.glass_od[tissue.glass]
+    if len(pixels) == 0:
+        return (
+            np.zeros((gy, gx, 3), np.float32),
+            np.zeros((gy, gx), np.float32),
+            np.zeros(3, np.float32),
+        )
+    b0 = _trimmed_mean(pixels)
+    mpp = grid.mpp * tissue.scale
+    cells = _pool(tissue.glass, tissue.glass_od, max(round(CELL_UM / mpp), 4))
+    field = np.broadcast_to(b0, (gy, gx, 3)).copy()
+    sigma = max(SIGMA_UM, SIGMA_TILES * grid.tile * grid.mpp) / mpp
+    weight = _kernel_sums(cells, cells.count[:, None], centre_y, centre_x, sigma)[..., 0]
+    if len(cells.row) >= 3:
+        field += _drift(cells, b0, centre_y, centre_x, sigma)
+    return (
+        np.maximum(field, 0).astype(np.float32),
+        weight.astype(np.float32),
+        np.maximum(b0, 0).astype(np.float32),
+    )
+
+
+def _trimmed_mean(pixels: FloatArray) -> Float64:
+    """(3,) mean of (K, 3) without the outermost tenth on either side: dirt has no say."""
+    ordered = np.sort(pixels.astype(np.float64), axis=0)
+    cut = int(_TRIM * len(ordered))
+    return np.asarray(ordered[cut : len(ordered) - cut].mean(0))
+
+
+def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
+    """Mean OD per cell of ``side`` overview pixels, cells with hardly any glass left out."""
+    height, width = glass.shape
+    shape = -(-height // side), -(-width // side)
+    y, x = np.nonzero(glass)
+    index = (y // side) * shape[1] + x // side
+    n = shape[0] * shape[1]
+    count = np.bincount(index, minlength=n).astype(np.float64)
+    kept = np.nonzero(count >= min(_MIN_PIXELS, side**2 // 2))[0]
+    values = od[y, x].astype(np.float64)
+    weight = count[kept]
+    mean = np.stack([np.bincount(index, values[:, c], n)[kept] / weight for c in range(3)], 1)
+    return _Cells(
+        shape,
+        kept // shape[1],
+        kept % shape[1],
+        np.bincount(index, y, n)[kept] / weight,
+        np.bincount(index, x, n)[kept] / weight,
+        mean,
+        weight,
+        side,
+    )
+
+
+def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64, sigma: float) -> Float64:
+    """(len(y), len(x), 3) departure of B from B0, shrunk by evidence."""
+    deviation = cells.od - b0
+    # glass pixels of one cell share its dirt and its JPEG blocks: many are worth little more
+    vote = np.minimum(cells.count / (cells.side**2 / 4), 1.0)
+    folds = _folds(cells)
+
+    def plane(train: BoolArray, at_y: Float64, at_x: Float64) -> Float64:
+        fit = fit_surface(cells.y[train], cells.x[train], deviation[train], vote[train])
+        return fit.at(at_y, at_x)
+
+    predicted = _held_out(folds, lambda train, test: plane(train, cells.y[test], cells.x[test]))
+    trust = _trust(predicted, deviation, vote, folds)
+    everything = np.ones(len(vote), bool)
+    slope = trust * plane(everything, cells.y, cells.x)
+    out = trust * plane(everything, y[:, None], x[None, :])
+
+    rest = deviation - slope
+
+    def local(train: BoolArray) -> Float64:
+        kept = (vote * train)[:, None]
+        smooth = _smooth(cells, rest, kept, *cells.centres, sigma)
+        return np.asarray(smooth[cells.row, cells.column])
+
+    predicted = _held_out(folds, lambda train, test: local(train)[test])
+    trust = _trust(predicted, rest, vote, folds)
+    out += trust * _smooth(cells, rest, vote[:, None], y, x, sigma)
+    low, high = np.percentile(deviation, [2, 98], axis=0)
+    reach = 0.25 * (high - low)
+    return np.asarray(np.clip(out, low - reach, high + reach))
+
+
+def _smooth(
+    cells: _Cells, values: Float64, vote: Float64, y: Float64, x: Float64, sigma: float
+) -> Float64:
+    """Normalised Gaussian mean of the cells' values at a grid of positions; 0 far from any."""
+    sums = _kernel_sums(cells, np.concatenate([values * vote, vote], 1), y, x, sigma)
+    # one full cell of nothing: far from glass the mean fades out instead of one cell ruling
+    return np.asarray(sums[..., :3] / (sums[..., 3:] + 1.0))
+
+
+def _kernel_sums(cells: _Cells, values: Float64, y: Float64, x: Float64, sigma: float) -> Float64:
+    """(len(y), len(x), C) Gaussian-weighted sums of (K, C) values; the kernel is 1 at its top."""
+    dense = np.zeros((*cells.shape, values.shape[1]))
+    dense[cells.row, cells.column] = values
+    rows, columns = cells.centres
+    down = np.exp(-0.5 * ((y[:, None] - rows[None, :]) / sigma) ** 2)
+    across = np.exp(-0.5 * ((x[:, None] - columns[None, :]) / sigma) ** 2)
+    return np.asarray(np.einsum("ir,rck,jc->ijk", down, dense, across, optimize=True))
+
+
+def _folds(cells: _Cells) -> npt.NDArray[np.intp]:
+    """(K,) compact region of each cell, from the extent of the glass; up to 16 regions."""
+
+    def part(v: Float64) -> npt.NDArray[np.intp]:
+        span = max(float(np.ptp(v)), 1e-9)
+        return np.asarray(np.minimum((v - v.min()) / span * _FOLDS, _FOLDS - 1), np.intp)
+
+    _, fold = np.unique(part(cells.y) * _FOLDS + part(cells.x), return_inverse=True)
+    return np.asarray(fold, np.intp)
+
+
+def _held_out(
+    folds: npt.NDArray[np.intp], predict: Callable[[BoolArray, BoolArray], Float64]
+) -> Float64:
+    """(K, 3) what each region's cells are predicted to be from all the others."""
+    out = np.zeros((len(folds), 3))
+    for fold in range(int(folds.max()) + 1):
+        test = folds == fold
+        if not test.all():
+            out[test] = predict(~test, test)
+    return out
+
+
+def _trust(
+    predicted: Float64, target: Float64, vote: Float64, folds: npt.NDArray[np.intp]
+) -> float:
+    """How much of a prediction to believe, 0 to 1: the share that minimises the held-out error.
+
+    Nothing where the gain over regions is not beyond its own standard error.
+    """
+    n = int(folds.max()) + 1
+    power = float((vote[:, None] * predicted**2).sum())
+    if n < 3 or power <= 0:
+        return 0.0
+    share = float(np.clip((vote[:, None] * predicted * target).sum() / power, 0, 1))
+    gain = vote * (target**2 - (target - share * predicted) ** 2).sum(1)
+    per_region = np.bincount(folds, gain, n)
+    error = per_region.std(ddof=1) / np.sqrt(n)
+    return share if per_region.mean() > error else 0.0

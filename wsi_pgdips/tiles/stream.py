@@ -1,0 +1,70 @@
+"""Reads that run ahead of the solver: in order, bounded, and not stopped by one bad tile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.records import ByteArray, TileSource
+
+
+def stream_tiles(
+    source: TileSource, regions: Iterable[Region], *, threads: int, depth: int
+) -> Iterator[tuple[Region, ByteArray | Exception]]:
+    """Pixels of many regions, read ahead by a pool of threads.
+
+    At most ``depth`` tiles are being read or waiting at any time, beside the one handed out;
+    ``regions`` is consumed as far. A tile that cannot be read comes as the exception it raised,
+    and the stream goes on. Closing the iterator early cancels what has not begun and waits for the
+    reads that have, so that the source may be closed right after.
+
+    Args:
+        source: thread-safe pixels of the output grid.
+        regions: what to read, any number of them.
+        threads: reading threads, >= 1.
+        depth: tiles in flight or waiting, >= 1.
+
+    Yields:
+        (region, (h, w, 3) uint8 or the exception), in the order of ``regions``.
+
+    Raises:
+        SettingsError: ``threads`` or ``depth`` below 1.
+    """
+    for name, value in (("threads", threads), ("depth", depth)):
+        if value < 1:
+            raise SettingsError(f"{name} of the tile stream", expected="at least 1", found=value)
+    return _stream(source, regions, threads, depth)
+
+
+def _stream(
+    source: TileSource, regions: Iterable[Region], threads: int, depth: int
+) -> Iterator[tuple[Region, ByteArray | Exception]]:
+    def read(region: Region) -> ByteArray | Exception:
+        try:
+            return source.read(region.y, region.x, region.h, region.w)
+        except Exception as error:  # the consumer decides: one bad tile must not end a slide
+            return error
+
+    waiting: deque[tuple[Region, Future[ByteArray | Exception]]] = deque()
+    todo = iter(regions)
+    pool = ThreadPoolExecutor(min(threads, depth), thread_name_prefix="tile-read")
+
+    def fill() -> None:
+        for region in islice(todo, depth - len(waiting)):
+            waiting.append((region, pool.submit(read, region)))
+
+    try:
+        fill()
+        while waiting:
+            region, future = waiting.popleft()
+            pixels = future.result()
+            del future  # it would keep the tile alive beyond its use
+            fill()  # before the consumer works on this tile, not after
+            yield region, pixels
+            del pixels
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

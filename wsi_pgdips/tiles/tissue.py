@@ -1,0 +1,206 @@
+"""Tissue and glass of a whole slide, decided once on its overview (DESIGN 2.9, section 3).
+
+tiatoolbox's masker finds what is clearly stained. By luminance alone it leaves holes in pale stroma
+and mucin, so whatever is denser or rougher than glass and hangs together with it is added, small
+holes are filled, and nothing that looks like glass is believed. Without glass no threshold can be
+right: everything scanned is tissue then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
+from wsi_pgdips.tiles.masks import load_mask, load_roi
+from wsi_pgdips.tiles.whitepoint import Glass, find_glass
+
+Masker = Literal["otsu", "morphological"]
+DILATION_UM = 32.0
+GLASS_MARGIN_UM = 40.0
+HOLE_UM = 200.0  # a hole of this diameter or less is filled
+GAP_UM = 24.0  # clefts twice as wide are closed
+SPECK_UM2 = 500.0  # of stained pixels; what holds less is dust
+_TEXTURE_OD = 0.010
+_STAINED_OD = 0.15  # OD sum above glass that no glass has
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMap:
+    """Where a slide has tissue and glass, on the grid of its overview.
+
+    Attributes:
+        mask: (H, W) bool, tissue dilated by 32 um: what is rendered.
+        core: (H, W) bool, tissue itself: what counts for fitting.
+        glass: (H, W) bool, surely glass, at least 40 um from tissue.
+        glass_od: (H, W, 3) float32, OD of the overview; means something on glass only.
+        scale: output pixels per overview pixel; pixel (i, j) covers [i*scale, (i+1)*scale).
+        shape: (height, width) in output pixels.
+        flags: ``no_glass``, ``glass_saturated``, ``mask_from_file``, ``roi``.
+    """
+
+    mask: BoolArray
+    core: BoolArray
+    glass: BoolArray
+    glass_od: FloatArray
+    scale: float
+    shape: tuple[int, int]
+    flags: tuple[str, ...] = ()
+
+    def window(self, y: int, x: int, h: int, w: int) -> BoolArray:
+        """(h, w) bool: the mask at output pixels, nearest; False outside the slide."""
+        rows, inside_y = self._index(y, h, 0)
+        columns, inside_x = self._index(x, w, 1)
+        out = self.mask[np.ix_(rows, columns)]
+        return np.asarray(out & inside_y[:, None] & inside_x[None, :])
+
+    def fraction(self, region: Region) -> float:
+        """Share of a region's output pixels that are tissue (undilated); 0 if it is empty."""
+        return self._share(self.core, region)
+
+    def touches(self, region: Region) -> bool:
+        """Whether any output pixel of a region lies in the dilated mask."""
+        return self._share(self.mask, region) > 0
+
+    def _share(self, mask: BoolArray, region: Region) -> float:
+        if region.h <= 0 or region.w <= 0:
+            return 0.0
+        (y0, in_rows), (x0, in_columns) = (
+            self._runs(region.y, region.h, 0),
+            self._runs(region.x, region.w, 1),
+        )
+        part = mask[y0 : y0 + len(in_rows), x0 : x0 + len(in_columns)]
+        return float(in_rows @ part @ in_columns) / (region.h * region.w)
+
+    def _runs(self, start: int, length: int, axis: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """First overview index of a run of output pixels, and how many of them fall on each."""
+        index, inside = self._index(start, length, axis)
+        first = int(index[0])
+        return first, np.bincount(index - first, weights=inside).astype(np.int64)
+
+    def _index(self, start: int, length: int, axis: int) -> tuple[npt.NDArray[np.intp], BoolArray]:
+        position = start + np.arange(length)
+        index = np.floor((position + 0.5) / self.scale).astype(np.intp)
+        inside = (position >= 0) & (position < self.shape[axis])
+        return np.clip(index, 0, self.mask.shape[axis] - 1), inside
+
+
+def find_tissue(
+    source: TileSource,
+    *,
+    masker: Masker = "otsu",
+    mask_file: Path | None = None,
+    roi_file: Path | None = None,
+    overview_mpp: float = 8.0,
+) -> TissueMap:
+    """Tissue and glass of a slide.
+
+    Args:
+        source: the slide on its output grid.
+        masker: tiatoolbox's masker that the mask starts from.
+        mask_file: PNG or GeoJSON with the tissue; taken as it is instead of looking for tissue.
+        roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
+        overview_mpp: resolution of the mask in um per pixel.
+
+    Raises:
+        SettingsError: unknown masker, unusable mask or region file.
+        SlideError: no tissue found.
+    """
+    if masker not in ("otsu", "morphological"):
+        raise SettingsError(
+            "unknown masker", expected="otsu or morphological", found=masker, where="--masker"
+        )
+    rgb, scale = source.overview(overview_mpp)
+    mpp = source.grid.mpp * scale
+    glass = find_glass(rgb)
+    flags = list(glass.flags)
+    if mask_file is not None:
+        core = load_mask(mask_file, source.grid, rgb.shape[:2], scale)
+        mask = core
+        flags.append("mask_from_file")
+    else:
+        core = _tissue(rgb, glass, mpp, masker)
+        mask = _dilated(core, DILATION_UM / mpp)
+        if glass.found:
+            mask &= ~glass.padding
+    # a drawn mask may leave tissue out, and that is not glass either
+    stained = core if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
+    clear = glass.clear & ~_dilated(stained, GLASS_MARGIN_UM / mpp)
+    if roi_file is not None:
+        roi = load_roi(roi_file, source.grid, rgb.shape[:2], scale)
+        core, mask = core & roi, mask & roi
+        flags.append("roi")
+    if not core.any():
+        raise SlideError(
+            "no tissue found",
+            expected="pixels denser than glass" if roi_file is None else "tissue inside the ROI",
+            where=source.meta.name,
+            hint="try another --masker, or draw the tissue and give it with --mask",
+        )
+    return TissueMap(mask, core, clear, rgb_to_od(rgb), scale, source.grid.shape, tuple(flags))
+
+
+def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArray:
+    """(H, W) bool, undilated."""
+    from scipy import ndimage
+
+    if not glass.found:
+        return np.asarray(~glass.padding)
+    dense = (glass.excess > glass.tolerance) & ~glass.padding
+    stained = dense & (_masked(rgb, glass, mpp, masker) | (glass.excess > _STAINED_OD))
+    rough = (glass.texture > _TEXTURE_OD) & (glass.excess > glass.tolerance / 4) & ~glass.padding
+    labels, n = ndimage.label(dense | rough, np.ones((3, 3), bool))
+    area = np.bincount(labels[stained], minlength=n + 1) * mpp**2
+    keep = area >= SPECK_UM2
+    keep[0] = False
+    return _filled(keep[labels], mpp) & ~glass.padding
+
+
+def _masked(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArray:
+    """What tiatoolbox's masker takes for tissue; fill is painted over so as not to be a class."""
+    # 8 to 17 s to import, and it sets up logging and warns about its own dependencies
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(tiatoolbox|numba|shapely|timm|torchvision)")
+        from tiatoolbox.tools.tissuemask import MorphologicalMasker, OtsuTissueMasker
+    image = rgb
+    if glass.padding.any() and glass.clear.any():
+        image = rgb.copy()
+        image[glass.padding] = np.median(rgb[glass.clear], axis=0).astype(np.uint8)
+    tool = OtsuTissueMasker() if masker == "otsu" else MorphologicalMasker(mpp=mpp)
+    return np.asarray(tool.fit_transform(np.ascontiguousarray(image)[None])[0], bool)
+
+
+def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
+    """Narrow clefts closed and holes up to ``HOLE_UM`` filled; larger ones are lumens or glass."""
+    from scipy import ndimage
+
+    gap = GAP_UM / mpp
+    pad = int(np.ceil(gap)) + 1
+    # closing by distance: the padding keeps tissue at the border from being eaten by the erosion
+    grown = _dilated(np.pad(tissue, pad, mode="edge"), gap)
+    closed = ndimage.distance_transform_edt(grown) > gap if not grown.all() else grown
+    out = tissue | np.asarray(closed, bool)[pad:-pad, pad:-pad]
+    labels, n = ndimage.label(~out)
+    limit = np.pi * (HOLE_UM / 2 / mpp) ** 2
+    small = np.bincount(labels.ravel(), minlength=n + 1) <= limit
+    small[0] = False
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[edge] = False
+    return np.asarray(out | small[labels])
+
+
+def _dilated(mask: BoolArray, radius: float) -> BoolArray:
+    """The mask grown by a disk of ``radius`` pixels."""
+    from scipy import ndimage
+
+    if not mask.any():
+        return mask.copy()
+    return np.asarray(ndimage.distance_transform_edt(~mask) <= radius, bool)

@@ -1,0 +1,176 @@
+"""Where the overview shows bare glass, and how much denser than glass everything else is.
+
+Glass is what is bright, nearly achromatic and, above all, flat: over 40 um the overview of real
+slides varies by less than 0.005 OD on glass and by more than 0.008 OD on any tissue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
+from wsi_pgdips.tiles.surface import fit_surface
+
+FLAT_OD = 0.006  # standard deviation over 5x5 overview pixels
+MIN_SHARE = 0.002  # of the scanned area
+_MAX_SUM, _MAX_SPREAD = 0.5, 0.10  # the darkest and the most tinted glass believed, OD
+_WHITE, _BLACK = 254, 8
+_PEAK, _SEED, _BIN = 0.02, 0.05, 0.005  # OD sum
+_TOLERANCE = (0.06, 0.10)  # OD sum
+_SAMPLE = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Glass:
+    """What is known of glass on an overview of (H, W) pixels.
+
+    Attributes:
+        clear: (H, W) bool, flat and of the glass's colour; empty where none was found.
+        padding: (H, W) bool, never scanned (white or black fill): neither tissue nor glass.
+        excess: (H, W) float32, OD sum over the channels above glass.
+        tolerance: excess below which a pixel is glass.
+        texture: (H, W) float32, standard deviation of OD over 3x3 pixels, largest channel.
+        flags: ``no_glass``, or ``glass_saturated`` where glass is as white as padding.
+    """
+
+    clear: BoolArray
+    padding: BoolArray
+    excess: FloatArray
+    tolerance: float
+    texture: FloatArray
+    flags: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        return "no_glass" not in self.flags
+
+
+def find_glass(rgb: ByteArray) -> Glass:
+    """The glass of a slide from its overview.
+
+    The brightest mode among flat pixels is taken for glass if it covers at least 0.2 % of the
+    scanned area; from there the model grows along a plane, so that a drift of illumination is
+    followed. Pure white counts as fill, unless there is no other glass.
+
+    Args:
+        rgb: (H, W, 3) uint8 at about 8 um per pixel.
+    """
+    od = rgb_to_od(rgb)
+    texture = _local_std(od, 3)
+    white, black = rgb.min(2) >= _WHITE, rgb.max(2) <= _BLACK
+    padding = _large(white, 16) | _bordering(black)
+    model = _grow(od, _flat(od, padding), int((~padding).sum()), int((white & padding).sum()))
+    if model is not None:
+        clear, excess, tolerance = model
+        return Glass(clear & ~_near(padding, 2), padding, excess, tolerance, texture)
+    total = np.asarray(od.sum(2), np.float32)
+    black_fill = _bordering(black)
+    if white.sum() >= MIN_SHARE * max(int((~black_fill).sum()), 1):
+        # nothing else is glass: a clipped white point, or a crop of tissue on white fill
+        tolerance = _TOLERANCE[0]
+        clear = white | (_flat(od, black_fill) & (total < tolerance))
+        return Glass(clear, black_fill, total, tolerance, texture, ("glass_saturated",))
+    nowhere = np.zeros(total.shape, bool)
+    return Glass(nowhere, padding, total, 0.0, texture, ("no_glass",))
+
+
+def _flat(od: FloatArray, padding: BoolArray) -> BoolArray:
+    """(H, W) bright, nearly achromatic pixels in flat pieces, away from padding."""
+    from scipy import ndimage
+
+    total, spread = od.sum(2), np.ptp(od, axis=2)
+    flat = (_local_std(od, 5) < FLAT_OD) & (total < _MAX_SUM) & (spread < _MAX_SPREAD)
+    flat &= ~_near(padding, 3)
+    return np.asarray(ndimage.binary_opening(flat, np.ones((3, 3), bool)), bool)
+
+
+def _grow(
+    od: FloatArray, flat: BoolArray, scanned: int, white: int
+) -> tuple[BoolArray, FloatArray, float] | None:
+    """Glass pixels, excess over the glass's plane, tolerance; None where there is no glass."""
+    total = od.sum(2)
+    needed = max(MIN_SHARE * scanned, 0.02 * white, 9)
+    peak = _brightest_mode(total[flat], needed)
+    if peak is None:
+        return None
+    clear = flat & (np.abs(total - peak) < _SEED)
+    rows = np.arange(od.shape[0])[:, None]
+    columns = np.arange(od.shape[1])[None, :]
+    excess, tolerance = np.asarray(total - peak, np.float32), _SEED
+    for _ in range(8):
+        y, x = np.nonzero(clear)
+        step = max(len(y) // _SAMPLE, 1)
+        y, x = y[::step], x[::step]
+        surface = fit_surface(y, x, od[y, x], margin=0.02)
+        excess = np.asarray(total - surface.at(rows, columns).sum(-1), np.float32)
+        inside = excess[clear]
+        sigma = 1.4826 * float(np.median(np.abs(inside - np.median(inside))))
+        tolerance = float(np.clip(4 * sigma, *_TOLERANCE))
+        grown = flat & (np.abs(excess) < tolerance)
+        if not grown.any() or np.array_equal(grown, clear):
+            break
+        clear = grown
+    # the flatness window ends 16 um before the glass does
+    return (np.abs(excess) < tolerance) & _near(clear, 2), excess, tolerance
+
+
+def _brightest_mode(total: FloatArray, needed: float) -> float | None:
+    """OD sum of the brightest local mode that holds at least ``needed`` pixels."""
+    if total.size < needed:
+        return None
+    counts = np.bincount((total / _BIN).astype(int), minlength=int(_MAX_SUM / _BIN) + 2)
+    reach = round(_PEAK / _BIN)
+    mass = np.convolve(counts, np.ones(2 * reach + 1), mode="same")
+    centres = (np.arange(len(counts)) + 0.5) * _BIN
+    for i in np.nonzero(mass >= needed)[0]:
+        around = slice(max(i - reach, 0), i + reach + 1)
+        if mass[i] == mass[around].max():
+            return float(np.average(centres[around], weights=counts[around]))
+    return None
+
+
+def _local_std(od: FloatArray, size: int) -> FloatArray:
+    """(H, W) standard deviation over size x size pixels, largest of the channels."""
+    from scipy import ndimage
+
+    out = np.zeros(od.shape[:2], np.float32)
+    for c in range(od.shape[2]):
+        # float64 and centred: the difference of two squares loses what float32 holds
+        z = od[..., c].astype(np.float64) - float(od[..., c].mean())
+        mean = ndimage.uniform_filter(z, size, mode="nearest")
+        square = ndimage.uniform_filter(z * z, size, mode="nearest")
+        np.maximum(out, np.sqrt(np.maximum(square - mean * mean, 0)), out=out, casting="same_kind")
+    return out
+
+
+def _near(mask: BoolArray, pixels: int) -> BoolArray:
+    """The mask grown by a square of 2 * pixels + 1."""
+    from scipy import ndimage
+
+    grown = ndimage.maximum_filter(mask.astype(np.uint8), 2 * pixels + 1, mode="constant")
+    return np.asarray(grown, bool)
+
+
+def _large(mask: BoolArray, area: int) -> BoolArray:
+    """The connected pieces of at least ``area`` pixels."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(mask)
+    keep = np.bincount(labels.ravel(), minlength=n + 1) >= area
+    keep[0] = False
+    return np.asarray(keep[labels], bool)
+
+
+def _bordering(mask: BoolArray) -> BoolArray:
+    """The connected pieces that reach the border of the image."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(mask)
+    keep = np.zeros(n + 1, bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        keep[edge] = True
+    keep[0] = False
+    return np.asarray(keep[labels], bool)
