@@ -231,12 +231,13 @@ def write_phantom(
 ) -> PhantomTruth:
     """Write a phantom slide and its truth.
 
-    Writes ``out_path`` (pyramidal BigTIFF), ``out_path.truth.zarr`` (``q`` (N, H, W) uint16 of 1e-4,
-    ``tissue`` (H, W) uint8) and ``out_path.truth.npz`` (fields on a coarse grid, the library, and the
-    exact functions as JSON). Memory holds one strip of 512 rows whatever the slide's height.
+    Writes ``out_path`` (pyramidal BigTIFF), ``out_path.truth.zarr`` (``q`` (N, H, W) uint16 of
+    1e-4, ``tissue`` (H, W) uint8) and ``out_path.truth.npz`` (fields on a coarse grid, the library,
+    and the exact functions as JSON). Memory holds a strip of 512 rows whatever the slide's height.
 
     Args:
-        texture: concentrations of a real slide in place of procedural tissue.
+        texture: concentrations of a real slide (``phantom_texture.RealTissue``) in place of
+            procedural tissue.
         progress: called with (strips done, strips in all).
 
     Raises:

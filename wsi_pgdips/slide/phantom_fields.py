@@ -63,7 +63,8 @@ class PhantomFields:
 
     def stain_matrix_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
         """(N, 3, ...) float32 unit vectors S_n at the positions."""
-        s0, tangent = np.float32(self.stain_matrix), np.float32(self.tangent)
+        s0 = np.asarray(self.stain_matrix, np.float32)
+        tangent = np.asarray(self.tangent, np.float32)
         cos, sin = self.rotation_at(yy, xx)
         extra = (slice(None), slice(None)) + (None,) * (cos.ndim - 1)
         return np.asarray(cos[:, None] * s0[extra] + sin[:, None] * tangent[extra], np.float32)

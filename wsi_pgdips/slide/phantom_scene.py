@@ -1,7 +1,7 @@
 """The tissue of a phantom: layout, concentrations and mask of any cell of the slide.
 
-A *cell* is a square of 512 level-0 pixels, always computed whole, so that a pixel has the same value
-whichever window asks for it.
+A *cell* is a square of 512 level-0 pixels, always computed whole, so that a pixel has the same
+value whichever window asks for it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from scipy import ndimage
 from wsi_pgdips.records import ByteArray, FloatArray
 from wsi_pgdips.slide.phantom_config import PhantomConfig
 from wsi_pgdips.slide.textures import (
+    CELL_REACH_UM,
+    FRINGE_PERIOD,
+    MATRIX_PERIOD,
     CellAtlas,
+    Offsets,
     Stamp,
-    cell_sheet,
-    fibre_sheet,
-    gland_stamp,
-    periodic_noise,
-    vessel_stamp,
+    padded,
+    texture_library,
+    window,
 )
 
 CELL = 512
 STEP = 32  # pixels between the samples of the layout's slow fields
-_MARGIN = 3  # samples around the slide, for the halo of a blur
-_EDGE_PERIOD = 512
+_PALEST = np.float32(0.06)  # OD of the palest tissue on a slide without glass
+_MARGIN = 8  # samples around the slide, for halos
 
 
 class Tissue(Protocol):
@@ -163,10 +165,6 @@ def make_layout(config: PhantomConfig) -> Layout:
     )
 
 
-def _padded(atlas: FloatArray, extra: int) -> FloatArray:
-    return np.pad(atlas, ((0, extra), (0, extra)), mode="wrap")
-
-
 @dataclass(frozen=True)
 class ProceduralTissue:
     """Tissue made of the textures of ``textures`` by a layout; implements :class:`Tissue`."""
@@ -179,51 +177,30 @@ class ProceduralTissue:
         return CELL + 2 * halo(self.config)
 
     @cached_property
-    def _fibres(self) -> tuple[FloatArray, FloatArray]:
-        rng = np.random.default_rng([self.config.seed, 301])
-        first, second = (fibre_sheet(rng, 1 / self.config.mpp) for _ in range(2))
-        return _padded(first, self._extra), _padded(second, self._extra)
-
-    @cached_property
-    def _cells(self) -> CellAtlas:
-        rng = np.random.default_rng([self.config.seed, 302])
-        sheet = cell_sheet(rng, 1 / self.config.mpp)
-        return CellAtlas(*(_padded(a, self._extra) for a in vars(sheet).values()))
-
-    @cached_property
-    def _fringe(self) -> FloatArray:
-        rng = np.random.default_rng([self.config.seed, 303])
-        scale = 1 / self.config.mpp
-        noise = 2.2 * scale * periodic_noise(rng, _EDGE_PERIOD, (4 * scale, 4 * scale))
-        noise += 0.8 * scale * periodic_noise(rng, _EDGE_PERIOD, (1.2 * scale, 1.2 * scale))
-        return _padded(noise, self._extra)
-
-    @cached_property
-    def _stamps(self) -> dict[str, list[Stamp]]:
-        rng = np.random.default_rng([self.config.seed, 304])
-        scale = 1 / self.config.mpp
-        return {
-            "gland": [gland_stamp(rng, scale) for _ in range(14)],
-            "vessel": [vessel_stamp(rng, scale) for _ in range(6)],
-        }
+    def _sheets(self) -> tuple[tuple[FloatArray, FloatArray], CellAtlas, FloatArray]:
+        """Fibres, cells and fringe, padded for windows of one cell with its halo."""
+        library, extra = texture_library(self.config.seed, self.config.mpp), self._extra
+        first, second = (padded(f, extra) for f in library.fibres)
+        return (first, second), library.cells.padded(extra), padded(library.fringe, extra)
 
     def concentration(self, y: int, x: int, h: int, w: int) -> tuple[FloatArray, ByteArray]:
         """See :meth:`Tissue.concentration`."""
         slow = self.layout.window
         box = (y, x, h, w)
-        edge = slow(self.layout.edge, *box) + _view(self._fringe, _EDGE_PERIOD, *box)
+        edge = slow(self.layout.edge, *box) + window(self._sheets[2], FRINGE_PERIOD, *box)
         tissue = np.clip(edge / 2.5 + 0.5, 0, 1)
         roles = {s.role: n for n, s in enumerate(self.config.stains)}
         q = np.zeros((len(roles), h, w), np.float32)
         if not tissue.any():
             return q, np.zeros((h, w), np.uint8)
         presence = slow(self.layout.presence, *box)
-        maps = self._sheet(box, presence[roles["marker"]] if "marker" in roles else None)
-        maps = self._stamped(maps, box, presence[roles["marker"]] if "marker" in roles else None)
+        maps = self._sheet(box, roles.get("marker"))
+        maps = self._stamped(maps, box, roles.get("marker"))
         nuclear, counter, marker, cover = maps
         tissue *= cover
         if "counterstain" in roles:
-            q[roles["counterstain"]] = counter
+            # dense chromogen keeps the counterstain out
+            q[roles["counterstain"]] = counter * np.clip(1.1 - 2 * marker, 0, 1)
         else:
             # without a counterstain the matrix takes a little of the first stain, as in IHC
             host = q[roles["nuclear"]] if "nuclear" in roles else q[0]
@@ -236,39 +213,52 @@ class ProceduralTissue:
             if stain.presence < 1:
                 q[n] *= stain.absent_level + (1 - stain.absent_level) * presence[n]
         q *= tissue
+        if not self.config.glass:
+            base = roles.get("counterstain", 0)
+            q[base] += np.maximum(_PALEST - q.sum(axis=0), 0)
         if self.config.saturated_fraction > 0:
             q *= slow(self.layout.fold, *box)
         return q, (tissue > 0.5).astype(np.uint8)
 
-    def _sheet(self, box: tuple[int, int, int, int], focus: FloatArray | None) -> list[FloatArray]:
+    def _at_centres(
+        self, field: FloatArray, offset: Offsets, box: tuple[int, int, int, int]
+    ) -> FloatArray:
+        """(h, w) values of a slow field at the centre of the cell each pixel belongs to."""
+        y, x, h, w = box
+        reach = int(CELL_REACH_UM / self.config.mpp)
+        wide = self.layout.window(field, y - reach, x - reach, h + 2 * reach, w + 2 * reach)
+        stride = w + 2 * reach
+        start = (np.arange(h) + reach)[:, None] * stride + (np.arange(w) + reach)[None, :]
+        flat = start.astype(np.int32)
+        flat -= offset[0].astype(np.int32) * np.int32(stride)
+        flat -= offset[1]
+        return np.take(wide.ravel(), flat)
+
+    def _sheet(self, box: tuple[int, int, int, int], marker_index: int | None) -> list[FloatArray]:
         """Nuclear, counterstain, marker and cover of stroma: fibres and single cells."""
-        slow, from_cells = self.layout.window, self._cells
+        slow, (fibres, cells, _) = self.layout.window, self._sheets
         weave = np.clip(0.5 + 1.2 * slow(self.layout.weave, *box), 0, 1)
-        first, second = (_view(f, f.shape[0] - self._extra, *box) for f in self._fibres)
+        first, second = (window(f, MATRIX_PERIOD, *box) for f in fibres)
         counter = (second + weave * (first - second)) * slow(self.layout.thickness, *box)
-        density = slow(self.layout.density, *box)
-
-        def view(atlas: FloatArray) -> FloatArray:
-            return _view(atlas, atlas.shape[0] - self._extra, *box)
-
-        shown = np.clip((density - view(from_cells.rank)) * 40 + 0.5, 0, 1)
-        nuclear = view(from_cells.nuclear) * shown
-        under = 1 - shown * (1 - view(from_cells.under))
+        density = self.layout.density
+        here = cells.window(*box)
+        shown = self._at_centres(density, here.offset, box) > here.rank
+        nuclear = here.nuclear * shown
         # crowded cells push the fibres aside
-        counter *= under * (1.15 - 0.75 * density)
+        counter *= np.where(shown, here.under, np.float32(1)) * (1.15 - 0.75 * slow(density, *box))
         marker = np.zeros_like(counter)
-        if focus is not None:
-            marker = view(from_cells.marker) * np.clip(
-                (density - view(from_cells.marker_rank)) * 40 + 0.5, 0, 1
-            )
-            marker *= np.clip((focus - view(from_cells.focus_rank)) * 20, 0, 1)
+        if marker_index is not None:
+            offset, focus = here.marker_offset, self.layout.presence[marker_index]
+            positive = self._at_centres(density, offset, box) > here.marker_rank
+            positive &= self._at_centres(focus, offset, box) > here.focus_rank
+            marker = here.marker * positive
         return [nuclear, counter, marker, np.ones_like(counter)]
 
     def _stamped(
         self,
         maps: list[FloatArray],
         box: tuple[int, int, int, int],
-        focus: FloatArray | None,
+        marker_index: int | None,
     ) -> list[FloatArray]:
         """Lay the glands and vessels that touch a window over its stroma."""
         nuclear, counter, marker, cover = maps
@@ -282,13 +272,17 @@ class ProceduralTissue:
             if t >= b or le >= r:
                 continue
             here = (slice(t, b), slice(le, r))
-            alpha, nuc, cou, mar, rank, lumen = part[:, t - top : b - top, le - left : r - left]
+            alpha, nuc, cou, mar, lumen = part[:, t - top : b - top, le - left : r - left]
             keep = 1 - alpha
             nuclear[here] = nuclear[here] * keep + nuc
             counter[here] = counter[here] * keep + cou
-            if focus is not None:
-                positive = np.clip((focus[here] - rank) * 6, 0, 1)
-                marker[here] = marker[here] * keep + mar * positive
+            if marker_index is not None:
+                focus = self.layout.sample(
+                    self.layout.presence[marker_index],
+                    box[0] + top + side / 2,
+                    box[1] + left + side / 2,
+                )
+                marker[here] = marker[here] * keep + mar * np.float32(focus > stamp.focus_rank)
             if self.config.glass:
                 cover[here] = cover[here] * keep + alpha * (1 - lumen)
             else:
@@ -300,8 +294,9 @@ class ProceduralTissue:
         """Stamps that may touch a window with their top left in it, in one fixed order."""
         y, x, h, w = box
         found = []
+        library = texture_library(self.config.seed, self.config.mpp)
         for kind, pitch_um, code in (("vessel", 330.0, 2), ("gland", 118.0, 1)):
-            stamps, pitch = self._stamps[kind], pitch_um / self.config.mpp
+            stamps, pitch = library.stamps[kind], pitch_um / self.config.mpp
             reach = max(s.half for s in stamps) + 0.3 * pitch
             for i in range(int((y - reach) // pitch), int((y + h + reach) // pitch) + 1):
                 for j in range(int((x - reach) // pitch), int((x + w + reach) // pitch) + 1):
@@ -330,9 +325,3 @@ class ProceduralTissue:
 def halo(config: PhantomConfig) -> int:
     """Pixels around a cell that its defocus blur reads."""
     return int(np.ceil(4 * config.defocus_sigma))
-
-
-def _view(atlas: FloatArray, period: int, y: int, x: int, h: int, w: int) -> FloatArray:
-    """A window of a periodic sheet that is padded by at least the window's side."""
-    top, left = y % period, x % period
-    return atlas[top : top + h, left : left + w]

@@ -7,15 +7,22 @@ micrometres and turned into pixels by ``scale`` = 1 / mpp.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import numpy.typing as npt
+from scipy import fft, ndimage
 
 from wsi_pgdips.records import FloatArray
 
 # incommensurate, so that overlaid textures do not repeat together
 MATRIX_PERIOD = 1024
 CELLS_PERIOD = 848
+FRINGE_PERIOD = 512
+CELL_REACH_UM = 18.0  # no pixel of a cell lies further from its centre
+
+Offsets = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -28,26 +35,55 @@ class CellAtlas:
         marker: concentration of a marker in the cell's body, membrane or nucleus.
         marker_rank: density rank of the cell the marker belongs to.
         focus_rank: it is positive where the marker's presence exceeds this.
+        offset, marker_offset: (2, P, P) pixels from the cell's centre, where the fields are read,
+            so that a cell is there as a whole or not at all.
     """
 
     nuclear: FloatArray
     under: FloatArray
     rank: FloatArray
+    offset: Offsets
     marker: FloatArray
     marker_rank: FloatArray
     focus_rank: FloatArray
+    marker_offset: Offsets
+
+    def padded(self, extra: int) -> CellAtlas:
+        """The same sheet repeated over ``extra`` more rows and columns, for plain slicing."""
+        return CellAtlas(**{k: padded(v, extra) for k, v in vars(self).items()})
+
+    def window(self, y: int, x: int, h: int, w: int) -> CellAtlas:
+        """A window of a sheet that was padded by at least max(h, w)."""
+        return CellAtlas(**{k: window(v, CELLS_PERIOD, y, x, h, w) for k, v in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """One large structure, square maps: (6, s, s) cover, nuclear, counter, marker, focus rank,
-    lumen (share of glass)."""
+    """One large structure: (5, s, s) cover, nuclear, counterstain, marker, lumen (share of glass).
+
+    ``focus_rank``: the marker is there where its presence at the centre exceeds this.
+    """
 
     maps: FloatArray
+    focus_rank: float
 
     @property
     def half(self) -> int:
-        return self.maps.shape[-1] // 2
+        return int(self.maps.shape[-1] // 2)
+
+
+def padded(atlas: npt.NDArray[Any], extra: int) -> npt.NDArray[Any]:
+    """A periodic (..., P, P) sheet repeated over ``extra`` more rows and columns."""
+    gap = [(0, 0)] * (atlas.ndim - 2) + [(0, extra), (0, extra)]
+    return np.pad(atlas, gap, mode="wrap")
+
+
+def window(
+    atlas: npt.NDArray[Any], period: int, y: int, x: int, h: int, w: int
+) -> npt.NDArray[Any]:
+    """A view of a padded sheet of the given period, at any position of the plane."""
+    top, left = y % period, x % period
+    return atlas[..., top : top + h, left : left + w]
 
 
 def periodic_noise(
@@ -59,30 +95,33 @@ def periodic_noise(
         sigma: correlation (along, across) a direction, pixels.
         angle: of the direction to the x axis, radians.
     """
-    fy = np.fft.fftfreq(n)[:, None]
-    fx = np.fft.rfftfreq(n)[None, :]
+    fy = fft.fftfreq(n)[:, None].astype(np.float32)
+    fx = fft.rfftfreq(n)[None, :].astype(np.float32)
     along, across = fx * np.cos(angle) + fy * np.sin(angle), fy * np.cos(angle) - fx * np.sin(angle)
     gain = np.exp(-2 * np.pi**2 * ((along * sigma[0]) ** 2 + (across * sigma[1]) ** 2))
+    gain = gain.astype(np.float32)
     gain[0, 0] = 0
-    out = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((n, n))) * gain, s=(n, n))
+    out = fft.irfft2(fft.rfft2(rng.standard_normal((n, n), np.float32)) * gain, s=(n, n))
     return np.asarray(out / out.std(), np.float32)
 
 
-def fibre_sheet(rng: np.random.Generator, scale: float) -> FloatArray:
-    """(P, P) matrix concentration: wavy bundles of fibres with pale slits between, mean near 0.3."""
-    n, angle = MATRIX_PERIOD, rng.uniform(0, np.pi)
-    fine = periodic_noise(rng, n, (9 * scale, 0.6 * scale), angle)
-    bundle = periodic_noise(rng, n, (26 * scale, 2.6 * scale), angle)
-    slit = periodic_noise(rng, n, (20 * scale, 1.5 * scale), angle)
-    wave = [periodic_noise(rng, n, (22 * scale, 22 * scale)) * 9 * scale for _ in range(2)]
+def fibre_sheet(rng: np.random.Generator, scale: float, angle: float) -> FloatArray:
+    """(P, P) matrix concentration: wavy fibres at ``angle`` with pale slits, mean near 0.3."""
+    n = MATRIX_PERIOD
+    fine = periodic_noise(rng, n, (5 * scale, 0.45 * scale), angle)
+    bundle = periodic_noise(rng, n, (15 * scale, 2.2 * scale), angle)
+    slit = periodic_noise(rng, n, (11 * scale, 0.8 * scale), angle)
+    wave = [periodic_noise(rng, n, (14 * scale, 14 * scale)) * 4.5 * scale for _ in range(2)]
     y, x = np.mgrid[:n, :n].astype(np.float32)
     where = np.stack([y + wave[0], x + wave[1]])
     fine, bundle, slit = (
         ndimage.map_coordinates(f, where, order=1, mode="grid-wrap") for f in (fine, bundle, slit)
     )
-    q = 0.31 + 0.075 * fine + 0.10 * bundle
-    q *= np.clip(1.3 - 0.85 * np.clip(slit - 0.55, 0, 1.6), 0.06, 1.0)
-    return np.clip(q, 0.015, 0.85).astype(np.float32)
+    cloud = periodic_noise(rng, n, (7 * scale, 7 * scale))
+    grain = periodic_noise(rng, n, (0.4 * scale, 0.4 * scale))
+    q = 0.30 + 0.038 * fine + 0.05 * bundle + 0.04 * cloud + 0.022 * grain
+    q *= np.clip(1.0 - 0.75 * np.clip(slit + 0.35 * cloud - 1.25, 0, 1.3), 0.05, 1.0)
+    return np.asarray(np.clip(q, 0.015, 0.85), np.float32)
 
 
 def _nucleus(
@@ -121,66 +160,68 @@ def _chromatin(rng: np.random.Generator, scale: float) -> FloatArray:
     return np.asarray(0.7 * fine + 0.7 * coarse, np.float32)
 
 
-def cell_sheet(rng: np.random.Generator, scale: float) -> CellAtlas:
-    """Sheet of closely packed cells, ranked: spindle nuclei first, then round ones (lymphocytes)."""
+def cell_sheet(rng: np.random.Generator, scale: float, angle: float) -> CellAtlas:
+    """Sheet of packed cells, ranked: spindle nuclei along ``angle`` first, then round ones."""
     n = CELLS_PERIOD
     grain = _chromatin(rng, scale)
-    empty = np.zeros((n, n), np.float32)
-    sheet = CellAtlas(empty.copy(), empty + 1, empty + 2, empty.copy(), empty + 2, empty + 2)
+    empty, none = np.zeros((n, n), np.float32), np.zeros((2, n, n), np.int16)
+    sheet = CellAtlas(
+        empty.copy(), empty + 1, empty + 2, none, empty.copy(), empty + 2, empty + 2, none.copy()
+    )
     cover = empty.copy()
-    rows = round(n / (8.0 * scale))
+    rows = round(n / (7.6 * scale))
     pitch = n / rows
-    spots = [(i, j) for i in range(rows) for j in range(rows)]
-    for k in rng.permutation(len(spots)):
-        centre = (np.array(spots[k]) + 0.5 + rng.uniform(-0.34, 0.34, 2)) * pitch
-        rank = rng.uniform(0, 1)
-        if rank < 0.18:
-            a, b = rng.uniform(4.5, 8.0) * scale, rng.uniform(1.1, 1.9) * scale
+    spots = rng.permutation(rows * rows)
+    # ascending rank: a cell may be cut only by cells that are shown whenever it is
+    for k, rank in zip(spots, np.linspace(0, 1, rows * rows), strict=True):
+        centre = (np.array(divmod(k, rows)) + 0.5 + rng.uniform(-0.34, 0.34, 2)) * pitch
+        if rank < 0.15:
+            a, b = rng.uniform(3.8, 7.5) * scale, rng.uniform(1.1, 1.9) * scale
+            turn = angle + rng.normal(0, 0.35)
         else:
             b = rng.uniform(2.5, 3.6) * scale
-            a = b * rng.uniform(1.0, 1.3)
-        part, q, r = _nucleus(rng, grain, a, b, rng.uniform(0, np.pi), scale)
+            a, turn = b * rng.uniform(1.0, 1.3), rng.uniform(0, np.pi)
+        part, q, r = _nucleus(rng, grain, a, b, turn, scale)
         half = part.shape[0] // 2
-        at = np.ix_(
-            (int(centre[0]) + np.arange(-half, half + 1)) % n,
-            (int(centre[1]) + np.arange(-half, half + 1)) % n,
-        )
-        wins = part > cover[at]
+        reach = np.arange(-half, half + 1)
+        at = np.ix_((int(centre[0]) + reach) % n, (int(centre[1]) + reach) % n)
+        wins = (cover[at] < 0.02) & (part > 0)
         left = 0.0 if rng.random() < 0.4 else rng.uniform(0.08, 0.35)
         for target, value in (
             (cover, part),
             (sheet.nuclear, part * q),
             (sheet.under, 1 - part * (1 - np.float32(left))),
             (sheet.rank, np.full_like(part, rank)),
+            (sheet.offset[0], np.broadcast_to(reach[:, None], part.shape)),
+            (sheet.offset[1], np.broadcast_to(reach[None, :], part.shape)),
         ):
             target[at] = np.where(wins, value, target[at])
-        _paint_marker(rng, sheet, at, part, r, b, rank, grain)
+        marker = _marker(rng, part, r, b, grain)
+        wins = (sheet.marker[at] < 0.02) & (marker > 0.005)
+        for target, value in (
+            (sheet.marker, marker),
+            (sheet.marker_rank, np.full_like(part, rank)),
+            (sheet.focus_rank, np.full_like(part, rng.uniform(0.02, 1.15))),
+            (sheet.marker_offset[0], np.broadcast_to(reach[:, None], part.shape)),
+            (sheet.marker_offset[1], np.broadcast_to(reach[None, :], part.shape)),
+        ):
+            target[at] = np.where(wins, value, target[at])
     return sheet
 
 
-def _paint_marker(
-    rng: np.random.Generator,
-    sheet: CellAtlas,
-    at: tuple[np.ndarray, ...],
-    part: FloatArray,
-    r: FloatArray,
-    b: float,
-    rank: float,
-    grain: FloatArray,
-) -> None:
+def _marker(
+    rng: np.random.Generator, part: FloatArray, r: FloatArray, b: float, grain: FloatArray
+) -> FloatArray:
     """Marker of one cell: in the nucleus, or in cytoplasm and membrane."""
     level = rng.uniform(0.25, 1.0)
     texture = 1 + 0.14 * grain[: r.shape[0], : r.shape[1]]
     if rng.random() < 0.35:
-        value = level * part * texture
-    else:
-        membrane = np.exp(-(((r - 1.5) * b / 1.5) ** 2))
-        body = np.clip((1.62 - r) * b / 1.4, 0, 1)
-        value = level * body * texture * (0.35 + 0.65 * membrane) * (1 - 0.85 * part)
-    wins = value > sheet.marker[at]
-    sheet.marker[at] = np.where(wins, value, sheet.marker[at])
-    sheet.marker_rank[at] = np.where(wins, np.float32(rank), sheet.marker_rank[at])
-    sheet.focus_rank[at] = np.where(wins, np.float32(rng.uniform(0, 1.15)), sheet.focus_rank[at])
+        return np.asarray(level * part * texture, np.float32)
+    membrane = np.exp(-(((r - 1.5) * b / 1.5) ** 2))
+    body = np.clip((1.62 - r) * b / 1.4, 0, 1)
+    return np.asarray(
+        level * body * texture * (0.35 + 0.65 * membrane) * (1 - 0.85 * part), np.float32
+    )
 
 
 def _paste(
@@ -198,11 +239,11 @@ def _paste(
 
 
 def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
-    """A gland cut across: columnar cells with basal nuclei, goblets, brush border, lumen of glass."""
+    """A gland cut across: columnar cells, basal nuclei, goblets, brush border, lumen of glass."""
     radius = rng.uniform(34, 62) * scale
     half = int(radius * 1.32) + 3
     y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
-    squeeze, turn = rng.uniform(0.72, 1.0), rng.uniform(0, np.pi)
+    squeeze, turn = rng.uniform(0.6, 1.0), rng.uniform(0, np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), (y * np.cos(turn) - x * np.sin(turn)) / squeeze
     phi = np.arctan2(v, u)
     phases = rng.uniform(0, 6, 3)
@@ -212,9 +253,10 @@ def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
     )
     r = np.hypot(u, v) / (radius * outline)
     lumen_r = rng.uniform(0.16, 0.42)
-    inner = lumen_r * (1 + 0.2 * np.cos(4 * phi + phases[0]) + 0.12 * np.cos(7 * phi + phases[1]))
+    inner = lumen_r * (1 + 0.15 * np.cos(3 * phi + phases[0]) + 0.1 * np.cos(5 * phi + phases[1]))
     depth = (r - inner) / (1 - inner)  # 0 at the lumen, 1 at the base
-    grain = periodic_noise(rng, 512, (1.0 * scale, 1.0 * scale))[: 2 * half + 1, : 2 * half + 1]
+    grain = periodic_noise(rng, fft.next_fast_len(2 * half + 1), (1.0 * scale, 1.0 * scale))
+    grain = grain[: 2 * half + 1, : 2 * half + 1]
     cells = max(int(2 * np.pi * radius * 0.8 / (6.0 * scale)), 8)
     border = np.abs(np.sin(phi * cells / 2 + 0.5 * np.sin(3 * phi))) * radius * r / cells
     cyto = rng.uniform(0.26, 0.46) * (1 + 0.16 * grain) + 0.09 * np.exp(-((border / 0.9) ** 2))
@@ -225,13 +267,12 @@ def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
     maps = np.stack(
         [
             np.maximum(cover, 0.85 * membrane),
-            0.03 * cover * np.clip(grain, 0, 2),
-            np.maximum(cyto * cover, 0.5 * membrane),
+            0.05 * cover * np.clip(grain, 0, 2),
+            np.maximum(cyto * cover, 0.4 * membrane),
             rng.uniform(0.3, 0.9)
             * cover
             * np.clip(0.35 + 0.65 * np.exp(-depth / 0.35), 0, 1)
             * (1 + 0.15 * grain),
-            np.full_like(r, rng.uniform(0.0, 0.9)),
             lumen,
         ]
     ).astype(np.float32)
@@ -260,7 +301,7 @@ def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
         )
         left = 0.0 if rng.random() < 0.3 else float(rng.uniform(0.1, 0.4))
         _paste(maps, (half + py, half + px), part, q, left)
-    return Stamp(maps)
+    return Stamp(maps, float(rng.uniform(0.0, 0.9)))
 
 
 def _goblets(
@@ -301,7 +342,7 @@ def vessel_stamp(rng: np.random.Generator, scale: float) -> Stamp:
     lumen = np.clip((inner - r) * radius * squeeze / 1.5 + 0.5, 0, 1)
     rings = np.sin(r * radius / (0.55 * scale) + 1.5 * np.sin(4 * phi))
     wall = (0.42 + 0.07 * rings) * cover * (1 - lumen)
-    maps = np.stack([cover, 0 * r, wall, 0 * r, 0 * r + 2, lumen]).astype(np.float32)
+    maps = np.stack([cover, 0 * r, wall, 0 * r, lumen]).astype(np.float32)
     for _ in range(int(rng.uniform(0.25, 1.0) * (inner * radius / (3.0 * scale)) ** 2 * squeeze)):
         angle, at = rng.uniform(0, 2 * np.pi), (inner - 0.04) * radius * np.sqrt(rng.uniform())
         pu, pv = at * np.cos(angle), at * np.sin(angle) * squeeze
@@ -311,7 +352,7 @@ def vessel_stamp(rng: np.random.Generator, scale: float) -> Stamp:
         disc = np.clip((1 - d) * size / 1.3 + 0.5, 0, 1) * lumen
         level = rng.uniform(0.45, 0.75) * (1 - 0.3 * np.exp(-((d / 0.45) ** 2)))
         maps[2] = np.maximum(maps[2], level * disc)
-        maps[5] *= 1 - disc
+        maps[4] *= 1 - disc
     chromatin = _chromatin(rng, scale)
     for k in range(max(int(2 * np.pi * radius * inner / (22 * scale)), 3)):
         angle = (
@@ -332,4 +373,34 @@ def vessel_stamp(rng: np.random.Generator, scale: float) -> Stamp:
             scale,
         )
         _paste(maps, (half + py, half + px), part, q, 0.2)
-    return Stamp(maps)
+    return Stamp(maps, 2.0)
+
+
+@dataclass(frozen=True)
+class TextureLibrary:
+    """All textures of a phantom: two fibre sheets, cells, the fringe of tissue edges (pixels of
+    depth, periodic), and stamps by kind."""
+
+    fibres: tuple[FloatArray, FloatArray]
+    cells: CellAtlas
+    fringe: FloatArray
+    stamps: dict[str, tuple[Stamp, ...]]
+
+
+@lru_cache(maxsize=1)
+def texture_library(seed: int, mpp: float) -> TextureLibrary:
+    """The textures of a seed; a second or two, so the last library is kept (about 50 MB)."""
+    scale = 1 / mpp
+    angle = float(np.random.default_rng([seed, 300]).uniform(0, np.pi))
+    rng = [np.random.default_rng([seed, code]) for code in (301, 302, 303, 304)]
+    fringe = 2.2 * scale * periodic_noise(rng[2], FRINGE_PERIOD, (4 * scale, 4 * scale))
+    fringe += 0.8 * scale * periodic_noise(rng[2], FRINGE_PERIOD, (1.2 * scale, 1.2 * scale))
+    return TextureLibrary(
+        fibres=(fibre_sheet(rng[0], scale, angle - 0.35), fibre_sheet(rng[0], scale, angle + 0.45)),
+        cells=cell_sheet(rng[1], scale, angle),
+        fringe=fringe,
+        stamps={
+            "gland": tuple(gland_stamp(rng[3], scale) for _ in range(14)),
+            "vessel": tuple(vessel_stamp(rng[3], scale) for _ in range(6)),
+        },
+    )

@@ -56,9 +56,8 @@ class PyramidWriter:
         self.quality, self.subsampling, self.description = quality, subsampling, description
         self.levels: list[_Level] = []
         while True:
-            self.levels.append(
-                _Level(shape, tempfile.TemporaryFile(), [], np.empty((0, shape[1], 3), np.uint8))
-            )
+            spill = tempfile.TemporaryFile()  # noqa: SIM115 - lives until close()
+            self.levels.append(_Level(shape, spill, [], np.empty((0, shape[1], 3), np.uint8)))
             if max(shape) <= tile:
                 break
             shape = (max(shape[0] // factor, 1), max(shape[1] // factor, 1))
