@@ -1,0 +1,102 @@
+"""Writing to disk: whole files or none, and errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from wsi_pgdips.errors import OutputError
+
+PARTIAL = ".partial"  # also the suffix of zarr's own unfinished files
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn operating-system errors inside into ``OutputError`` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        if error.errno in _FULL:
+            raise OutputError(
+                "the disk is full",
+                found=error.strerror,
+                where=where,
+                hint="free some space or choose another output folder, then run again: "
+                "finished blocks are kept",
+            ) from error
+        if error.errno in _REFUSED:
+            raise OutputError(
+                "the output cannot be written",
+                expected="a folder with permission to write",
+                found=error.strerror,
+                where=where,
+                hint="check the permissions of the folder, or choose another one",
+            ) from error
+        raise OutputError(
+            "writing the output failed",
+            found=error.strerror or error,
+            where=where,
+            hint="check the disk or the network share, then run again: finished blocks are kept",
+        ) from error
+
+
+@contextlib.contextmanager
+def zarr_session(path: Path) -> Iterator[None]:
+    """Settings under which shards are written: few at a time, the same bytes on every machine.
+
+    Raises:
+        OutputError: the operating system refused a write inside.
+    """
+    import zarr
+    from numcodecs import blosc  # type: ignore[import-untyped]
+
+    # one thread a chunk: zarr already encodes several chunks at once, and so do our workers
+    blosc.set_nthreads(1)
+    with (
+        zarr.config.set({"async.concurrency": 4, "array.write_empty_chunks": False}),
+        writing(path),
+    ):
+        yield
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file beside its place, then move it there: it is seen whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def remove_partials(path: Path) -> int:
+    """Delete the unfinished files a killed process left under ``path``; return how many.
+
+    Call it only when no worker is writing.
+    """
+    with writing(path):
+        partials = list(path.rglob(f"*{PARTIAL}"))
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    return len(partials)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

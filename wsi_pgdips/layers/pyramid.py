@@ -1,0 +1,143 @@
+"""Optical density to uint16 codes and back, and masked 2x2 reductions. Pure numerics.
+
+Levels have ceil sizes: the last row or column of an odd level is reduced from what there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.layers.schema import CODE_MAX, FILL, SCALE_FACTOR, SIGNED_ZERO
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
+
+CodeArray = npt.NDArray[np.uint16]
+
+_COUNTS_PER_OD = np.float32(1 / SCALE_FACTOR)
+
+
+def encode(q: FloatArray, measured: BoolArray) -> CodeArray:
+    """Codes of optical densities: rint(q / 1e-3), at least 1 where measured, 0 elsewhere.
+
+    Args:
+        q: (..., H, W) float32 OD; may hold anything where not measured.
+        measured: (H, W).
+
+    Returns:
+        uint16 of q's shape, rounded half to even.
+
+    Raises:
+        ValueError: a NaN or an infinity where measured.
+    """
+    return _codes(q, measured, 0)
+
+
+def encode_signed(od: FloatArray, measured: BoolArray) -> CodeArray:
+    """As ``encode``, for signed OD: code 32768 + rint(od / 1e-3)."""
+    return _codes(od, measured, SIGNED_ZERO)
+
+
+def decode(codes: CodeArray) -> FloatArray:
+    """OD of codes, float32, NaN where not measured; any shape."""
+    return _densities(codes, 0)
+
+
+def decode_signed(codes: CodeArray) -> FloatArray:
+    """Inverse of ``encode_signed``, float32, NaN where not measured; any shape."""
+    return _densities(codes, SIGNED_ZERO)
+
+
+def quad_sum(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Sums over 2x2 pixels of the last two axes, in ``dtype``, added in a fixed order.
+
+    Args:
+        values: (..., H, W).
+
+    Returns:
+        (..., ceil(H / 2), ceil(W / 2)).
+    """
+    h, w = values.shape[-2:]
+    total = np.zeros((*values.shape[:-2], (h + 1) // 2, (w + 1) // 2), dtype)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            part = values[..., dy::2, dx::2]
+            total[..., : part.shape[-2], : part.shape[-1]] += part
+    return total
+
+
+def downsample(codes: CodeArray) -> CodeArray:
+    """Mean over the measured pixels of each 2x2, rounded half to even; 0 where none is measured.
+
+    Args:
+        codes: (..., H, W) uint16.
+
+    Returns:
+        (..., ceil(H / 2), ceil(W / 2)) uint16.
+    """
+    # float32 is exact here: sums stay below 2**24, and a third is never within its error of a half
+    total = quad_sum(codes, np.float32)
+    total /= np.maximum(quad_sum(codes != FILL, np.uint8), 1)
+    return np.asarray(np.rint(total), np.uint16)
+
+
+def downsample_rms(codes: CodeArray) -> CodeArray:
+    """As ``downsample``, but the root of the mean square: for arrays of RMS values."""
+    total = quad_sum(np.square(codes, dtype=np.float64), np.float64)
+    total /= np.maximum(quad_sum(codes != FILL, np.uint8), 1)
+    return np.asarray(np.rint(np.sqrt(total)), np.uint16)
+
+
+def downsample_labels(labels: ByteArray) -> ByteArray:
+    """Maximum over each 2x2: (H, W) uint8 -> (ceil(H / 2), ceil(W / 2))."""
+    h, w = labels.shape
+    top = np.zeros(((h + 1) // 2, (w + 1) // 2), np.uint8)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            part = labels[dy::2, dx::2]
+            view = top[: part.shape[0], : part.shape[1]]
+            np.maximum(view, part, out=view)
+    return top
+
+
+def reduce_rms(squares: FloatArray, measured: BoolArray, levels: int) -> CodeArray:
+    """RMS codes, ``levels`` levels coarser, from squared OD per pixel.
+
+    Sums and counts are carried apart, so the result is exact over measured pixels.
+
+    Args:
+        squares: (H, W) float32 squared OD; ignored where not measured or not finite.
+        measured: (H, W).
+
+    Returns:
+        (ceil(H / 2**levels), ceil(W / 2**levels)) uint16, 0 where nothing was measured.
+    """
+    known = measured & np.isfinite(squares)
+    total: npt.NDArray[Any] = np.where(known, squares, np.float32(0))
+    count: npt.NDArray[Any] = known
+    for _ in range(levels):
+        total, count = quad_sum(total, np.float64), quad_sum(count, np.uint32)
+    rms = np.sqrt(total / np.maximum(count, 1)).astype(np.float32)
+    return encode(rms, count > 0)
+
+
+def _codes(od: FloatArray, measured: BoolArray, zero: int) -> CodeArray:
+    codes = np.empty(od.shape, np.uint16)
+    for plane in np.ndindex(od.shape[:-2]):  # plane by plane: a block of float32 is large
+        counts = np.where(measured, od[plane], np.float32(0)) * _COUNTS_PER_OD
+        if not np.isfinite(counts).all():
+            raise ValueError("an optical density is not finite where it is measured")
+        np.rint(counts, out=counts)
+        counts += np.float32(zero)
+        np.clip(counts, 1, CODE_MAX, out=counts)
+        codes[plane] = np.where(measured, counts, np.float32(FILL))
+    return codes
+
+
+def _densities(codes: CodeArray, zero: int) -> FloatArray:
+    od = codes.astype(np.float32)
+    od -= np.float32(zero)
+    od *= np.float32(SCALE_FACTOR)
+    od[codes == FILL] = np.nan
+    return od

@@ -1,0 +1,210 @@
+"""Read the layers of a slide: concentrations, tissue, residual, fields, tiles, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.layers import pyramid, schema
+from wsi_pgdips.layers.provenance import is_created, is_done, read_attributes, read_run_record
+from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
+from wsi_pgdips.layers.tables import read_fields, read_tile_table
+from wsi_pgdips.records import Fields, FloatArray, StainSet
+
+_DASK_SIDE = 2048  # whole chunks, few tasks: 34 MB of float32 for two stains
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers on disk; open them with ``open_layers``. Nothing is read before it is asked for.
+
+    Attributes:
+        path: root of the store.
+        grid: the output grid: ``mpp``, ``shape``, ``n_levels``, ``tile``, ``block``.
+        stains: labels, colours and the library's vectors, in channel order.
+        provenance: all under our own key: software, settings, slide, prior...
+    """
+
+    path: Path
+    grid: OutputGrid
+    stains: StainSet
+    provenance: Json
+
+    def codes(self, level: int = 0) -> Any:
+        """The ``zarr.Array`` of a level, (N, H, W) uint16; 0 is not measured."""
+        return self._open(f"{self._level(level)}")
+
+    def concentration(self, level: int = 0) -> Any:
+        """``dask.array`` (N, H, W) float32, OD along the unit stain vectors, NaN: not measured."""
+        return _lazy(self.codes(level)).map_blocks(pyramid.decode, dtype=np.float32)
+
+    def read(self, y: int, x: int, h: int, w: int, level: int = 0) -> FloatArray:
+        """(N, h, w) float32 OD of a rectangle in a level's own pixels; NaN where not measured.
+
+        What lies outside the image is not measured.
+        """
+        out = np.full((self.stains.n, h, w), np.nan, np.float32)
+        part = Region(y, x, h, w).clipped(self.grid.level_shape(self._level(level)))
+        if part.h and part.w:
+            codes = self.codes(level)[:, part.y : part.stop_y, part.x : part.stop_x]
+            top, left = part.y - y, part.x - x
+            out[:, top : top + part.h, left : left + part.w] = pyramid.decode(np.asarray(codes))
+        return out
+
+    def tissue(self, level: int = 0) -> Any:
+        """``dask.array`` (H, W) bool, True on tissue."""
+        return _lazy(self._open(f"{TISSUE}/{self._level(level)}")).astype(bool)
+
+    @property
+    def residual_levels(self) -> range:
+        """Levels at which ``residual_rms`` is there."""
+        return range(schema.residual_level(self.grid), self.grid.n_levels)
+
+    def residual_rms(self, level: int | None = None) -> Any:
+        """``dask.array`` (H, W) float32, RMS residual OD, NaN: not measured; finest by default."""
+        wanted = self.residual_levels[0] if level is None else level
+        if wanted not in self.residual_levels:
+            raise OutputError(
+                "no residual is stored at this level",
+                expected=f"a level from {self.residual_levels[0]} to {self.residual_levels[-1]}",
+                found=wanted,
+                where=self.path / RESIDUAL_RMS,
+            )
+        return _lazy(self._open(f"{RESIDUAL_RMS}/{wanted}")).map_blocks(
+            pyramid.decode, dtype=np.float32
+        )
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the signed residual was stored (``--store-residual``)."""
+        return (self.path / RESIDUAL / "0" / "zarr.json").is_file()
+
+    def residual(self) -> Any:
+        """``dask.array`` (3, H, W) float32, signed residual OD at level 0, NaN: not measured.
+
+        Raises:
+            OutputError: it was not stored.
+        """
+        if not self.has_residual:
+            raise OutputError(
+                "these layers hold no signed residual",
+                where=self.path,
+                hint="run again with --store-residual, or take it from the slide",
+            )
+        return _lazy(self._open(f"{RESIDUAL}/0")).map_blocks(
+            pyramid.decode_signed, dtype=np.float32
+        )
+
+    @cached_property
+    def fields(self) -> Fields:
+        """Parameter fields on the tile grid, blended and raw."""
+        return read_fields(self.path)
+
+    @cached_property
+    def tiles(self) -> Any:
+        """``pyarrow.Table``, one row a tile."""
+        return read_tile_table(self.path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that writes these layers came to its end."""
+        return is_done(self.path)
+
+    @property
+    def run_record(self) -> Json:
+        """What differs from run to run (host, device, times); empty before the end."""
+        return read_run_record(self.path)
+
+    def _level(self, level: int) -> int:
+        if not 0 <= level < self.grid.n_levels:
+            raise OutputError(
+                "no such level",
+                expected=f"a level from 0 to {self.grid.n_levels - 1}",
+                found=level,
+                where=self.path,
+            )
+        return level
+
+    def _open(self, array: str) -> Any:
+        import zarr
+
+        try:
+            return zarr.open_array(self.path / array, mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise OutputError(
+                "an array of the layers is missing or damaged",
+                where=self.path / array,
+                found=str(error),
+                hint="the store was changed after it was written; run again",
+            ) from error
+
+
+def open_layers(path: Path | str, *, unfinished: bool = False) -> Layers:
+    """Open the layers a run has written.
+
+    Args:
+        path: root of the store.
+        unfinished: also accept layers of a run that is still going on or broke off.
+
+    Raises:
+        OutputError: nothing there, not layers of ours, of another schema version, or not finished.
+    """
+    path = Path(path)
+    own = read_attributes(path).get(OWN_KEY)
+    if not isinstance(own, dict):
+        raise OutputError(
+            "these are not layers of wsi-pgdips",
+            expected=f"an OME-Zarr folder whose zarr.json holds the key {OWN_KEY}",
+            found="another Zarr folder"
+            if (path / "zarr.json").is_file()
+            else "a folder or file without zarr.json"
+            if path.exists()
+            else "nothing",
+            where=path,
+            hint="give the folder that `wsi-pgdips run` wrote",
+        )
+    if own.get("schema") != schema.SCHEMA_VERSION:
+        raise OutputError(
+            "these layers have another schema version",
+            expected=schema.SCHEMA_VERSION,
+            found=own.get("schema"),
+            where=path,
+            hint="read them with the version of wsi-pgdips that wrote them",
+        )
+    if not is_created(path) or not (unfinished or is_done(path)):
+        raise OutputError(
+            "these layers are not finished",
+            where=path,
+            hint="run `wsi-pgdips run` again with the same settings: it goes on where it stopped",
+        )
+    try:
+        grid, stains = own["grid"], own["stains"]
+        return Layers(
+            path,
+            OutputGrid(**{**grid, "shape_l0": tuple(grid["shape_l0"])}),
+            StainSet(
+                stains["name"],
+                tuple(stains["labels"]),
+                tuple(stains["colors"]),
+                tuple((r, g, b) for r, g, b in stains["library_matrix"]),
+                stains["library_source"],
+            ),
+            own,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            "the description of these layers is damaged", where=path / "zarr.json", found=error
+        ) from error
+
+
+def _lazy(array: Any) -> Any:
+    import dask.array as da
+
+    from_array: Any = da.from_array  # untyped in dask
+    return from_array(array, chunks=(*array.shape[:-2], _DASK_SIDE, _DASK_SIDE))

@@ -1,0 +1,148 @@
+"""Parameter fields and the tile table beside the image. Written by the coordinator only."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.layers.disk import write_atomic, zarr_session
+from wsi_pgdips.layers.schema import to_json
+from wsi_pgdips.records import Fields, StainSet
+
+PARAMETERS = "parameters"
+TILE_TABLE = "tables/tiles.parquet"
+
+_DIMS = {
+    "stain_matrix": ("tile_y", "tile_x", "stain", "rgb"),
+    "spectral_correction": ("tile_y", "tile_x", "stain"),
+    "background": ("tile_y", "tile_x", "rgb"),
+    "confidence": ("tile_y", "tile_x", "stain"),
+    "inherited": ("tile_y", "tile_x"),
+}
+_UNITS = {
+    "stain_matrix": "unit vector in optical density",
+    "spectral_correction": "optical density",
+    "background": "optical density",
+    "confidence": "1",
+    "inherited": "boolean",
+}
+_RAW = ("stain_matrix", "spectral_correction", "background")
+
+
+def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet) -> None:
+    """Write ``parameters/`` (blended) and ``parameters/raw/`` (the tiles' own, NaN: not fitted).
+
+    Arrays keep the shapes of ``Fields``; values stand at tile centres. Replaces an earlier group.
+
+    Raises:
+        OutputError: not writable.
+    """
+    import zarr
+
+    own = {f"raw/{name}": getattr(fields, f"raw_{name}") for name in _RAW}
+    arrays: dict[str, npt.NDArray[Any]] = {name: getattr(fields, name) for name in _DIMS} | own
+    with zarr_session(path):
+        group = zarr.open_group(path, mode="r+").create_group(PARAMETERS, overwrite=True)
+        group.create_group("raw")
+        for name, values in arrays.items():
+            key = name.rpartition("/")[2]
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=values.shape,
+                fill_value=np.nan if values.dtype.kind == "f" else False,
+                dimension_names=_DIMS[key],
+                attributes={"axes": list(_DIMS[key]), "units": _UNITS[key]},
+            )
+            array[...] = values
+        # last: the attributes say that the group is whole
+        group.update_attributes(
+            {
+                "tile": grid.tile,
+                "mpp": grid.mpp,
+                "position": "values stand at tile centres, ((ty + 0.5) tile, (tx + 0.5) tile)",
+                "stains": list(stains.labels),
+                "shrinkage": to_json(fields.shrinkage),
+            }
+        )
+
+
+def read_fields(path: Path) -> Fields:
+    """The fields of ``write_fields``.
+
+    Raises:
+        OutputError: they were not written, or not to the end.
+    """
+    import zarr
+
+    try:
+        group = zarr.open_group(path / PARAMETERS, mode="r")
+        shrinkage: Any = group.attrs["shrinkage"]
+        values = {name: _array(group, name) for name in _DIMS}
+        raw = {f"raw_{name}": _array(group, f"raw/{name}") for name in _RAW}
+    except (OSError, KeyError) as error:
+        raise OutputError(
+            "the layers have no parameter fields",
+            where=path / PARAMETERS,
+            hint="the run that makes them has not finished; start it again",
+        ) from error
+    return Fields(
+        **values,
+        **raw,
+        shrinkage={k: float("nan") if v is None else v for k, v in shrinkage.items()},
+    )
+
+
+def write_tile_table(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write ``tables/tiles.parquet``: one row a tile, columns in the order given; equal bytes for
+    equal columns.
+
+    Args:
+        columns: name -> (T,) array.
+
+    Raises:
+        OutputError: not writable.
+        ValueError: columns that are not one-dimensional or differ in length.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shapes = {name: np.shape(values) for name, values in columns.items()}
+    if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) > 1:
+        raise ValueError(f"columns of the tile table must be (T,) with one T, found {shapes}")
+    table = pa.table({name: pa.array(np.asarray(v)) for name, v in columns.items()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", version="2.6")
+    write_atomic(path / TILE_TABLE, buffer.getvalue())
+
+
+def read_tile_table(path: Path) -> Any:
+    """The ``pyarrow.Table`` of ``write_tile_table``.
+
+    Raises:
+        OutputError: it is not there or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path / TILE_TABLE)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise OutputError(
+            "the tile table cannot be read",
+            found="no file" if isinstance(error, FileNotFoundError) else error,
+            where=path / TILE_TABLE,
+            hint="the run that makes it has not finished; start it again",
+        ) from error
+
+
+def _array(group: Any, name: str) -> npt.NDArray[Any]:
+    return np.asarray(group[name][...])
