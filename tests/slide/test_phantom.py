@@ -285,6 +285,8 @@ def test_a_real_texture_fills_the_slide_mirrored() -> None:
     np.testing.assert_array_equal(got[:, :, 400:512], got[:, :, :112])
     cell = Phantom.make(varied(mass_drift=0.0), tissue).cell(0, 0)
     np.testing.assert_allclose(cell.counts * 1e-4, got, atol=1e-4)
+    with pytest.raises(StainError, match="does not fit"):
+        Phantom.make(varied(stains=(HEMATOXYLIN,)), tissue)
     with pytest.raises(StainError, match="cannot unmix"):
         RealTissue.from_array(image, matrix[[0, 0]], glass)
 

@@ -9,27 +9,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 from scipy import ndimage
 
-from wsi_pgdips.errors import OutputError, SlideError
+from wsi_pgdips.errors import OutputError, StainError
 from wsi_pgdips.optics.density import I0
-from wsi_pgdips.optics.physics import unit_rows
-from wsi_pgdips.records import ByteArray, FloatArray
+from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.phantom_config import (
     PhantomConfig,
     default_config,
     load_phantom_config,
-    make_phantom_config,
 )
 from wsi_pgdips.slide.phantom_fields import PhantomFields, make_fields
-from wsi_pgdips.slide.phantom_scene import CELL, ProceduralTissue, Tissue, halo, make_layout
+from wsi_pgdips.slide.phantom_layout import make_layout
+from wsi_pgdips.slide.phantom_scene import CELL, ProceduralTissue, Tissue, halo
+from wsi_pgdips.slide.phantom_truth import (
+    Q_STEP,
+    Counts,
+    PhantomTruth,
+    open_truth,
+    render_intensity,
+    truth_paths,
+    write_fields,
+)
 from wsi_pgdips.slide.tiff_pyramid import PyramidWriter
 
 __all__ = [
@@ -42,10 +47,6 @@ __all__ = [
     "truth_paths",
     "write_phantom",
 ]
-
-Q_STEP = 1e-4
-FIELD_SAMPLES = 64
-Counts = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,17 @@ class Phantom:
 
         Raises:
             SettingsError: no true stain vectors exist for this tilt and drift.
+            StainError: the texture holds another number of stains.
         """
+        if texture is not None and (n := len(texture.concentration(0, 0, 8, 8)[0])) != (
+            config.n_stains
+        ):
+            raise StainError(
+                "the texture does not fit the phantom",
+                expected=f"{config.n_stains} stains, as in the phantom's description",
+                found=n,
+                where=config.name,
+            )
         source = texture or ProceduralTissue(config, make_layout(config))
         return cls(config, make_fields(config), source)
 
@@ -121,107 +132,6 @@ class Phantom:
         return PhantomCell(rgb, counts, tissue)
 
 
-def render_intensity(
-    counts: Counts, fields: PhantomFields, yy: npt.ArrayLike, xx: npt.ArrayLike
-) -> FloatArray:
-    """Noise-free intensity of stored concentrations at given pixels.
-
-    Args:
-        counts: (N, h, w) q in steps of 1e-4. yy, xx: (h, 1) and (1, w) level-0 pixels.
-
-    Returns:
-        (3, h, w) float32, not rounded, in (0, 255].
-    """
-    od = np.ascontiguousarray(fields.background_at(yy, xx))
-    cos, sin = fields.rotation_at(yy, xx)
-    moving = fields.stain_drift_deg > 0
-    for n, count in enumerate(counts):
-        q = count.astype(np.float32) * np.float32(Q_STEP)
-        along, across = (q * cos[n], q * sin[n]) if moving else (q, q)
-        for c in range(3):
-            od[c] += along * np.float32(fields.stain_matrix[n][c])
-            if moving:
-                od[c] += across * np.float32(fields.tangent[n][c])
-    od *= np.float32(-np.log(10.0))
-    np.exp(od, out=od)
-    od *= np.float32(I0)
-    return od
-
-
-def truth_paths(out_path: Path) -> tuple[Path, Path]:
-    """(``OUT.truth.zarr``, ``OUT.truth.npz``) of a phantom slide ``OUT``."""
-    out_path = Path(out_path)
-    return (
-        out_path.with_name(out_path.name + ".truth.zarr"),
-        out_path.with_name(out_path.name + ".truth.npz"),
-    )
-
-
-@dataclass(frozen=True)
-class PhantomTruth:
-    """The truth of a written phantom.
-
-    Attributes:
-        path: of the slide. fields: exact S(x), M(x), B(x).
-        library: (N, 3) unit vectors a method may start from, at least ``tilt_deg`` off.
-    """
-
-    path: Path
-    config: PhantomConfig
-    fields: PhantomFields
-
-    @cached_property
-    def _group(self) -> zarr.Group:
-        return zarr.open_group(truth_paths(self.path)[0], mode="r")
-
-    @property
-    def library(self) -> FloatArray:
-        return unit_rows([s.vector for s in self.config.stains])
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(s.label for s in self.config.stains)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.config.shape
-
-    def counts(self, y: int, x: int, h: int, w: int) -> Counts:
-        """(N, h, w) uint16 q in steps of 1e-4."""
-        return np.asarray(self._array("q")[:, y : y + h, x : x + w], np.uint16)
-
-    def concentration(self, y: int, x: int, h: int, w: int) -> FloatArray:
-        """(N, h, w) float32 q_n = M_n C_n, OD along the true unit vectors."""
-        return self.counts(y, x, h, w).astype(np.float32) * np.float32(Q_STEP)
-
-    def tissue(self, y: int, x: int, h: int, w: int) -> npt.NDArray[np.bool_]:
-        """(h, w) bool, true on tissue; glass in lumens is not tissue."""
-        return np.asarray(self._array("tissue")[y : y + h, x : x + w], np.uint8) > 0
-
-    def stain_matrix_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
-        """(N, 3, ...) true unit vectors at level-0 pixels."""
-        return self.fields.stain_matrix_at(yy, xx)
-
-    def mass_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
-        """(N, ...) true M."""
-        return self.fields.mass_at(yy, xx)
-
-    def background_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
-        """(3, ...) true B, OD."""
-        return self.fields.background_at(yy, xx)
-
-    def render(self, y: int, x: int, h: int, w: int) -> FloatArray:
-        """(h, w, 3) float32 intensity that the truth predicts, without blur, noise and JPEG."""
-        yy, xx = np.arange(y, y + h)[:, None], np.arange(x, x + w)[None, :]
-        return render_intensity(self.counts(y, x, h, w), self.fields, yy, xx).transpose(1, 2, 0)
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        if not isinstance(array, zarr.Array):
-            raise SlideError("the truth of this phantom is damaged", where=self.path, found=name)
-        return array
-
-
 def write_phantom(
     config: PhantomConfig,
     out_path: Path,
@@ -237,7 +147,7 @@ def write_phantom(
 
     Args:
         texture: concentrations of a real slide (``phantom_texture.RealTissue``) in place of
-            procedural tissue.
+            procedural tissue; roles, presence, folds and layout of the config do not act on it.
         progress: called with (strips done, strips in all).
 
     Raises:
@@ -283,46 +193,5 @@ def write_phantom(
         if progress is not None:
             progress(k + 1, strips)
     writer.close()
-    _write_fields(out_path, config, phantom.fields)
+    write_fields(out_path, config, phantom.fields)
     return PhantomTruth(out_path, config, phantom.fields)
-
-
-def _write_fields(out_path: Path, config: PhantomConfig, fields: PhantomFields) -> None:
-    yy = np.linspace(0, config.shape[0] - 1, FIELD_SAMPLES)
-    xx = np.linspace(0, config.shape[1] - 1, FIELD_SAMPLES)
-    grid = (yy[:, None], xx[None, :])
-    np.savez(
-        truth_paths(out_path)[1],
-        y=yy,
-        x=xx,
-        stain_matrix=fields.stain_matrix_at(*grid),
-        mass=fields.mass_at(*grid),
-        background=fields.background_at(*grid),
-        library=unit_rows([s.vector for s in config.stains]),
-        config=np.array(config.model_dump_json()),
-        fields=np.array(json.dumps(fields.as_dict())),
-    )
-
-
-def open_truth(path: Path) -> PhantomTruth:
-    """The truth beside a phantom slide.
-
-    Args:
-        path: of the slide, as given to :func:`write_phantom`.
-
-    Raises:
-        SlideError: there is no truth beside this slide.
-    """
-    path = Path(path)
-    missing = [p for p in truth_paths(path) if not p.exists()]
-    if missing:
-        raise SlideError(
-            "no truth beside this slide",
-            expected=missing[0].name,
-            where=path.parent,
-            hint="truth exists for slides made by `wsi-pgdips phantom` only",
-        )
-    with np.load(truth_paths(path)[1]) as stored:
-        config = make_phantom_config(json.loads(str(stored["config"])), path)
-        fields = PhantomFields.from_dict(json.loads(str(stored["fields"])))
-    return PhantomTruth(path, config, fields)
