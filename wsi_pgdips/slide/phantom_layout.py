@@ -12,12 +12,13 @@ from wsi_pgdips.slide.phantom_config import PhantomConfig
 
 STEP = 32  # pixels between the samples of the layout's slow fields
 _MARGIN = 8  # samples around the slide, for halos
+_OVERHANG = 20  # samples beyond its end: the last cell is computed whole
 
 
 def _lattice(config: PhantomConfig) -> tuple[int, int]:
     return (
-        -(-config.shape[0] // STEP) + 2 * _MARGIN + 20,
-        -(-config.shape[1] // STEP) + 2 * _MARGIN + 20,
+        -(-config.shape[0] // STEP) + 2 * _MARGIN + _OVERHANG,
+        -(-config.shape[1] // STEP) + 2 * _MARGIN + _OVERHANG,
     )
 
 
