@@ -1,0 +1,229 @@
+"""A pyramid of pixels, wherever it comes from, read on the output grid."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.errors import SlideError
+from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.records import ByteArray, SlideMeta
+from wsi_pgdips.slide.colour import ToSrgb
+from wsi_pgdips.slide.pyramid import FileFacts, MemoryPyramid, Pyramid
+from wsi_pgdips.slide.resample import (
+    Level,
+    antialiased,
+    area_mean,
+    box_mean,
+    choose_level,
+    describe_levels,
+    is_integer,
+)
+from wsi_pgdips.slide.scale import make_grid
+
+# level pixels a side that are held at once: bounds memory whatever is asked for
+CHUNK_LVL = 2048
+# unreadable parts of an overview are narrowed down to about this many level pixels
+SMALLEST_LVL = 256
+
+
+class PyramidSource:
+    """A :class:`~wsi_pgdips.records.TileSource` over a pyramid.
+
+    Args:
+        pyramid: where the pixels come from.
+        meta: what is known of the slide.
+        grid: the output grid; its ``shape_l0`` is the pyramid's.
+        icc: convert to sRGB by the embedded profile; without a profile nothing is converted
+            (``meta.has_icc`` tells).
+    """
+
+    def __init__(
+        self, pyramid: Pyramid, meta: SlideMeta, grid: OutputGrid, *, icc: bool = False
+    ) -> None:
+        self._pyramid, self._meta, self._grid = pyramid, meta, grid
+        self._levels = describe_levels(pyramid.level_shapes, pyramid.level_exact)
+        self._level = choose_level(self._levels, grid.factor)
+        profile = pyramid.facts.icc_profile if icc else None
+        self._to_srgb = None if profile is None else ToSrgb(profile)
+        self._unreadable: tuple[Region, ...] = ()
+
+    @property
+    def grid(self) -> OutputGrid:
+        return self._grid
+
+    @property
+    def meta(self) -> SlideMeta:
+        return self._meta
+
+    @property
+    def unreadable(self) -> tuple[Region, ...]:
+        """Regions, in output pixels, that the latest ``overview`` could not read and left white."""
+        return self._unreadable
+
+    def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
+        """(h, w, 3) uint8 RGB of the output grid; what lies outside the image is white.
+
+        For integer factors every pixel is the rounded mean of its level pixels, whatever window is
+        read; for others windows agree to one count.
+
+        Raises:
+            SlideError: the pixels cannot be read; reads of other windows still work.
+        """
+        out = np.full((h, w, 3), 255, np.uint8)
+        inside = Region(y, x, h, w).clipped(self._grid.shape)
+        side = max(int(CHUNK_LVL * self._level.scale / self._grid.factor), 1)
+        for cy in range(inside.y, inside.stop_y, side):
+            for cx in range(inside.x, inside.stop_x, side):
+                ch, cw = min(side, inside.stop_y - cy), min(side, inside.stop_x - cx)
+                out[cy - y : cy - y + ch, cx - x : cx - x + cw] = self._resampled(cy, cx, ch, cw)
+        return out
+
+    def _resampled(self, y: int, x: int, h: int, w: int) -> ByteArray:
+        level, ratio = self._level, self._grid.factor / self._level.scale
+        if is_integer(ratio):
+            r = round(ratio)
+            rgb = box_mean(self._window(level, y * r, x * r, (y + h) * r, (x + w) * r), r)
+        else:
+            top, left, bottom, right = (v * ratio for v in (y, x, y + h, x + w))
+            halo = math.ceil(ratio) + 1
+            # the halo ends where the level ends: there the kernel is cut, as for the whole image
+            y0, x0 = max(math.floor(top) - halo, 0), max(math.floor(left) - halo, 0)
+            y1 = max(min(math.ceil(bottom) + halo, level.shape[0]), math.ceil(bottom))
+            x1 = max(min(math.ceil(right) + halo, level.shape[1]), math.ceil(right))
+            window = self._window(level, y0, x0, y1, x1)
+            rgb = antialiased(window, (top - y0, left - x0, bottom - y0, right - x0), (h, w))
+        return rgb if self._to_srgb is None else self._to_srgb(rgb)
+
+    def _window(self, level: Level, y0: int, x0: int, y1: int, x1: int) -> ByteArray:
+        """Level pixels [y0, y1) x [x0, x1); a last row or column the level lacks is repeated."""
+        stop_y, stop_x = min(y1, level.shape[0]), min(x1, level.shape[1])
+        rgb = self._pyramid.read_level(level.index, y0, x0, stop_y - y0, stop_x - x0)
+        if (stop_y, stop_x) == (y1, x1):
+            return rgb
+        return np.pad(rgb, ((0, y1 - stop_y), (0, x1 - stop_x), (0, 0)), mode="edge")
+
+    def overview(self, mpp: float) -> tuple[ByteArray, float]:
+        """((H, W, 3) uint8 of the whole slide by area mean, s output pixels per overview pixel).
+
+        s is a whole number and H = ceil(height / s). Read chunk by chunk from the coarsest level
+        that places pixels right, so memory does not grow with the slide. Parts that cannot be read
+        stay white and are listed in :attr:`unreadable`.
+
+        Raises:
+            SlideError: nothing at all could be read.
+        """
+        s = max(round(mpp / self._grid.mpp), 1)
+        height, width = (-(-n // s) for n in self._grid.shape)
+        out = np.full((height, width, 3), 255, np.uint8)
+        level = choose_level(self._levels, s * self._grid.factor, exact=False)
+        ratio = s * self._grid.factor / level.scale
+        side = max(int(CHUNK_LVL // 2 / ratio), 1)
+        todo = [
+            Region(y, x, side, side).clipped((height, width))
+            for y in range(0, height, side)
+            for x in range(0, width, side)
+        ]
+        failed: list[tuple[Region, SlideError]] = []
+        while todo:
+            part = todo.pop()
+            try:
+                rgb = self._averaged(level, ratio, part)
+            except SlideError as error:
+                if max(part.h, part.w) == 1 or max(part.h, part.w) * ratio <= SMALLEST_LVL:
+                    failed.append((part, error))
+                else:
+                    todo.extend(_quarters(part))
+                continue
+            out[part.y : part.stop_y, part.x : part.stop_x] = rgb
+        if failed and sum(part.h * part.w for part, _ in failed) == height * width:
+            raise failed[0][1]
+        self._unreadable = tuple(
+            Region(p.y * s, p.x * s, p.h * s, p.w * s).clipped(self._grid.shape)
+            for p, _ in sorted(failed, key=lambda item: item[0])
+        )
+        return out, float(s)
+
+    def _averaged(self, level: Level, ratio: float, part: Region) -> ByteArray:
+        end_y, end_x = (
+            min(float(size), size_out * self._grid.factor / level.scale)
+            for size, size_out in zip(level.shape, self._grid.shape, strict=True)
+        )
+        spans_y = _spans(part.y, part.h, ratio, end_y)
+        spans_x = _spans(part.x, part.w, ratio, end_x)
+        y0, x0 = math.floor(spans_y[0, 0]), math.floor(spans_x[0, 0])
+        y1, x1 = math.ceil(spans_y[-1, 1]), math.ceil(spans_x[-1, 1])
+        window = self._window(level, y0, x0, y1, x1)
+        r = round(ratio)
+        if is_integer(ratio) and window.shape[:2] == (part.h * r, part.w * r):
+            rgb = box_mean(window, r)
+        else:
+            rgb = area_mean(window, spans_y - y0, spans_x - x0)
+        return rgb if self._to_srgb is None else self._to_srgb(rgb)
+
+    def close(self) -> None:
+        """Release the file; a later read opens it again."""
+        self._pyramid.close()
+
+
+def _spans(start: int, n: int, ratio: float, end: float) -> npt.NDArray[np.float64]:
+    """(n, 2) start and stop, in level pixels, of overview pixels along an axis that ends at end.
+
+    A rounded-down level may end before its last overview pixel begins: that repeats its last row.
+    """
+    edges = np.arange(start, start + n + 1) * ratio
+    return np.stack((np.minimum(edges[:-1], end - 1), np.minimum(edges[1:], end)), axis=1)
+
+
+def _quarters(part: Region) -> list[Region]:
+    h, w = -(-part.h // 2), -(-part.w // 2)
+    return [
+        Region(y, x, min(h, part.stop_y - y), min(w, part.stop_x - x))
+        for y in range(part.y, part.stop_y, h)
+        for x in range(part.x, part.stop_x, w)
+    ]
+
+
+class ArraySource(PyramidSource):
+    """An image in memory as a :class:`~wsi_pgdips.records.TileSource`.
+
+    Args:
+        rgb: (H, W, 3) uint8; not copied, so it must not change afterwards.
+        mpp: micrometres per pixel of the array.
+        output_mpp: the wanted mpp of the output grid, or "native" for the array's own pixels.
+        tile, block: sides of tiles and blocks in output pixels.
+        name: a name for reports.
+
+    Raises:
+        SlideError: not a uint8 RGB image. SettingsError: an mpp outside its limits.
+    """
+
+    def __init__(
+        self,
+        rgb: ByteArray,
+        *,
+        mpp: float,
+        output_mpp: float | Literal["native"] = "native",
+        tile: int = 512,
+        block: int = 4096,
+        name: str = "array",
+    ) -> None:
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+            raise SlideError(
+                "not an RGB image",
+                expected="(height, width, 3) uint8",
+                found=f"{rgb.shape} {rgb.dtype}",
+            )
+        shape = (rgb.shape[0], rgb.shape[1])
+        facts = FileFacts("array", (mpp, mpp))
+        grid = make_grid(
+            shape, facts, mpp=output_mpp, mpp_source=mpp, tile=tile, block=block, where=name
+        )
+        digest = hashlib.sha256(repr(shape).encode())
+        digest.update(np.ascontiguousarray(rgb).data)
+        meta = SlideMeta(name, "array", shape, mpp, None, (shape,), None, False, digest.hexdigest())
+        super().__init__(MemoryPyramid(rgb, facts), meta, grid)
