@@ -87,7 +87,7 @@ def test_lossless_pixels_are_the_rounded_forward_model(clean: PhantomTruth) -> N
 def test_jpeg_and_noise_stay_near_the_forward_model(tiny: PhantomTruth) -> None:
     predicted = tiny.render(0, 0, *tiny.shape)
     error = np.mean((read(tiny.path) - predicted) ** 2)
-    assert 10 * np.log10(255**2 / error) > 26
+    assert 10 * np.log10(255**2 / error) > 31
 
 
 def test_odd_sizes_keep_every_level(clean: PhantomTruth) -> None:
