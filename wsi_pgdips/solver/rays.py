@@ -12,16 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pgdips.optics.cone import TAIL, Plane, cone_edges, edge_histograms
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray
 
 POOL = 4
 MIN_MEAN_OD = 0.1  # low enough that pale, pure counterstain counts
 SATURATED_OD = 2.0  # beyond, a channel sits at the detector's floor and bends the angle
-TAIL = 0.02  # share of a stain's own side of the cone that may lie outside its ray
 GATE_DEG = 30.0
 _MIN_PIXELS = 60
 _SQUARE = 16  # pooled cells
+_ITERATIONS = 12
+_PURE_NOISE = 0.01  # OD of pooled noise by which a pixel's purity is marked down
 
 
 @dataclass(frozen=True)
@@ -55,30 +57,14 @@ def pool_od(
     return np.ascontiguousarray(pooled[strong]), half[strong]
 
 
-@dataclass(frozen=True)
-class Plane:
-    """The plane of two stains: y = r (cos(phi) e1 + sin(phi) e2) + t normal."""
+def across_noise(y: FloatArray, plane: Plane) -> float:
+    """Noise of pooled OD across the rays, from the component out of the plane; robust.
 
-    e1: FloatArray
-    e2: FloatArray
-    normal: FloatArray
-
-    @classmethod
-    def of(cls, stain_matrix: FloatArray) -> Plane:
-        """The plane through two rows; e1 halfway between them, angles grow towards the second."""
-        a, b = np.asarray(stain_matrix, np.float64)
-        e1 = unit_rows(a + b)
-        e2 = unit_rows((b - a) - np.dot(b - a, e1) * e1)
-        return cls(e1, e2, unit_rows(np.cross(e1, e2)))
-
-    def angles(self, y: FloatArray) -> FloatArray:
-        """(..., 3) -> (...) radians from e1."""
-        return np.asarray(np.arctan2(y @ self.e2, y @ self.e1), np.float32)
-
-    def ray(self, phi: npt.ArrayLike) -> FloatArray:
-        """(...) radians -> (..., 3) unit vectors in the plane."""
-        p = np.asarray(phi, np.float64)[..., None]
-        return np.asarray(np.cos(p) * self.e1 + np.sin(p) * self.e2, np.float32)
+    Args:
+        y: (P, 3) pooled OD. plane: of two stains.
+    """
+    out = y @ plane.normal
+    return float(1.4826 * np.median(np.abs(out - np.median(out)))) if len(y) else 0.0
 
 
 def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
@@ -108,20 +94,14 @@ def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
 
 
 def _two_rays(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool, ...]]:
-    plane = _fitted_plane(y, library)
-    phi = plane.angles(y)
-    low, high = plane.angles(np.asarray(library, np.float32))
-    rays, measured = [], []
-    middle = 0.5 * (low + high)
-    for side, fallback in ((phi[phi <= middle], low), (phi[phi > middle], high)):
-        enough = len(side) >= _MIN_PIXELS
-        tail = TAIL if fallback == low else 1 - TAIL
-        rays.append(float(np.quantile(side, tail)) if enough else float(fallback))
-        measured.append(enough)
-    return plane.ray(np.array(rays)), tuple(measured)
+    plane = fitted_plane(y, library)
+    edges, strength = cone_edges(edge_histograms(y, plane, across_noise(y, plane)))
+    mean_strength = float(np.linalg.norm(y, axis=1).mean())
+    measured = strength > _MIN_PIXELS * mean_strength
+    return plane.rays(np.where(measured, edges, plane.angles(library))), tuple(measured.tolist())
 
 
-def _fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
+def fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
     """The slide's plane where it is close to the library's, oriented from first to second stain."""
     moment = (y.T @ y).astype(np.float64)
     _, vectors = np.linalg.eigh(moment)
@@ -134,18 +114,22 @@ def _fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
 def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool, ...]]:
     """Vertices of the cone of three or more stains: means of the purest pixels, iterated."""
     rows = np.asarray(library, np.float64)
-    direction = y / np.linalg.norm(y, axis=1, keepdims=True)
+    strength = np.linalg.norm(y, axis=1).astype(np.float64)
     measured = [True] * len(rows)
-    for _ in range(12):
-        q = direction @ np.linalg.pinv(rows)  # (P, N) coordinates along the rows
-        share = q / np.maximum(np.abs(q).sum(1, keepdims=True), 1e-6)
+    for _ in range(_ITERATIONS):
+        dual = np.linalg.pinv(rows)  # (3, N): y @ dual are coordinates along the rows
+        q = y @ dual
+        total = np.maximum(np.abs(q).sum(1), 1e-6)
         updated = rows.copy()
         for k in range(len(rows)):
-            own = share[:, k] > 0.5
+            share = (q[:, k] - _PURE_NOISE * np.linalg.norm(dual[:, k])) / total
+            own = share > 0.5
             measured[k] = int(own.sum()) >= _MIN_PIXELS
             if measured[k]:
-                cut = np.quantile(share[own, k], 1 - 2 * TAIL)
-                updated[k] = direction[own & (share[:, k] >= cut)].mean(0)
+                order = np.argsort(-share[own], kind="stable")
+                mass = np.cumsum(strength[own][order])
+                pure = order[mass <= max(2 * TAIL * mass[-1], mass[min(_MIN_PIXELS, len(mass)) - 1])]
+                updated[k] = y[own][pure].sum(0)
         updated = np.asarray(unit_rows(np.maximum(updated, 0)), np.float64)
         if np.abs(updated - rows).max() < 1e-4:
             break

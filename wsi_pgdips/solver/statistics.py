@@ -11,33 +11,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pgdips.optics.cone import Plane, edge_histograms
 from wsi_pgdips.records import FloatArray
-from wsi_pgdips.solver.rays import Plane
 
-ANGLE_BINS = 360
-ANGLE_RANGE = (-0.9, 0.9)  # radians around the bisector of the two stains
 Q_BINS = 300
 Q_MAX = 3.0  # OD
 
 
-def angle_edges() -> npt.NDArray[np.float64]:
-    """Bin edges of the angle histogram, radians."""
-    return np.linspace(*ANGLE_RANGE, ANGLE_BINS + 1)
-
-
 def tile_statistics(
-    y: FloatArray, half: npt.NDArray[np.bool_], q: FloatArray, stain_matrix: FloatArray
+    y: FloatArray,
+    half: npt.NDArray[np.bool_],
+    q: FloatArray,
+    stain_matrix: FloatArray,
+    noise: float,
 ) -> dict[str, npt.NDArray[Any]]:
     """Statistics of one tile; all sums, so that tiles may be added.
 
     Args:
         y: (P, 3) pooled, glass-corrected OD. half: (P,) interleaved halves.
         q: (N, K) q of tissue pixels under the slide's S0. stain_matrix: (N, 3) S0.
+        noise: of pooled OD, across the rays.
 
     Returns:
         ``count`` () pooled cells; ``moment`` (2, 3, 3) sum of y y' per half; ``sum`` (2, 3) per
-        half; ``q_hist`` (N, Q_BINS); for two stains ``angles`` (2, ANGLE_BINS), in-plane angle per
-        half, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): regression of the out-of-plane
+        half; ``q_hist`` (N, Q_BINS); for two stains ``edges`` (2, 2, ANGLE_BINS), per half
+        the histograms of ``optics.cone``, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): regression of the out-of-plane
         component on q, per half.
     """
     n = len(stain_matrix)
@@ -55,12 +53,11 @@ def tile_statistics(
         dual = np.linalg.pinv(stain_matrix.astype(np.float64))  # (3, 2)
         angles, qq, qr = [], [], []
         for part in halves:
-            phi = plane.angles(part.astype(np.float32))
-            angles.append(np.histogram(phi, ANGLE_BINS, ANGLE_RANGE)[0])
+            angles.append(edge_histograms(part, plane, noise))
             along = part @ dual
             qq.append(along.T @ along)
             qr.append(along.T @ (part @ plane.normal))
-        stats["angles"] = np.stack(angles).astype(np.int64)
+        stats["edges"] = np.stack(angles)
         stats["plane_qq"], stats["plane_qr"] = np.stack(qq), np.stack(qr)
     return stats
 
@@ -70,5 +67,5 @@ def empty_statistics(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
     nothing = np.zeros((0, 3), np.float32)
     n = len(stain_matrix)
     return tile_statistics(
-        nothing, np.zeros(0, bool), np.zeros((n, 0), np.float32), stain_matrix
+        nothing, np.zeros(0, bool), np.zeros((n, 0), np.float32), stain_matrix, 0.0
     )
