@@ -50,7 +50,7 @@ def fit_surface(
 ) -> Surface:
     """Plane (or constant) by iteratively reweighted least squares with Tukey's weights.
 
-    A ridge worth about a hundredth of the data keeps directions that the points do not span flat.
+    A ridge worth a hundredth of a point keeps directions that the points do not span flat.
 
     Args:
         y, x: (K,) positions, K >= 1.

@@ -8,10 +8,8 @@ right: everything scanned is tissue then.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +18,10 @@ from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
+from wsi_pgdips.tiles.maskers import MASKERS, Masker, dark_mask
 from wsi_pgdips.tiles.masks import load_mask, load_roi
 from wsi_pgdips.tiles.whitepoint import Glass, find_glass
 
-Masker = Literal["otsu", "morphological"]
 DILATION_UM = 32.0
 GLASS_MARGIN_UM = 40.0
 HOLE_UM = 200.0  # a hole of this diameter or less is filled
@@ -114,9 +112,9 @@ def find_tissue(
         SettingsError: unknown masker, unusable mask or region file.
         SlideError: no tissue found.
     """
-    if masker not in ("otsu", "morphological"):
+    if masker not in MASKERS:
         raise SettingsError(
-            "unknown masker", expected="otsu or morphological", found=masker, where="--masker"
+            "unknown masker", expected=" or ".join(MASKERS), found=masker, where="--masker"
         )
     rgb, scale = source.overview(overview_mpp)
     mpp = source.grid.mpp * scale
@@ -155,27 +153,16 @@ def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArr
     if not glass.found:
         return np.asarray(~glass.padding)
     dense = (glass.excess > glass.tolerance) & ~glass.padding
-    stained = dense & (_masked(rgb, glass, mpp, masker) | (glass.excess > _STAINED_OD))
+    image = rgb.copy()
+    if glass.clear.any():  # fill would be a class of its own
+        image[glass.padding] = np.median(rgb[glass.clear], axis=0).astype(np.uint8)
+    stained = dense & (dark_mask(image, masker, mpp) | (glass.excess > _STAINED_OD))
     rough = (glass.texture > _TEXTURE_OD) & (glass.excess > glass.tolerance / 4) & ~glass.padding
     labels, n = ndimage.label(dense | rough, np.ones((3, 3), bool))
     area = np.bincount(labels[stained], minlength=n + 1) * mpp**2
     keep = area >= SPECK_UM2
     keep[0] = False
     return _filled(keep[labels], mpp) & ~glass.padding
-
-
-def _masked(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArray:
-    """What tiatoolbox's masker takes for tissue; fill is painted over so as not to be a class."""
-    # 8 to 17 s to import, and it sets up logging and warns about its own dependencies
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(tiatoolbox|numba|shapely|timm|torchvision)")
-        from tiatoolbox.tools.tissuemask import MorphologicalMasker, OtsuTissueMasker
-    image = rgb
-    if glass.padding.any() and glass.clear.any():
-        image = rgb.copy()
-        image[glass.padding] = np.median(rgb[glass.clear], axis=0).astype(np.uint8)
-    tool = OtsuTissueMasker() if masker == "otsu" else MorphologicalMasker(mpp=mpp)
-    return np.asarray(tool.fit_transform(np.ascontiguousarray(image)[None])[0], bool)
 
 
 def _filled(tissue: BoolArray, mpp: float) -> BoolArray:

@@ -14,8 +14,9 @@ from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.tiles.surface import fit_surface
 
-FLAT_OD = 0.006  # standard deviation over 5x5 overview pixels
-MIN_SHARE = 0.002  # of the scanned area
+# standard deviation over 5x5 overview pixels: where glass is looked for, and what may be glass
+FLATTEST_OD, FLAT_OD = 0.004, 0.006
+MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and flat pixels in any case
 _MAX_SUM, _MAX_SPREAD = 0.5, 0.10  # the darkest and the most tinted glass believed, OD
 _WHITE, _BLACK = 254, 8
 _PEAK, _SEED, _BIN = 0.02, 0.05, 0.005  # OD sum
@@ -62,7 +63,7 @@ def find_glass(rgb: ByteArray) -> Glass:
     texture = _local_std(od, 3)
     white, black = rgb.min(2) >= _WHITE, rgb.max(2) <= _BLACK
     padding = _large(white, 16) | _bordering(black)
-    model = _grow(od, _flat(od, padding), int((~padding).sum()), int((white & padding).sum()))
+    model = _grow(od, padding, int((~padding).sum()), int((white & padding).sum()))
     if model is not None:
         clear, excess, tolerance = model
         return Glass(clear & ~_near(padding, 2), padding, excess, tolerance, texture)
@@ -71,31 +72,32 @@ def find_glass(rgb: ByteArray) -> Glass:
     if white.sum() >= MIN_SHARE * max(int((~black_fill).sum()), 1):
         # nothing else is glass: a clipped white point, or a crop of tissue on white fill
         tolerance = _TOLERANCE[0]
-        clear = white | (_flat(od, black_fill) & (total < tolerance))
+        clear = white | (_flat(od, black_fill, FLAT_OD) & (total < tolerance))
         return Glass(clear, black_fill, total, tolerance, texture, ("glass_saturated",))
     nowhere = np.zeros(total.shape, bool)
     return Glass(nowhere, padding, total, 0.0, texture, ("no_glass",))
 
 
-def _flat(od: FloatArray, padding: BoolArray) -> BoolArray:
+def _flat(od: FloatArray, padding: BoolArray, limit: float) -> BoolArray:
     """(H, W) bright, nearly achromatic pixels in flat pieces, away from padding."""
     from scipy import ndimage
 
     total, spread = od.sum(2), np.ptp(od, axis=2)
-    flat = (_local_std(od, 5) < FLAT_OD) & (total < _MAX_SUM) & (spread < _MAX_SPREAD)
+    flat = (_local_std(od, 5) < limit) & (total < _MAX_SUM) & (spread < _MAX_SPREAD)
     flat &= ~_near(padding, 3)
     return np.asarray(ndimage.binary_opening(flat, np.ones((3, 3), bool)), bool)
 
 
 def _grow(
-    od: FloatArray, flat: BoolArray, scanned: int, white: int
+    od: FloatArray, padding: BoolArray, scanned: int, white: int
 ) -> tuple[BoolArray, FloatArray, float] | None:
     """Glass pixels, excess over the glass's plane, tolerance; None where there is no glass."""
     total = od.sum(2)
-    needed = max(MIN_SHARE * scanned, 0.02 * white, 9)
-    peak = _brightest_mode(total[flat], needed)
+    needed = max(MIN_SHARE * scanned, MIN_PIXELS, 0.02 * white)
+    peak = _brightest_mode(total[_flat(od, padding, FLATTEST_OD)], needed)
     if peak is None:
         return None
+    flat = _flat(od, padding, FLAT_OD)
     clear = flat & (np.abs(total - peak) < _SEED)
     rows = np.arange(od.shape[0])[:, None]
     columns = np.arange(od.shape[1])[None, :]

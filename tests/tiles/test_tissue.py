@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.tiles.grid import plan_blocks
+from wsi_pgdips.tiles.tissue import TissueMap, _dilated, _filled, find_tissue
+
+GLASSES = {
+    "grey": (240, 240, 240),
+    "tinted": (225, 235, 228),
+    "yellowish": (245, 240, 215),
+    "dim": (190, 190, 190),
+    "nearly white": (253, 253, 252),
+}
+
+
+@pytest.mark.parametrize("glass", GLASSES.values(), ids=GLASSES.keys())
+@pytest.mark.parametrize("masker", ["otsu", "morphological"])
+def test_tissue_is_found_on_any_glass_without_holes_in_pale_parts(as_source, paint, glass, masker):
+    scene = paint(glass)
+    found = find_tissue(as_source(scene.rgb), masker=masker)
+    assert found.flags == ()
+    assert not (scene.tissue & ~found.core).sum() > 0.002 * scene.tissue.sum()
+    assert found.core[scene.pale].all()
+    assert not (found.core & ~_dilated(scene.tissue, 2)).any()
+    assert found.glass.sum() > 0.8 * (~_dilated(scene.tissue, 6)).sum()
+
+
+def test_margins(as_source, paint):
+    scene = paint()
+    found = find_tissue(as_source(scene.rgb))
+    np.testing.assert_array_equal(found.mask, _dilated(found.core, 4))  # 32 um of 8 um pixels
+    assert not (found.glass & _dilated(found.core, 5)).any()  # 40 um
+    np.testing.assert_array_equal(found.glass_od, rgb_to_od(scene.rgb))
+
+
+def test_drifting_light_is_neither_tissue_nor_lost_glass(as_source, paint):
+    scene = paint((210, 210, 210), drift=0.04)
+    found = find_tissue(as_source(scene.rgb))
+    assert not (found.core & ~_dilated(scene.tissue, 2)).any()
+    for corner in np.s_[:20, :20], np.s_[:20, -20:], np.s_[-20:, :20], np.s_[-20:, -20:]:
+        assert found.glass[corner].mean() > 0.8
+
+
+@pytest.mark.parametrize("fill", [255, 0])
+def test_what_was_never_scanned_is_neither_tissue_nor_glass(as_source, paint, fill):
+    scene = paint()
+    rgb = scene.rgb.copy()
+    rgb[:60], rgb[:, :50] = fill, fill
+    padding = np.zeros(scene.tissue.shape, bool)
+    padding[:60], padding[:, :50] = True, True
+    found = find_tissue(as_source(rgb))
+    assert not (found.mask & padding).any()
+    assert not (found.glass & _dilated(padding, 1)).any()
+    assert found.glass.any()
+    assert found.core[scene.tissue & ~padding].mean() > 0.998
+    level = np.median(found.glass_od[found.glass], axis=0)
+    np.testing.assert_allclose(level, -np.log10(240 / 255), atol=0.002)
+
+
+def test_saturated_glass_is_glass_and_flagged(as_source, paint):
+    scene = paint((255, 255, 255))
+    found = find_tissue(as_source(scene.rgb))
+    assert found.flags == ("glass_saturated",)
+    assert found.core[scene.tissue].mean() > 0.99
+    assert not (found.core & ~_dilated(scene.tissue, 2)).any()
+    assert found.glass.any()
+
+
+def test_without_glass_nothing_is_split(as_source, paint):
+    scene = paint()
+    inside = np.s_[90:150, 110:210]  # dense and pale tissue, no glass
+    assert scene.tissue[inside].all()
+    assert scene.pale[inside].any()
+    found = find_tissue(as_source(np.ascontiguousarray(scene.rgb[inside])))
+    assert found.flags == ("no_glass",)
+    assert found.core.all()
+    assert found.mask.all()
+    assert not found.glass.any()
+
+
+def test_holes_are_filled_up_to_a_size(as_source, paint):
+    scene = paint()
+    rgb = scene.rgb.copy()
+    y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
+    small = (y - 70) ** 2 + (x - 160) ** 2 <= 8**2  # 130 um
+    large = (y - 165) ** 2 + (x - 160) ** 2 <= 18**2  # 290 um, truly glass
+    rgb[small | large] = 240
+    found = find_tissue(as_source(rgb))
+    assert found.core[small].all()
+    assert not found.core[large].any(where=(y[large] - 165) ** 2 + (x[large] - 160) ** 2 < 14**2)
+
+
+def test_dust_is_left_out_but_a_small_piece_is_kept(as_source, paint):
+    rgb = paint().rgb.copy()
+    rgb[10:12, 10:12] = 100  # 16 um
+    rgb[10:17, 290:297] = 100  # 56 um
+    found = find_tissue(as_source(rgb))
+    assert not found.mask[:30, :30].any()
+    assert found.core[10:17, 290:297].all()
+
+
+def test_no_tissue_is_an_error_with_a_way_out(as_source):
+    rng = np.random.default_rng(0)
+    blank = (240 + rng.normal(0, 0.5, (80, 90, 3))).round().astype(np.uint8)
+    with pytest.raises(SlideError, match="no tissue found") as caught:
+        find_tissue(as_source(blank))
+    assert "--masker" in str(caught.value)
+    assert "--mask" in str(caught.value)
+    with pytest.raises(SlideError, match="no tissue found"):
+        find_tissue(as_source(np.zeros((80, 90, 3), np.uint8)))
+
+
+def test_unknown_masker(as_source, paint):
+    with pytest.raises(SettingsError, match="unknown masker"):
+        find_tissue(as_source(paint().rgb), masker="watershed")
+
+
+def random_map(seed: int, scale: float, density: float) -> TissueMap:
+    rng = np.random.default_rng(seed)
+    core = rng.random((13, 17)) < density
+    shape = round(13 * scale) - 1, round(17 * scale) - 2
+    od = np.zeros((13, 17, 3), np.float32)
+    return TissueMap(_dilated(core, 1), core, ~core, od, scale, shape)
+
+
+maps = st.builds(
+    random_map,
+    st.integers(0, 1000),
+    st.sampled_from([1.0, 3.0, 7.9, 16.0]),
+    st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
+regions = st.builds(
+    Region, st.integers(-40, 250), st.integers(-40, 300), st.integers(1, 90), st.integers(1, 90)
+)
+
+
+@given(maps, regions)
+def test_a_window_is_the_mask_at_the_centre_of_each_pixel(tissue, region):
+    got = tissue.window(region.y, region.x, region.h, region.w)
+    assert got.shape == (region.h, region.w)
+    for i in {0, region.h // 2, region.h - 1}:
+        for j in {0, region.w // 2, region.w - 1}:
+            y, x = region.y + i, region.x + j
+            inside = 0 <= y < tissue.shape[0] and 0 <= x < tissue.shape[1]
+            index = int((y + 0.5) / tissue.scale), int((x + 0.5) / tissue.scale)
+            assert got[i, j] == (inside and tissue.mask[index])
+
+
+@given(maps, regions)
+def test_fraction_and_touch_agree_with_the_windows(tissue, region):
+    window = tissue.window(region.y, region.x, region.h, region.w)
+    assert tissue.touches(region) == window.any()
+    undilated = TissueMap(
+        tissue.core, tissue.core, tissue.glass, tissue.glass_od, tissue.scale, tissue.shape
+    )
+    share = undilated.window(region.y, region.x, region.h, region.w).mean()
+    assert tissue.fraction(region) == pytest.approx(share)
+
+
+@given(maps, maps, st.floats(0, 4), st.floats(0, 4))
+def test_dilation_is_monotone(a, b, r, s):
+    small, large = a.core & b.core, a.core
+    lower, upper = min(r, s), max(r, s)
+    assert (large <= _dilated(large, lower)).all()
+    assert (_dilated(small, r) <= _dilated(large, r)).all()
+    assert (_dilated(large, lower) <= _dilated(large, upper)).all()
+
+
+@given(maps)
+def test_filling_only_adds(tissue):
+    assert (tissue.core <= _filled(tissue.core, 8.0)).all()
+
+
+@pytest.mark.realslide
+@pytest.mark.parametrize(
+    ("name", "mpp"), [("CMU-1-Small-Region.svs", 0.499), ("TCGA-CR-7395-01A-01-TS1.svs", 0.25)]
+)
+def test_99_percent_of_dense_pieces_lie_in_rendered_tiles(data_dir, name, mpp, as_source):
+    import openslide
+    from scipy import ndimage
+
+    factor, side = round(0.5 / mpp), round(8 / mpp)
+    with openslide.OpenSlide(str(Path(data_dir) / "slides" / name)) as slide:
+        rgb = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
+    h, w = rgb.shape[0] // side, rgb.shape[1] // side
+    pooled = rgb[: h * side, : w * side].reshape(h, side, w, side, 3).mean((1, 3))
+    source = as_source(np.rint(pooled).astype(np.uint8))
+    found = find_tissue(source)
+    grid = OutputGrid((h * side, w * side), float(factor), mpp * factor, 256, 1024)
+    assert grid.shape == source.grid.shape
+    rendered = np.zeros(grid.tile_grid, bool)
+    for plan in plan_blocks(grid, found, 0.05):
+        rendered[tuple(np.transpose(plan.render))] = True
+    tiles = np.kron(rendered, np.ones((16, 16), bool))[:h, :w]  # 16 overview pixels a tile
+    glass = np.median(found.glass_od[found.glass], axis=0).sum()
+    for offset in (0.0, glass):
+        dense = found.glass_od.sum(2) - offset > 0.3
+        labels, _ = ndimage.label(dense, np.ones((3, 3)))
+        wide = [False]
+        for rows, columns in ndimage.find_objects(labels):
+            wide.append(max(rows.stop - rows.start, columns.stop - columns.start) * 8 > 50)
+        pieces = np.array(wide)[labels]
+        assert pieces.sum() > 1000
+        assert tiles[pieces].mean() >= 0.99
+
+
+def test_the_maskers_of_tiatoolbox_leave_the_log_alone_and_keep_the_threshold_itself():
+    import logging
+
+    from wsi_pgdips.tiles.maskers import dark_mask
+
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    rgb = np.full((60, 60, 3), 240, np.uint8)
+    rgb[20:40, 20:40] = 120  # two grey levels: Otsu's threshold is 120 itself
+    np.testing.assert_array_equal(dark_mask(rgb, "otsu", 8.0), rgb[..., 0] == 120)
+    assert (logging.getLogger().handlers, logging.getLogger().level) == before
