@@ -95,6 +95,22 @@ def test_level_that_openslide_interpolates_is_not_read_from(slide: Path) -> None
     np.testing.assert_array_equal(source.read(0, 0, 750, 601), expected)
 
 
+def test_interpolated_level_is_not_read_from_even_where_its_edge_would_do(slide: Path) -> None:
+    source = open_source(slide, mpp=2.0)  # a rest of 1 pixel is little at a factor of 8
+    expected = box_mean(picture(*SHAPE)[:1496, :1200], 8)
+    np.testing.assert_array_equal(source.read(0, 0, 187, 150), expected)
+
+
+def test_overview_pixel_beyond_a_rounded_down_level(tmp_path: Path) -> None:
+    rgb = picture(1603, 1603)  # 100 pixels at level 1, 101 in the overview
+    coarse = box_mean(rgb[:1600, :1600], 16)
+    path = write_tiff(tmp_path / "a.tif", [rgb, coarse], mpp=0.5)
+    view, scale = open_source(path).overview(8.0)
+    assert (scale, view.shape) == (16, (101, 101, 3))
+    assert np.abs(view[:99, :99].astype(int) - coarse[:99, :99]).max() <= 2
+    assert np.abs(view[100, :99].astype(int) - coarse[99, :99]).max() <= 2
+
+
 def test_overview_comes_from_a_coarse_level(slide: Path) -> None:
     view, scale = open_source(slide, mpp=0.5).overview(8.0)
     assert scale == 16

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -80,6 +81,35 @@ def test_bad_tile_fails_alone(path: Path) -> None:
         assert str(path.parent) not in str(caught.value.where)
         good = source.read(2 * SIDE, 4 * SIDE, SIDE, SIDE)
         assert np.abs(good.astype(int) - blocks()[2 * SIDE, 4 * SIDE]).max() < 8
+
+
+def test_broken_handle_is_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_slide(tmp_path / "s.svs", blocks())
+    spoil(path, [(2, 3)])
+    source = open_source(path)
+    source.read(0, 0, SIDE, SIDE)
+    opened = []
+    genuine = openslide.OpenSlide
+
+    def counted(name: Path) -> openslide.OpenSlide:
+        opened.append(name)
+        return genuine(name)
+
+    monkeypatch.setattr(openslide, "OpenSlide", counted)
+    with pytest.raises(SlideError):
+        source.read(2 * SIDE, 3 * SIDE, SIDE, SIDE)
+    for tx in range(8):
+        source.read(4 * SIDE, tx * SIDE, SIDE, SIDE)
+    assert len(opened) == 2  # one to judge the bad tile, one for all reads after it
+
+
+def test_truncated_tiff_is_refused_before_any_tile_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "s.ome.tif"
+    options = {"tile": (SIDE, SIDE), "photometric": "rgb", "metadata": {"axes": "YXS"}}
+    tifffile.imwrite(path, blocks(), **options)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(SlideError, match="bytes where the image needs"):
+        open_source(path, mpp_source=0.5)
 
 
 def test_bad_tile_does_not_disturb_other_threads(path: Path) -> None:

@@ -103,29 +103,37 @@ def test_half_resolution_is_aligned_with_level_0_at_every_corner(data_dir: Path,
             np.testing.assert_array_equal(source.read(y, x, 96, 96), expected)
 
 
+def _textured_places(view: ByteArray, side: int) -> list[tuple[int, int]]:
+    """The most textured window of each quadrant: bare glass says nothing about alignment."""
+    height, width = view.shape[0] - side - 2, view.shape[1] - side - 2
+    places = []
+    for top, left in ((0, 0), (0, width // 2), (height // 2, 0), (height // 2, width // 2)):
+        windows = [
+            (float(view[y : y + side, x : x + side].std()), y, x)
+            for y in range(top, top + height // 2, side)
+            for x in range(left, left + width // 2, side)
+        ]
+        places.append(max(windows)[1:])
+    return places
+
+
 @pytest.mark.parametrize("name", [name for name, *_ in SLIDES if name.startswith("slides/")])
-def test_overview_is_aligned_at_every_corner(data_dir: Path, name: str) -> None:
-    """A coarse level with a rounded shape must not drift: one pixel off would be seen here."""
+def test_overview_is_aligned_in_every_quadrant(data_dir: Path, name: str) -> None:
+    """A coarse level with a rounded shape must not drift: no shift by a pixel fits better."""
     source = open_source(data_dir / name)
     view, scale = source.overview(8.0)
     s, n = int(scale), 20
-    height, width = (side // s for side in source.grid.shape)
-    textured = 0
-    for i in (0, height // 2, height - n):
-        for j in (0, width // 2, width - n):
-            fine = source.read(i * s, j * s, n * s, n * s).astype(np.float32)
-            expected = fine.reshape(n, s, n, s, 3).mean(axis=(1, 3))[1:-1, 1:-1]
-            errors = {
-                (dy, dx): _difference(view[i + dy :, j + dx :][: n - 2, : n - 2], expected)
-                for dy in range(3)
-                for dx in range(3)
-            }
-            # coarse levels are compressed once more, so they never agree exactly
-            assert errors[1, 1] < 6
-            if expected.std() > 8:
-                textured += 1
-                assert errors[1, 1] < 0.8 * min(e for at, e in errors.items() if at != (1, 1))
-    assert textured >= 3
+    for i, j in _textured_places(view, n):
+        fine = source.read(i * s, j * s, n * s, n * s).astype(np.float32)
+        expected = fine.reshape(n, s, n, s, 3).mean(axis=(1, 3))[1:-1, 1:-1]
+        assert expected.std() > 5
+        errors = {
+            (dy, dx): _difference(view[i + dy :, j + dx :][: n - 2, : n - 2], expected)
+            for dy in range(3)
+            for dx in range(3)
+        }
+        # coarse levels are compressed once more, so they never agree exactly
+        assert errors.pop((1, 1)) < 0.8 * min(errors.values())
 
 
 def test_exact_coarse_level_equals_the_stored_pixels(data_dir: Path) -> None:
