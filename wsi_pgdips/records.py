@@ -114,7 +114,9 @@ class SlidePrior:
         background: (3,) B0, OD of glass.
         presence: (N,) OD: a tile whose 99th percentile of q_n is below holds none of that stain.
         noise_od: standard deviation of pixel noise in OD on tissue.
+        pooled_noise_od: of OD pooled 4x4, across the rays (DESIGN 2.10).
         prior_weight: (N,) Lambda of the data-consistent render, >= 0 (DESIGN 2.6, 2.13).
+        measured: (N,) bool, stains whose vector the slide itself supports.
         network: name -> array of the slide-level network, empty where there is none.
         flags: words on what could not be done (``no_glass``, ``stain_gated:DAB``...).
         loss: mean squared OD error of the slide-level fit.
@@ -125,7 +127,9 @@ class SlidePrior:
     background: FloatArray
     presence: FloatArray
     noise_od: float
+    pooled_noise_od: float
     prior_weight: FloatArray
+    measured: BoolArray
     network: dict[str, FloatArray] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     loss: float = float("nan")

@@ -1,8 +1,9 @@
 """S(x) from the tiles' statistics, shrunk towards the slide's by evidence (DESIGN 2.11, 2.12).
 
-Each tile's statistics come in two interleaved halves. What both halves agree on is a property of the
-place; what they do not is the estimator's own noise. The field keeps the share of the local deviation
-that the halves support: none where nothing is resolved, so that a field is not worse than a constant.
+Each tile's statistics come in two interleaved halves. What both halves agree on is a property of
+the place; what they do not is the estimator's own noise. The field keeps the share of the local
+deviation that the halves support: none where nothing is resolved, so that a field is not worse than
+a constant.
 """
 
 from __future__ import annotations
@@ -32,15 +33,19 @@ class StainField:
 
     Attributes:
         stain_matrix: (GY, GX, N, 3) unit rows. slide: (N, 3), the slide's own.
+        raw: (GY, GX, N, 3) each tile's own estimate, unblended; NaN where it says nothing.
         kept: share of the local deviation kept, by name.
     """
 
     stain_matrix: FloatArray
     slide: FloatArray
+    raw: FloatArray
     kept: dict[str, float]
 
 
-def stain_field(statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]) -> StainField:
+def stain_field(
+    statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]
+) -> StainField:
     """S(x) for one, two or more stains.
 
     Args:
@@ -59,20 +64,30 @@ def stain_field(statistics: Statistics, anchor: FloatArray, measured: npt.NDArra
     if n == 2:
         return _two(statistics, anchor, measured)
     constant = np.broadcast_to(anchor, (*shape, n, 3)).astype(np.float32)
-    return StainField(constant, anchor, {})
+    raw = np.where(_busy(statistics)[..., None, None], constant, np.nan).astype(np.float32)
+    return StainField(constant, anchor, raw, {})
+
+
+def _busy(statistics: Statistics) -> npt.NDArray[np.bool_]:
+    return np.asarray(statistics["count"] > 0)
 
 
 def _one(statistics: Statistics, anchor: FloatArray) -> StainField:
     total = statistics["sum"].astype(np.float64)  # (GY, GX, 2, 3)
-    if not total.any():
-        return StainField(np.broadcast_to(anchor, (*total.shape[:2], 1, 3)).copy(), anchor, {})
+    busy = _busy(statistics)[..., None]
+    if not busy.any():
+        constant = np.broadcast_to(anchor, (*total.shape[:2], 1, 3)).astype(np.float32)
+        return StainField(constant, anchor, np.full_like(constant, np.nan), {})
     slide = unit_rows(total.sum((0, 1, 2)))
     local = neighbourhood_sum(total, SIGMA_TILES)
     weight = statistics["count"].astype(np.float64)
     deviation = np.stack([_direction(local[:, :, i], slide) for i in (0, 1)], 2)
     kept = supported_share(deviation, weight)
     both = slide + kept * _direction(local.sum(2), slide)
-    return StainField(unit_rows(both)[:, :, None], slide[None], {"direction": kept})
+    raw = np.where(busy, unit_rows(total.sum(2)), np.nan).astype(np.float32)
+    return StainField(
+        unit_rows(both)[:, :, None], slide[None], raw[:, :, None], {"direction": kept}
+    )
 
 
 def _direction(total: Floats, slide: FloatArray) -> Floats:
@@ -81,9 +96,7 @@ def _direction(total: Floats, slide: FloatArray) -> Floats:
     return np.where(some, unit_rows(total) - slide, 0.0)
 
 
-def _two(
-    statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]
-) -> StainField:
+def _two(statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]) -> StainField:
     plane = Plane.of(anchor)
     edges = statistics["edges"].astype(np.float64)  # (GY, GX, 2 halves, 2 stains, A)
     slide_angle, slide_mass = cone_edges(edges.sum((0, 1, 2)))
@@ -102,7 +115,21 @@ def _two(
     rows = plane.rays(slide_angle + kept * deviation) + tilt[..., None] * plane.normal
     slide = plane.rays(slide_angle) + _slide_tilt(statistics)[:, None] * plane.normal
     kept_by_name = {"edge_0": float(kept[0]), "edge_1": float(kept[1]), "tilt": tilt_kept}
-    return StainField(unit_rows(rows), unit_rows(slide), kept_by_name)
+    return StainField(
+        unit_rows(rows), unit_rows(slide), _raw(statistics, plane, slide_angle), kept_by_name
+    )
+
+
+def _raw(statistics: Statistics, plane: Plane, slide_angle: Floats) -> FloatArray:
+    """(GY, GX, 2, 3) what each tile says by itself, as per-tile methods would use it."""
+    own, mass = cone_edges(statistics["edges"].astype(np.float64).sum(2))
+    angle = slide_angle + np.where(mass > 0, _clipped(own - slide_angle), 0.0)
+    tilt = _solve(
+        statistics["plane_qq"].astype(np.float64).sum(2),
+        statistics["plane_qr"].astype(np.float64).sum(2),
+    )
+    rows = unit_rows(plane.rays(angle) + tilt[..., None] * plane.normal)
+    return np.where(_busy(statistics)[..., None, None], rows, np.nan).astype(np.float32)
 
 
 def _clipped(angle: Floats) -> Floats:

@@ -82,9 +82,7 @@ def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> Fl
         last = int(np.clip((start + length) / grid.tile - 0.5, 0, full - 1)) + 2
         first, last = max(min(first, full - 2), 0), min(last, full)
         cut.append(slice(first, last))
-        weights.append(
-            interpolation_weights(full, grid.tile, start, length)[:, first:last]
-        )
+        weights.append(interpolation_weights(full, grid.tile, start, length)[:, first:last])
     local = np.asarray(field[cut[0], cut[1]], np.float32)
     flat = local.reshape(*local.shape[:2], -1)  # (gy, gx, K)
     across = np.einsum("abk,xb->akx", flat, weights[1])

@@ -1,8 +1,8 @@
 """The cone of colours of two stains: its plane, and its edges from histograms of angles.
 
-A stain is identified by its purest pixels, the edge of the cone. Noise blurs that edge by an angle of
-noise / strength, so each pixel is first moved inwards by its own uncertainty; the edge is then where
-only a small share of the pixels, weighted by strength, lies outside.
+A stain is identified by its purest pixels, the edge of the cone. Noise blurs that edge by an angle
+of noise / strength, so each pixel is first moved inwards by its own uncertainty; the edge is then
+where only a small share of the pixels, weighted by strength, lies outside.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Plane:
         return np.asarray(np.cos(p) * self.e1 + np.sin(p) * self.e2, np.float32)
 
 
-def edge_histograms(y: FloatArray, plane: Plane, noise: float) -> Floats:
+def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float) -> Floats:
     """Angles moved inwards by each pixel's uncertainty, weighted by strength.
 
     Args:

@@ -1,4 +1,4 @@
-"""Closed-form unmixing per pixel: non-negative least squares, optionally pulled towards a prior map.
+"""Closed-form unmixing per pixel: non-negative least squares, with or without a prior map.
 
     q = argmin_{q >= 0} |OD - B - q S|^2 + (q - q_prior)' Lambda (q - q_prior)
 

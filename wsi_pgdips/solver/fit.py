@@ -17,12 +17,11 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver import network, optimise
 from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
-from wsi_pgdips.solver.rays import SATURATED_OD, pool_od
+from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD, pool_od
 from wsi_pgdips.solver.statistics import empty_statistics, tile_statistics
 from wsi_pgdips.solver.tile import TileInput, batch
 
 TILE_GATE_DEG = 20.0
-MIN_CELLS = 40  # pooled cells a tile needs before anything is fitted to it
 NEUTRAL_PRIOR_WEIGHT = 1e-3  # below, a prior map moves q by less than the stored step
 _HALF_CONFIDENCE = 0.05  # share of pixels with a stain at which its confidence is one half
 _FIT_SCALE_OD = 0.03  # residual at which confidence halves
@@ -114,7 +113,7 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
         loss,
         0,
         flags,
-        tile_statistics(y, half, q, prior.stain_matrix),
+        tile_statistics(y, half, q, prior.stain_matrix, prior.pooled_noise_od),
         None,
     )
 

@@ -1,9 +1,9 @@
 """The generator: a skip network ("deep image prior") written for many tiles in one launch.
 
 Architecture as published for PGDIPS and Double-DIP: five scales of 8-16-32-64-128 channels, 5x5
-kernels, reflection padding, leaky ReLU, bilinear upsampling, skip branches, sigmoid output. Weights
-carry a leading problem axis T: with T independent tiles the convolutions are grouped, one launch for
-all; with T = 1 one set of weights serves the whole batch.
+kernels, reflection padding, leaky ReLU, bilinear upsampling, skip branches, sigmoid output.
+Weights carry a leading problem axis T: with T independent tiles the convolutions are grouped, one
+launch for all; with T = 1 one set of weights serves the whole batch.
 """
 
 from __future__ import annotations
@@ -108,7 +108,12 @@ def _conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def _layer(
-    x: Tensor, weights: Weights, name: str, spec: NetworkSpec, stride: int, probe: dict[str, Tensor] | None
+    x: Tensor,
+    weights: Weights,
+    name: str,
+    spec: NetworkSpec,
+    stride: int,
+    probe: dict[str, Tensor] | None,
 ) -> Tensor:
     y = _conv(x, weights[f"{name}.weight"], stride)
     gain, bias = weights[f"{name}.gain"], weights[f"{name}.bias"]
@@ -149,11 +154,15 @@ def forward(
         x = torch.cat([skips[i], x], 1)
         x = _layer(x, weights, f"up{i}", spec, 1, probe)
         x = _layer(x, weights, f"mix{i}", spec, 1, probe)
-    logits = _conv(x, weights["head.weight"], 1) + weights["head.bias"][:, :, None, None].to(x.dtype)
+    logits = _conv(x, weights["head.weight"], 1) + weights["head.bias"][:, :, None, None].to(
+        x.dtype
+    )
     return torch.sigmoid(logits.float())
 
 
-def calibrate_weights(weights: dict[str, Tensor], x: Tensor, spec: NetworkSpec) -> dict[str, Tensor]:
+def calibrate_weights(
+    weights: dict[str, Tensor], x: Tensor, spec: NetworkSpec
+) -> dict[str, Tensor]:
     """Weights whose frozen normalisation standardises every layer on the batch ``x``."""
     probe: dict[str, Tensor] = {}
     with torch.no_grad():

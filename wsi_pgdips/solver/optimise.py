@@ -43,7 +43,7 @@ class Solution:
 
 def autocast(device: torch.device) -> torch.autocast:
     """bf16 where the device computes in it; parameters, losses and physics stay float32."""
-    supported = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[attr-defined]
+    supported = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)
 
 
@@ -134,7 +134,7 @@ def solve(
             x = x + jitter.to(x.device, non_blocking=True)
         total, _ = objective(maps(trained, x, spec, n), y, v, physics(), start, preset)
         optimiser.zero_grad(set_to_none=True)
-        total.sum().backward()
+        total.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.no_grad():
         final = physics()

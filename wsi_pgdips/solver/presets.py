@@ -51,9 +51,7 @@ class Preset:
         )
 
 
-_PAPER = Preset(
-    "paper", True, True, 1, 6000, 5e-4, 5e-4, 1.0, 0.01, 0.0, 0.0, True, "parameters"
-)
+_PAPER = Preset("paper", True, True, 1, 6000, 5e-4, 5e-4, 1.0, 0.01, 0.0, 0.0, True, "parameters")
 _BALANCED = Preset(
     "balanced", False, False, 2, 20, 5e-4, 1e-3, 1.0, 0.01, 0.05, 1.0, False, "statistics"
 )

@@ -10,11 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior
 from wsi_pgdips.solver import network, optimise
 from wsi_pgdips.solver.presets import Preset
-from wsi_pgdips.solver.rays import SATURATED_OD, estimate_rays, pool_od
+from wsi_pgdips.solver.rays import (
+    MIN_CELLS,
+    SATURATED_OD,
+    across_noise,
+    estimate_rays,
+    pool_od,
+)
 from wsi_pgdips.solver.tile import TileInput, batch
 
 CROP = 160  # side of a training crop at the network's resolution
@@ -49,10 +56,11 @@ def calibrate_prior(
     Returns:
         The prior; its network is empty for noise input, which shares no weights.
     """
-    pooled = np.concatenate([pool_od(t.corrected, t.own_tissue)[0] for t in tiles])
-    rays = estimate_rays(pooled, library)
+    pooled = [pool_od(t.corrected, t.own_tissue)[0] for t in tiles]
+    rays = estimate_rays(np.concatenate(pooled), library)
     flags += tuple(f"stain_{i}_from_library" for i, ok in enumerate(rays.measured) if not ok)
-    s0 = rays.stain_matrix
+    s0, measured = rays.stain_matrix, np.array(rays.measured)
+    pooled_noise = _pooled_noise(pooled, s0)
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
     m0 = np.maximum(np.percentile(q, PERCENTILE_M, axis=1), MIN_PRESENCE_OD).astype(np.float32)
     noise = float(np.median([tile_noise(t) for t in tiles]))
@@ -61,7 +69,9 @@ def calibrate_prior(
     n = len(s0)
     if preset.noise_input:
         weight = np.full(n, 100.0 if prior_weight is None else prior_weight, np.float32)
-        return SlidePrior(s0, m0, background, presence, noise, weight, flags=flags)
+        return SlidePrior(
+            s0, m0, background, presence, noise, pooled_noise, weight, measured, flags=flags
+        )
     mean_q = q.mean(1) if q.size else m0 * 0.1
     weights, loss = _train(tiles, s0, m0, mean_q, preset, steps, seed, device, executor)
     weight = (
@@ -70,7 +80,18 @@ def calibrate_prior(
         else np.full(n, prior_weight, np.float32)
     )
     arrays = {k: v.cpu().numpy() for k, v in weights.items()}
-    return SlidePrior(s0, m0, background, presence, noise, weight, arrays, flags, loss)
+    return SlidePrior(
+        s0, m0, background, presence, noise, pooled_noise, weight, measured, arrays, flags, loss
+    )
+
+
+def _pooled_noise(pooled: Sequence[FloatArray], stain_matrix: FloatArray) -> float:
+    """Median over tiles, so that a drift over the slide does not count as noise."""
+    if len(stain_matrix) != 2:
+        return 0.0
+    plane = Plane.of(stain_matrix)
+    values = [across_noise(y, plane) for y in pooled if len(y) >= MIN_CELLS]
+    return float(np.median(values)) if values else 0.0
 
 
 def _pixels(tile: TileInput, stain_matrix: FloatArray) -> FloatArray:
@@ -181,7 +202,7 @@ def _estimate_prior_weight(
     own_noise = noise**2 * np.diag(np.linalg.pinv(s0.astype(np.float64) @ s0.T.astype(np.float64)))
     errors = []
     for tile in list(tiles)[:6]:
-        od, valid, background = batch([tile], preset.shrink, device)
+        od, _, background = batch([tile], preset.shrink, device)
         with torch.no_grad():
             c = optimise.maps(weights, od - background[:, :, None, None], spec, n)
         q = c.cpu()[0] * torch.from_numpy(m0)[:, None, None]

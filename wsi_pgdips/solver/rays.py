@@ -20,7 +20,7 @@ POOL = 4
 MIN_MEAN_OD = 0.1  # low enough that pale, pure counterstain counts
 SATURATED_OD = 2.0  # beyond, a channel sits at the detector's floor and bends the angle
 GATE_DEG = 30.0
-_MIN_PIXELS = 60
+MIN_CELLS = 60  # pooled cells below which nothing is estimated
 _SQUARE = 16  # pooled cells
 _ITERATIONS = 12
 _PURE_NOISE = 0.01  # OD of pooled noise by which a pixel's purity is marked down
@@ -80,15 +80,19 @@ def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
         slide's plane where there are two) and is marked unmeasured.
     """
     n = len(library)
-    if len(y) < _MIN_PIXELS:
+    if len(y) < MIN_CELLS:
         return Rays(np.asarray(library, np.float32), (False,) * n)
+    measured: tuple[bool, ...]
     if n == 1:
         found, measured = unit_rows(y.sum(0, keepdims=True)), (True,)
     elif n == 2:
         found, measured = _two_rays(y, library)
     else:
         found, measured = _purest(y, library)
-    ok = [m and bool(angle_deg(f, l) < GATE_DEG) for m, f, l in zip(measured, found, library, strict=True)]
+    ok = [
+        m and bool(angle_deg(row, known) < GATE_DEG)
+        for m, row, known in zip(measured, found, library, strict=True)
+    ]
     rows = np.where(np.array(ok)[:, None], found, library)
     return Rays(unit_rows(rows), tuple(ok))
 
@@ -97,7 +101,7 @@ def _two_rays(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[boo
     plane = fitted_plane(y, library)
     edges, strength = cone_edges(edge_histograms(y, plane, across_noise(y, plane)))
     mean_strength = float(np.linalg.norm(y, axis=1).mean())
-    measured = strength > _MIN_PIXELS * mean_strength
+    measured = strength > MIN_CELLS * mean_strength
     return plane.rays(np.where(measured, edges, plane.angles(library))), tuple(measured.tolist())
 
 
@@ -124,11 +128,11 @@ def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool,
         for k in range(len(rows)):
             share = (q[:, k] - _PURE_NOISE * np.linalg.norm(dual[:, k])) / total
             own = share > 0.5
-            measured[k] = int(own.sum()) >= _MIN_PIXELS
+            measured[k] = int(own.sum()) >= MIN_CELLS
             if measured[k]:
                 order = np.argsort(-share[own], kind="stable")
                 mass = np.cumsum(strength[own][order])
-                pure = order[mass <= max(2 * TAIL * mass[-1], mass[min(_MIN_PIXELS, len(mass)) - 1])]
+                pure = order[mass <= max(2 * TAIL * mass[-1], mass[min(MIN_CELLS, len(mass)) - 1])]
                 updated[k] = y[own][pure].sum(0)
         updated = np.asarray(unit_rows(np.maximum(updated, 0)), np.float64)
         if np.abs(updated - rows).max() < 1e-4:

@@ -1,7 +1,7 @@
 """Sufficient statistics of one tile, from which ``field`` estimates S(x) and M(x) (DESIGN 2.12).
 
-Averaging the extreme rays of tiles that lack pure pixels stays biased; summing the tiles' histograms
-and then taking the ray does not. So tiles hand over histograms and moments, never only estimates.
+Averaging the extreme rays of tiles that lack pure pixels stays biased; summing the tiles'
+histograms and then taking the ray does not. So tiles hand over histograms and moments.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def tile_statistics(
 
     Returns:
         ``count`` () pooled cells; ``moment`` (2, 3, 3) sum of y y' per half; ``sum`` (2, 3) per
-        half; ``q_hist`` (N, Q_BINS); for two stains ``edges`` (2, 2, ANGLE_BINS), per half
-        the histograms of ``optics.cone``, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): regression of the out-of-plane
-        component on q, per half.
+        half; ``q_hist`` (N, Q_BINS); for two stains, per half, ``edges`` (2, 2, ANGLE_BINS) of
+        ``optics.cone``, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): the regression of the
+        out-of-plane component on q.
     """
     n = len(stain_matrix)
     halves = [y[~half].astype(np.float64), y[half].astype(np.float64)]

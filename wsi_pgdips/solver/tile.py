@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ class TileInput:
         """(h, w) tissue of the tile's own pixels."""
         return np.asarray(self._inner(self.tissue))
 
-    def _inner(self, a: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def _inner(self, a: npt.NDArray[Any]) -> npt.NDArray[Any]:
         h, w = a.shape[-2:]
         return a[..., self.halo : h - self.halo, self.halo : w - self.halo]
 

@@ -1,0 +1,135 @@
+"""``blend``: the tiles' statistics and parameters become smooth fields S(x), M(x), B(x)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.field.stains import StainField, stain_field
+from wsi_pgdips.field.windows import blend, neighbourhood_sum
+from wsi_pgdips.optics.physics import unit_rows
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
+
+SIGMA_PARAMETERS = 1.5  # tiles
+PERCENTILE_M = 0.999
+UNFITTED = (
+    TileFlag.LOW_TISSUE
+    | TileFlag.BLANK
+    | TileFlag.DIVERGED
+    | TileFlag.READ_FAILED
+    | TileFlag.FAILED
+)
+
+
+def blend_fields(
+    fits: Sequence[BlockFit],
+    tile_grid: tuple[int, int],
+    prior: SlidePrior,
+    background: FloatArray,
+    *,
+    source: str,
+    q_max: float,
+) -> tuple[Fields, FloatArray]:
+    """Fields on the whole tile grid.
+
+    Args:
+        fits: of every block, in any order; the result does not depend on it.
+        tile_grid: (GY, GX). prior: the slide's. background: (GY, GX, 3) B of glass.
+        source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
+        q_max: OD at the upper end of the q histograms.
+
+    Returns:
+        Fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
+        neighbours, or from the slide where there are none.
+    """
+    n = len(prior.stain_matrix)
+    flags = _on_grid(fits, "flags", tile_grid, int(TileFlag.LOW_TISSUE))
+    inherited = (flags & int(UNFITTED)) != 0
+    confidence = _on_grid(fits, "confidence", tile_grid, 0.0, (n,))
+    confidence = np.where(inherited[..., None], 0.0, confidence)
+    own_m = _masked(_on_grid(fits, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
+    own_b = _masked(_on_grid(fits, "background", tile_grid, np.nan, (3,)), inherited)
+    statistics = _statistics(fits, tile_grid)
+    if source == "parameters":
+        own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
+        stains = _from_parameters(own_s, confidence, prior)
+        share = confidence.max(-1)
+        m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
+        b = blend(own_b, share, SIGMA_PARAMETERS, prior.background)
+    else:
+        stains = stain_field(statistics, prior.stain_matrix, prior.measured)
+        m = _local_percentile(statistics["q_hist"], prior, q_max)
+        b = background.astype(np.float64)
+    fields = Fields(
+        stain_matrix=stains.stain_matrix,
+        spectral_correction=m.astype(np.float32),
+        background=b.astype(np.float32),
+        raw_stain_matrix=_masked(stains.raw, inherited),
+        raw_spectral_correction=own_m.astype(np.float32),
+        raw_background=own_b.astype(np.float32),
+        confidence=confidence.astype(np.float32),
+        inherited=inherited,
+        shrinkage=stains.kept,
+    )
+    return fields, stains.slide
+
+
+def _from_parameters(
+    own: npt.NDArray[Any], confidence: npt.NDArray[Any], prior: SlidePrior
+) -> StainField:
+    """Confidence-weighted Gaussian mean of the tiles' vectors, renormalised."""
+    rows = [
+        blend(own[:, :, k], confidence[..., k], SIGMA_PARAMETERS, prior.stain_matrix[k])
+        for k in range(own.shape[2])
+    ]
+    field = unit_rows(np.stack(rows, 2))
+    weight = confidence[..., None]
+    total = np.nansum(own * weight, (0, 1)) + 1e-9 * prior.stain_matrix
+    return StainField(field, unit_rows(total), np.asarray(own, np.float32), {})
+
+
+def _local_percentile(
+    histogram: npt.NDArray[Any], prior: SlidePrior, q_max: float
+) -> npt.NDArray[np.float64]:
+    """M(x): the local 99.9th percentile of q, so that C = q / M lies in [0, 1] (DESIGN 2.5)."""
+    local = neighbourhood_sum(histogram, SIGMA_PARAMETERS)
+    total = np.cumsum(local, -1)
+    some = total[..., -1] > 0
+    index = (total < PERCENTILE_M * total[..., -1:]).sum(-1)
+    value = (np.minimum(index, histogram.shape[-1] - 1) + 0.5) * q_max / histogram.shape[-1]
+    return np.where(some, np.maximum(value, prior.presence), prior.spectral_correction)
+
+
+def _on_grid(
+    fits: Sequence[BlockFit],
+    name: str,
+    tile_grid: tuple[int, int],
+    fill: float,
+    shape: tuple[int, ...] = (),
+) -> npt.NDArray[Any]:
+    dtype = np.int64 if name == "flags" else np.float64
+    out = np.full((*tile_grid, *shape), fill, dtype)
+    for fit in fits:
+        out[fit.index[:, 0], fit.index[:, 1]] = getattr(fit, name)
+    return out
+
+
+def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    mask = inherited.reshape(*inherited.shape, *([1] * (values.ndim - 2)))
+    return np.where(mask, np.nan, values).astype(np.float32)
+
+
+def _statistics(
+    fits: Sequence[BlockFit], tile_grid: tuple[int, int]
+) -> dict[str, npt.NDArray[Any]]:
+    """name -> (GY, GX, ...), zero where no tile was fitted."""
+    out: dict[str, npt.NDArray[Any]] = {}
+    for fit in fits:
+        for name, values in fit.statistics.items():
+            if name not in out:
+                out[name] = np.zeros((*tile_grid, *values.shape[1:]), np.float64)
+            out[name][fit.index[:, 0], fit.index[:, 1]] = values
+    return out

@@ -1,0 +1,187 @@
+"""One slide, opened and planned: what every stage needs to know of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pgdips.config import ScientificSettings, tile_seed
+from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, TileSource
+from wsi_pgdips.run.ledger import Ledger, digest, identity, load_arrays, save_arrays
+from wsi_pgdips.slide.reader import open_source
+from wsi_pgdips.solver.presets import HALO, Preset, resolve
+from wsi_pgdips.solver.tile import TileInput, tile_input
+from wsi_pgdips.tiles.glass import background_field
+from wsi_pgdips.tiles.grid import BlockPlan, plan_blocks
+from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+
+
+@dataclass(frozen=True)
+class Context:
+    """A slide with its tissue, glass and plan.
+
+    Attributes:
+        background: (GY, GX, 3) B of glass at tile centres. b0: (3,) of the slide.
+        plans: blocks with tissue, raster order. digest: identity of slide and settings.
+    """
+
+    source: TileSource
+    stains: StainSet
+    settings: ScientificSettings
+    preset: Preset
+    tissue: TissueMap
+    background: FloatArray
+    b0: FloatArray
+    plans: tuple[BlockPlan, ...]
+    digest: str
+
+    @property
+    def grid(self) -> OutputGrid:
+        return self.source.grid
+
+    @property
+    def n_tiles(self) -> int:
+        return sum(len(p.render) for p in self.plans)
+
+    def plan(self, block: tuple[int, int]) -> BlockPlan:
+        return next(p for p in self.plans if (p.by, p.bx) == block)
+
+    def with_halo(self, tile: tuple[int, int]) -> Region:
+        """What is read for a tile: its pixels and the halo, as far as the slide goes."""
+        side = self.grid.tile
+        full = Region(tile[0] * side, tile[1] * side, side, side).grown(HALO)
+        return full.clipped(self.grid.shape)
+
+    def tile_input(self, tile: tuple[int, int], rgb: ByteArray) -> TileInput:
+        """The solver's view of a tile whose pixels with halo were read."""
+        side = self.grid.tile
+        full = Region(tile[0] * side, tile[1] * side, side, side).grown(HALO)
+        have = full.clipped(self.grid.shape)
+        return tile_input(
+            rgb,
+            self.tissue.window(have.y, have.x, have.h, have.w),
+            self.background[tile],
+            margins=(
+                have.y - full.y,
+                full.stop_y - have.stop_y,
+                have.x - full.x,
+                full.stop_x - have.stop_x,
+            ),
+            halo=HALO,
+            seed=tile_seed(self.digest, *tile, self.digest),
+        )
+
+    def tissue_of(self, region: Region) -> BoolArray:
+        return self.tissue.window(region.y, region.x, region.h, region.w)
+
+
+def make_context(source: TileSource, stains: StainSet, settings: ScientificSettings) -> Context:
+    """Find tissue and glass, and plan the blocks.
+
+    Raises:
+        SlideError: there is no tissue. SettingsError: a mask or region file that cannot be used.
+    """
+    tissue = find_tissue(
+        source,
+        masker=settings.masker,
+        mask_file=None if settings.mask is None else Path(settings.mask),
+        roi_file=None if settings.roi is None else Path(settings.roi),
+    )
+    background, _, b0 = background_field(tissue, source.grid)
+    return _context(source, stains, settings, tissue, background, b0)
+
+
+def _context(
+    source: TileSource,
+    stains: StainSet,
+    settings: ScientificSettings,
+    tissue: TissueMap,
+    background: FloatArray,
+    b0: FloatArray,
+) -> Context:
+    return Context(
+        source,
+        stains,
+        settings,
+        resolve(settings),
+        tissue,
+        np.asarray(background, np.float32),
+        np.asarray(b0, np.float32),
+        plan_blocks(source.grid, tissue, settings.min_tissue),
+        digest(identity(source.meta, settings, stains)),
+    )
+
+
+def save_plan(context: Context, path: Path) -> None:
+    """Keep what was found of tissue and glass, so that workers need not look again."""
+    t = context.tissue
+    save_arrays(
+        path,
+        mask=t.mask,
+        core=t.core,
+        scale=np.float64(t.scale),
+        flags=np.array(t.flags, dtype=np.str_),
+        background=context.background,
+        b0=context.b0,
+    )
+
+
+def load_context(
+    source: TileSource, stains: StainSet, settings: ScientificSettings, path: Path
+) -> Context:
+    """The context of a saved plan."""
+    a = load_arrays(path)
+    nothing = np.zeros(a["mask"].shape, bool)
+    tissue = TissueMap(
+        mask=a["mask"],
+        core=a["core"],
+        glass=nothing,
+        glass_od=np.zeros((*nothing.shape, 3), np.float32),
+        scale=float(a["scale"]),
+        shape=source.grid.shape,
+        flags=tuple(str(f) for f in a["flags"]),
+    )
+    return _context(source, stains, settings, tissue, a["background"], a["b0"])
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """What a worker process is handed: small, picklable, hashable."""
+
+    slide: str
+    output: str
+    settings: ScientificSettings
+    device: str
+    threads: int
+    batch: int
+
+    def open_source(self) -> TileSource:
+        s = self.settings
+        return open_source(
+            Path(self.slide),
+            mpp=s.mpp,
+            mpp_source=s.mpp_source,
+            tile=s.tile,
+            block=s.block,
+            icc=s.icc,
+        )
+
+    def context(self) -> Context:
+        """The planned slide; kept in the process, so that imports and opening are paid once."""
+        return _opened(self)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(Path(self.output))
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(job: SlideJob) -> Context:
+    return load_context(
+        job.open_source(), load_stains(job.settings.stains), job.settings, job.ledger.plan
+    )

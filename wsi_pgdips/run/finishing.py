@@ -1,0 +1,195 @@
+"""``finalize``: coarse levels, fields, tile table, seam QC, provenance, done marker."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.layers import provenance, store, tables
+from wsi_pgdips.layers.disk import remove_partials
+from wsi_pgdips.layers.schema import OWN_KEY, provenance_block
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
+from wsi_pgdips.report.seams import border_step, seam_summary
+from wsi_pgdips.run.context import Context
+from wsi_pgdips.run.ledger import Block, Ledger, identity, load_arrays
+
+CHECKSUMS = "provenance/checksums.json"
+TileIndex = tuple[int, int]
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def write_products(
+    context: Context,
+    prior: SlidePrior,
+    fits: Sequence[BlockFit],
+    fields: Fields,
+    slide_matrix: FloatArray,
+    rendered: Sequence[Block],
+    ledger: Ledger,
+) -> dict[str, Any]:
+    """Everything that is made from finished blocks; the same bytes however the run went.
+
+    Returns:
+        Figures for the run's record: tiles, inherited, seam steps.
+    """
+    output = ledger.output
+    checksums: dict[str, str] = {}
+    for block in rendered:
+        a = load_arrays(ledger.render(block))
+        checksums |= dict(zip(map(str, a["files"]), map(str, a["sha256"]), strict=True))
+    checksums |= store.finalize_levels(output, context.grid)
+    provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))
+    tables.write_fields(output, fields, context.grid, context.stains)
+    tables.write_tile_table(output, tile_columns(context, fits, fields))
+    figures = _seam_figures(context, prior, fits, rendered, ledger)
+    tiles = int(sum(len(f.index) for f in fits))
+    inherited = int(sum(fields.inherited[ty, tx] for f in fits for ty, tx in f.index))
+    figures |= {"tiles": tiles, "tiles_inherited": inherited, "tiles_fitted": tiles - inherited}
+    settings = identity(context.source.meta, context.settings, context.stains)["settings"]
+    own = provenance_block(
+        software=provenance.software_versions(),
+        settings=settings,
+        slide=asdict(context.source.meta),
+        prior=prior,
+        extra={
+            "identity": context.digest,
+            "stain_matrix": slide_matrix,
+            "background": context.b0,
+            "tissue_flags": context.tissue.flags,
+            "shrinkage": fields.shrinkage,
+            "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},
+            **figures,
+        },
+    )
+    provenance.write_metadata(output, {OWN_KEY: own})
+    remove_partials(output)
+    return figures
+
+
+def tile_columns(
+    context: Context, fits: Sequence[BlockFit], fields: Fields
+) -> dict[str, npt.NDArray[Any]]:
+    """One row a tile, raster order: place, tissue, its own S, M, B, confidence, loss, flags."""
+    index = np.concatenate([f.index for f in fits])
+    order = np.lexsort((index[:, 1], index[:, 0]))
+
+    def gathered(name: str) -> npt.NDArray[Any]:
+        return np.asarray(np.concatenate([getattr(f, name) for f in fits])[order])
+
+    index = index[order]
+    regions = [context.grid.tile_region(int(ty), int(tx)) for ty, tx in index]
+    flags = gathered("flags")
+    inherited = fields.inherited[index[:, 0], index[:, 1]]
+    flags = np.where(inherited, flags | int(TileFlag.INHERITED), flags)
+    columns: dict[str, npt.NDArray[Any]] = {
+        "tile_y": index[:, 0],
+        "tile_x": index[:, 1],
+        "y": np.array([r.y for r in regions], np.int64),
+        "x": np.array([r.x for r in regions], np.int64),
+        "height": np.array([r.h for r in regions], np.int64),
+        "width": np.array([r.w for r in regions], np.int64),
+        "tissue": gathered("tissue"),
+        "steps": gathered("steps"),
+        "loss": gathered("loss"),
+        "flags": flags,
+        "inherited": inherited,
+    }
+    s, m, b, c = (
+        gathered(n) for n in ("stain_matrix", "spectral_correction", "background", "confidence")
+    )
+    for k, label in enumerate(context.stains.labels):
+        key = label.lower().replace(" ", "_")
+        columns[f"confidence_{key}"] = c[:, k]
+        columns[f"spectral_correction_{key}"] = m[:, k]
+        for j, channel in enumerate("rgb"):
+            columns[f"stain_{key}_{channel}"] = s[:, k, j]
+    for j, channel in enumerate("rgb"):
+        columns[f"background_{channel}"] = b[:, j]
+    return columns
+
+
+def _seam_figures(
+    context: Context,
+    prior: SlidePrior,
+    fits: Sequence[BlockFit],
+    rendered: Sequence[Block],
+    ledger: Ledger,
+) -> dict[str, Any]:
+    """Seam step per stain, blended and unblended, and apart for borders between blocks."""
+    steps: dict[str, list[npt.NDArray[np.float64]]] = {"blended": [], "unblended": []}
+    between: list[bool] = []
+    rows: dict[Block, Arrays] = {}
+    done = set(rendered)
+    plans = {(p.by, p.bx): p for p in context.plans}
+    for block in rendered:
+        rows = {k: v for k, v in rows.items() if k[0] >= block[0] - 1}
+        here = _strips(ledger, block, rows)
+        for tile in plans[block].render:
+            for (dy, dx), side, other in (((0, 1), "right", "left"), ((1, 0), "bottom", "top")):
+                next_tile = (tile[0] + dy, tile[1] + dx)
+                per = context.grid.tiles_per_block
+                next_block = (next_tile[0] // per, next_tile[1] // per)
+                if next_block not in done:
+                    continue
+                there = _strips(ledger, next_block, rows)
+                a, b = (f"{tile[0]}.{tile[1]}.{side}", f"{next_tile[0]}.{next_tile[1]}.{other}")
+                if f"tissue.{a}" not in here or f"tissue.{b}" not in there:
+                    continue
+                tissue = _across(here[f"tissue.{a}"], there[f"tissue.{b}"])
+                for kind, found in steps.items():
+                    d = _across(here[f"{kind}.{a}"], there[f"{kind}.{b}"])
+                    found.append(border_step(d, tissue))
+                between.append(next_block != block)
+    absent = _absent(context, prior, fits)
+    figures: dict[str, Any] = {}
+    for name, kind, only_blocks in (
+        ("seam_step_od", "blended", False),
+        ("seam_step_unblended_od", "unblended", False),
+        ("seam_step_blocks_od", "blended", True),
+    ):
+        chosen = [s for s, b in zip(steps[kind], between, strict=True) if b or not only_blocks]
+        worst = seam_summary(np.array(chosen)) if chosen else np.full(context.stains.n, np.nan)
+        figures[name] = {
+            label: None if absent[k] or not np.isfinite(worst[k]) else float(worst[k])
+            for k, label in enumerate(context.stains.labels)
+        }
+    return figures
+
+
+def _strips(ledger: Ledger, block: Block, cache: dict[Block, Arrays]) -> Arrays:
+    if block not in cache:
+        cache[block] = load_arrays(ledger.render(block))
+    return cache[block]
+
+
+def _across(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Two strips, outermost pixel first, joined to (..., L, 4) across their border."""
+    return np.concatenate([before[..., ::-1], after], -1)
+
+
+def _absent(context: Context, prior: SlidePrior, fits: Sequence[BlockFit]) -> npt.NDArray[np.bool_]:
+    """(N,) stains that no tile holds: their seam step says nothing."""
+    confidence = np.concatenate([f.confidence for f in fits])
+    return np.asarray(confidence.max(0) <= 0)
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process and the largest of its finished children, MB."""
+    scale = 1024.0 if sys.platform != "darwin" else 1024.0**2
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(k).ru_maxrss for k in kinds) / scale
+
+
+def read_timings(ledger: Ledger) -> dict[str, float]:
+    """Seconds per stage of earlier, interrupted parts of this run."""
+    try:
+        return dict(json.loads(ledger.timings.read_text()))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,279 @@
+"""``calibrate`` and ``fit``: from a slide's pixels to the solver, and back to records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.records import BlockFit, SlidePrior, TileFlag
+from wsi_pgdips.run.context import Context
+from wsi_pgdips.run.ledger import load_arrays, save_array, save_arrays
+from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles, uses_network
+from wsi_pgdips.solver.presets import HALO
+from wsi_pgdips.solver.prior import calibrate_prior
+from wsi_pgdips.solver.tile import TileInput
+from wsi_pgdips.tiles.grid import BlockPlan
+from wsi_pgdips.tiles.stream import stream_tiles
+
+READ_THREADS = 2
+OnTile = Callable[[], None]
+TileIndex = tuple[int, int]
+Map = npt.NDArray[np.float16]
+Row = tuple[TileIndex, TileFit, Map | None]
+
+
+def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrior:
+    """The slide's prior from tiles drawn evenly from those with the most tissue.
+
+    A tile that cannot be read is left out; with none left the library's vectors stand.
+    """
+    settings = context.settings
+    chosen = sample_tiles(context, settings.calibration_tiles)
+    regions = [context.with_halo(t) for t in chosen]
+    tiles = [
+        context.tile_input(tile, pixels)
+        for tile, (_, pixels) in zip(
+            chosen,
+            stream_tiles(context.source, regions, threads=READ_THREADS, depth=4),
+            strict=True,
+        )
+        if not isinstance(pixels, Exception)
+    ]
+    weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
+    with ThreadPoolExecutor(threads) as executor:
+        return calibrate_prior(
+            tiles,
+            context.stains.stain_matrix,
+            context.b0,
+            context.preset,
+            steps=settings.calibration_steps,
+            seed=settings.seed,
+            prior_weight=weight,
+            device=device,
+            executor=executor,
+            flags=context.tissue.flags,
+        )
+
+
+def sample_tiles(context: Context, count: int) -> list[TileIndex]:
+    """Tiles to calibrate on: spread over the slide, tissue-rich, the same whoever asks."""
+    fraction = {
+        tile: share
+        for plan in context.plans
+        for tile, share in zip(plan.render, plan.fraction, strict=True)
+        if share > 0
+    }
+    rich = sorted(fraction, key=lambda t: (-min(fraction[t], 0.5), t))
+    half = [t for t in rich if fraction[t] >= 0.5] or rich
+    half.sort()
+    if len(half) < count:
+        half = sorted(rich[:count])
+    order = np.random.default_rng(context.settings.seed).permutation(len(half))
+    # one tile from each of `count` equal runs of the raster order
+    runs = np.array_split(np.arange(len(half)), min(count, len(half)))
+    return [half[int(run[np.argmin(order[run])])] for run in runs]
+
+
+def fit_block(
+    context: Context,
+    prior: SlidePrior,
+    plan: BlockPlan,
+    *,
+    device: torch.device,
+    threads: int,
+    batch: int,
+    on_tile: OnTile = lambda: None,
+) -> BlockFit:
+    """Fit the tiles of one block; a tile that fails is flagged and never ends the block."""
+    chosen = set(plan.fit)
+    with_maps = uses_network(context.preset, prior)
+    fits: dict[TileIndex, TileFit] = {}
+    maps: dict[TileIndex, Map] = {}
+    for tile in plan.render:
+        if tile not in chosen and not with_maps:
+            fits[tile] = _failed(context, prior, tile, TileFlag.LOW_TISSUE)
+            on_tile()
+    for tile, fit, network_map in _fitted(context, prior, plan, device, threads, batch):
+        fits[tile] = fit
+        if with_maps and network_map is not None:
+            maps[tile] = network_map
+        on_tile()
+    return _block_fit(context, plan, fits, maps if with_maps else None)
+
+
+def _fitted(
+    context: Context,
+    prior: SlidePrior,
+    plan: BlockPlan,
+    device: torch.device,
+    threads: int,
+    batch: int,
+) -> Iterator[Row]:
+    """Fits in batches: one tile a batch on the CPU, several batches at once in threads."""
+    size = 1 if device.type == "cpu" else batch
+    workers = threads if device.type == "cpu" else 1
+    chosen = set(plan.fit)
+    # where maps are blended, tiles with little tissue need one too, or a border would show
+    wanted = plan.render if uses_network(context.preset, prior) else plan.fit
+
+    def solve(
+        group: list[tuple[TileIndex, TileInput | Exception]],
+    ) -> list[Row]:
+        inputs = [t for tile, t in group if isinstance(t, TileInput) and tile in chosen]
+        try:
+            results = iter(fit_tiles(inputs, prior, context.preset, device))
+            out: list[Row] = []
+            for tile, item in group:
+                if isinstance(item, TileInput):
+                    few = tile not in chosen
+                    fit = (
+                        _failed(context, prior, tile, TileFlag.LOW_TISSUE) if few else next(results)
+                    )
+                    out.append((tile, fit, _map(fit, item, context, prior)))
+                else:
+                    out.append((tile, _failed(context, prior, tile, TileFlag.READ_FAILED), None))
+            return out
+        except Exception:  # one tile's surprise must not take the run down: flag, report, go on
+            if len(group) > 1:
+                return [row for item in group for row in solve([item])]
+            tile, item = group[0]
+            return [(tile, _failed(context, prior, tile, TileFlag.FAILED), None)]
+
+    regions = [context.with_halo(t) for t in wanted]
+    reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
+    pending: list[Future[list[Row]]] = []
+    with ThreadPoolExecutor(workers, thread_name_prefix="fit") as executor:
+        group: list[tuple[TileIndex, TileInput | Exception]] = []
+        for tile, (_, pixels) in zip(wanted, reads, strict=True):
+            group.append(
+                (
+                    tile,
+                    pixels if isinstance(pixels, Exception) else context.tile_input(tile, pixels),
+                )
+            )
+            if len(group) == size:
+                pending.append(executor.submit(solve, group))
+                group = []
+            while len(pending) > 2 * workers:
+                yield from pending.pop(0).result()
+        if group:
+            pending.append(executor.submit(solve, group))
+        for future in pending:
+            yield from future.result()
+
+
+def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:
+    return fallback(context.background[tile], prior, flag)
+
+
+def _map(fit: TileFit, tile: TileInput, context: Context, prior: SlidePrior) -> Map:
+    """The network's map of a tile, or the closed form at its resolution where there is none."""
+    if fit.concentration is not None:
+        return fit.concentration
+    if not uses_network(context.preset, prior):
+        return np.zeros(0, np.float16)
+    shrink = context.preset.shrink
+    od = F.avg_pool2d(torch.from_numpy(tile.od)[None], shrink)[0]
+    q = unmix(od, torch.from_numpy(fit.stain_matrix), torch.from_numpy(fit.background))
+    return q.numpy().astype(np.float16)
+
+
+def _block_fit(
+    context: Context,
+    plan: BlockPlan,
+    fits: dict[TileIndex, TileFit],
+    maps: dict[TileIndex, Map] | None,
+) -> BlockFit:
+    rows = [fits[t] for t in plan.render]
+    concentration = None
+    if maps is not None:
+        side = (context.grid.tile + 2 * HALO) // context.preset.shrink
+        shape = (len(rows), context.stains.n, side, side)
+        concentration = np.full(shape, np.nan, np.float16)
+        for i, tile in enumerate(plan.render):
+            if tile in maps:
+                concentration[i] = maps[tile]
+    return BlockFit(
+        index=np.asarray(plan.render, np.int32),
+        tissue=np.asarray(plan.fraction, np.float32),
+        stain_matrix=np.stack([r.stain_matrix for r in rows]),
+        spectral_correction=np.stack([r.spectral_correction for r in rows]),
+        background=np.stack([r.background for r in rows]),
+        confidence=np.stack([r.confidence for r in rows]),
+        loss=np.array([r.loss for r in rows], np.float32),
+        steps=np.array([r.steps for r in rows], np.int32),
+        flags=np.array([int(r.flags) for r in rows], np.int32),
+        statistics={
+            name: np.stack([r.statistics[name] for r in rows]) for name in rows[0].statistics
+        },
+        concentration=concentration,
+    )
+
+
+def save_prior(prior: SlidePrior, path: Path) -> None:
+    save_arrays(
+        path,
+        stain_matrix=prior.stain_matrix,
+        spectral_correction=prior.spectral_correction,
+        background=prior.background,
+        presence=prior.presence,
+        noise_od=np.float64(prior.noise_od),
+        pooled_noise_od=np.float64(prior.pooled_noise_od),
+        prior_weight=prior.prior_weight,
+        measured=prior.measured,
+        flags=np.array(prior.flags, dtype=np.str_),
+        loss=np.float64(prior.loss),
+        **{f"network.{k}": v for k, v in prior.network.items()},
+    )
+
+
+def load_prior(path: Path) -> SlidePrior:
+    a = load_arrays(path)
+    return SlidePrior(
+        stain_matrix=a["stain_matrix"],
+        spectral_correction=a["spectral_correction"],
+        background=a["background"],
+        presence=a["presence"],
+        noise_od=float(a["noise_od"]),
+        pooled_noise_od=float(a["pooled_noise_od"]),
+        prior_weight=a["prior_weight"],
+        measured=a["measured"],
+        network={k[len("network.") :]: v for k, v in a.items() if k.startswith("network.")},
+        flags=tuple(str(f) for f in a["flags"]),
+        loss=float(a["loss"]),
+    )
+
+
+_PLAIN = (
+    "index",
+    "tissue",
+    "stain_matrix",
+    "spectral_correction",
+    "background",
+    "confidence",
+    "loss",
+    "steps",
+    "flags",
+)
+
+
+def save_fit(fit: BlockFit, path: Path, maps: Path) -> None:
+    """The maps first: the ``fit`` file is the marker of the block."""
+    if fit.concentration is not None:
+        save_array(maps, fit.concentration)
+    plain = {name: getattr(fit, name) for name in _PLAIN}
+    save_arrays(path, **plain, **{f"statistics.{k}": v for k, v in fit.statistics.items()})
+
+
+def load_fit(path: Path) -> BlockFit:
+    """Without the maps, which are read apart."""
+    a = load_arrays(path)
+    statistics = {k[len("statistics.") :]: v for k, v in a.items() if k.startswith("statistics.")}
+    return BlockFit(**{name: a[name] for name in _PLAIN}, statistics=statistics)

@@ -1,0 +1,137 @@
+"""What a run has done, as files: the run's identity, and one file for each finished piece.
+
+Everything lives in ``OUT/work``; a piece is done when its file is there, and a file appears whole
+or not at all. A run that is killed at any instant therefore resumes from what is on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.records import SlideMeta, StainSet
+
+Block = tuple[int, int]
+
+
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) -> dict[str, Any]:
+    """What must agree for two runs to be the same run; free of paths."""
+    science = settings.model_dump()
+    for key in ("mask", "roi"):
+        if science[key] is not None:
+            science[key] = file_digest(Path(science[key]))
+    science["stains"] = {
+        "name": stains.name,
+        "labels": list(stains.labels),
+        "matrix": [[round(v, 6) for v in row] for row in stains.matrix],
+    }
+    return {"slide_checksum": meta.checksum, "settings": science}
+
+
+def digest(record: dict[str, Any]) -> str:
+    """Hex SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Paths of a run's pieces under ``OUT/work``."""
+
+    output: Path
+
+    @property
+    def work(self) -> Path:
+        return self.output / "work"
+
+    @property
+    def plan(self) -> Path:
+        return self.work / "plan.npz"
+
+    @property
+    def prior(self) -> Path:
+        return self.work / "prior.npz"
+
+    @property
+    def fields(self) -> Path:
+        return self.work / "fields.npz"
+
+    @property
+    def timings(self) -> Path:
+        return self.work / "timings.json"
+
+    def fit(self, block: Block) -> Path:
+        return self.work / "fit" / f"{block[0]}_{block[1]}.npz"
+
+    def maps(self, block: Block) -> Path:
+        """Network maps of a block, apart from its ``fit`` file so that they can be mapped."""
+        return self.work / "fit" / f"{block[0]}_{block[1]}.maps.npy"
+
+    def render(self, block: Block) -> Path:
+        return self.work / "render" / f"{block[0]}_{block[1]}.npz"
+
+    def make_folders(self) -> None:
+        for folder in (self.work / "fit", self.work / "render"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def forget_after_fit(self, blocks: list[Block]) -> None:
+        """Drop the fits of some blocks, and everything that was made from them."""
+        for block in blocks:
+            self.fit(block).unlink(missing_ok=True)
+            self.maps(block).unlink(missing_ok=True)
+        self.fields.unlink(missing_ok=True)
+        shutil.rmtree(self.work / "render", ignore_errors=True)
+        self.make_folders()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Write an ``.npz`` beside its place, then move it there.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable.
+    """
+    _replace(path, lambda handle: np.savez(handle, **arrays))  # type: ignore[arg-type]
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an ``.npy`` beside its place, then move it there."""
+    _replace(path, lambda handle: np.save(handle, array))
+
+
+def _replace(path: Path, write: Any) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as handle:
+            write(handle)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            "the output cannot be written",
+            found=error.strerror or str(error),
+            where=path.parent,
+            hint="free some space or fix the permissions, then run the same command to go on",
+        ) from None
+
+
+def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of an ``.npz``."""
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}

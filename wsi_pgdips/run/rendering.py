@@ -1,0 +1,213 @@
+"""``render``: concentration of one block under the blended fields, written once and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from wsi_pgdips.field.windows import crossfade, interpolate
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.layers.pyramid import encode
+from wsi_pgdips.layers.render import cross_faded, render_tile
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, SlidePrior
+from wsi_pgdips.run.context import Context
+from wsi_pgdips.run.fitting import READ_THREADS
+from wsi_pgdips.solver.fit import NEUTRAL_PRIOR_WEIGHT, uses_network
+from wsi_pgdips.solver.presets import HALO
+from wsi_pgdips.tiles.grid import BlockPlan
+from wsi_pgdips.tiles.stream import stream_tiles
+
+TileIndex = tuple[int, int]
+Maps = Callable[[TileIndex], npt.NDArray[np.float16] | None]
+SIDES = ("top", "bottom", "left", "right")
+BORDER = 2  # pixel rows or columns kept along each side of a tile for the seam step
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Along the four sides of one tile: d = q - q(S0, B0) of the same pixels.
+
+    Attributes:
+        blended: side -> (N, L, 2), outermost pixel first. unblended: the same with the tile's own
+            parameters instead of the fields. tissue: side -> (L, 2) bool.
+    """
+
+    blended: dict[str, FloatArray]
+    unblended: dict[str, FloatArray]
+    tissue: dict[str, BoolArray]
+
+
+@dataclass(frozen=True)
+class RenderedBlock:
+    """What a block writes.
+
+    Attributes:
+        codes: (N, h, w) uint16, 0 where not measured. tissue: (h, w) bool.
+        residual_sq: (h, w) float32 mean over r, g, b of the squared residual OD.
+        residual_od: (3, h, w) float32, or None. strips: of each tile. failed: tiles not read.
+    """
+
+    codes: npt.NDArray[np.uint16]
+    tissue: BoolArray
+    residual_sq: FloatArray
+    residual_od: FloatArray | None
+    strips: dict[TileIndex, Strips]
+    failed: tuple[TileIndex, ...]
+
+
+def render_block(
+    context: Context,
+    prior: SlidePrior,
+    fields: Fields,
+    slide_matrix: FloatArray,
+    plan: BlockPlan,
+    maps: Maps,
+    *,
+    device: str,
+    threads: int,
+    on_tile: Callable[[], None] = lambda: None,
+) -> RenderedBlock:
+    """Render every tile of a block; one that cannot be read stays not measured."""
+    block = context.grid.block_region(plan.by, plan.bx)
+    n = context.stains.n
+    codes = np.zeros((n, block.h, block.w), np.uint16)
+    residual_sq = np.zeros((block.h, block.w), np.float32)
+    keep = context.settings.store_residual
+    residual_od = np.zeros((3, block.h, block.w), np.float32) if keep else None
+    strips: dict[TileIndex, Strips] = {}
+    failed: list[TileIndex] = []
+
+    def work(tile: TileIndex, rgb: ByteArray) -> None:
+        region = context.grid.tile_region(*tile)
+        own = np.s_[
+            region.y - block.y : region.stop_y - block.y,
+            region.x - block.x : region.stop_x - block.x,
+        ]
+        od = np.ascontiguousarray(rgb_to_od(rgb).transpose(2, 0, 1))
+        s = _unit(interpolate(fields.stain_matrix, context.grid, region))
+        b = interpolate(fields.background, context.grid, region)
+        weight, anchor = None, None
+        if uses_maps(context, prior):
+            anchor = prior_map(context, tile, region, maps)
+            weight = prior.prior_weight
+        rendered = render_tile(od, s, b, weight, anchor, device=device)
+        codes[(slice(None), *own)] = encode(
+            rendered.concentration, np.ones((region.h, region.w), bool)
+        )
+        residual_sq[own] = (rendered.residual**2).mean(0)
+        if residual_od is not None:
+            # against the stored, quantised q, so that recomposition is lossless
+            stored = codes[(slice(None), *own)].astype(np.float32) * np.float32(1e-3)
+            residual_od[(slice(None), *own)] = od - b - np.einsum("nhw,nchw->chw", stored, s)
+        strips[tile] = _strips(
+            context, fields, slide_matrix, tile, region, od, rendered.concentration
+        )
+
+    regions = [context.grid.tile_region(*t) for t in plan.render]
+    reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * threads)
+    with ThreadPoolExecutor(threads, thread_name_prefix="render") as executor:
+        pending: list[Future[None]] = []
+        for tile, (_, pixels) in zip(plan.render, reads, strict=True):
+            if isinstance(pixels, Exception):
+                failed.append(tile)
+                on_tile()
+                continue
+            pending.append(executor.submit(work, tile, pixels))
+            while len(pending) > 2 * threads:
+                pending.pop(0).result()
+                on_tile()
+        for future in pending:
+            future.result()
+            on_tile()
+    tissue = context.tissue_of(block) & (codes[0] > 0)
+    return RenderedBlock(codes, tissue, residual_sq, residual_od, strips, tuple(failed))
+
+
+def uses_maps(context: Context, prior: SlidePrior) -> bool:
+    """Whether Lambda is large enough for the network's maps to move a stored value."""
+    return uses_network(context.preset, prior) and bool(
+        prior.prior_weight.max() > NEUTRAL_PRIOR_WEIGHT
+    )
+
+
+def _unit(s: FloatArray) -> FloatArray:
+    """(N, 3, h, w) rows renormalised after interpolation."""
+    return np.asarray(s / np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6), np.float32)
+
+
+def prior_map(context: Context, tile: TileIndex, region: Region, maps: Maps) -> FloatArray:
+    """(N, h, w) the network's q at the pixels of a tile, neighbours faded in at the borders."""
+    shrink, side = context.preset.shrink, context.grid.tile
+    found = {}
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            q = maps((tile[0] + dy, tile[1] + dx))
+            if q is not None and np.isfinite(q).all():
+                found[dy, dx] = q
+    if (0, 0) not in found:
+        raise ValueError(f"no network map for tile {tile}")
+    border = BORDER if shrink > 1 else 0
+    small = cross_faded(found, crossfade(side // shrink, HALO // shrink), side // shrink, border)
+    if shrink == 1:
+        return np.ascontiguousarray(small[:, : region.h, : region.w])
+    full = F.interpolate(
+        torch.from_numpy(small)[None], scale_factor=float(shrink), mode="bilinear"
+    )[0].numpy()
+    first = border * shrink
+    return np.ascontiguousarray(full[:, first : first + region.h, first : first + region.w])
+
+
+def _strips(
+    context: Context,
+    fields: Fields,
+    slide_matrix: FloatArray,
+    tile: TileIndex,
+    region: Region,
+    od: FloatArray,
+    q: FloatArray,
+) -> Strips:
+    mask = context.tissue_of(region)
+    own_s = fields.raw_stain_matrix[tile]
+    own_b = fields.raw_background[tile]
+    own_s = np.where(np.isfinite(own_s), own_s, slide_matrix)
+    own_b = np.where(np.isfinite(own_b), own_b, context.b0)
+    blended, unblended, tissue = {}, {}, {}
+    for name, cut in _sides():
+        y = np.ascontiguousarray(_oriented(od[cut], name))
+        reference = _closed(y, slide_matrix, context.b0)
+        blended[name] = (_oriented(q[cut], name) - reference).astype(np.float32)
+        unblended[name] = _closed(y, own_s, own_b) - reference
+        tissue[name] = np.ascontiguousarray(_oriented(mask[None][cut], name)[0])
+    return Strips(blended, unblended, tissue)
+
+
+def _sides() -> Iterator[tuple[str, tuple[slice, slice, slice]]]:
+    every = slice(None)
+    yield "top", (every, slice(0, BORDER), every)
+    yield "bottom", (every, slice(-BORDER, None), every)
+    yield "left", (every, every, slice(0, BORDER))
+    yield "right", (every, every, slice(-BORDER, None))
+
+
+def _oriented(strip: npt.NDArray[Any], side: str) -> npt.NDArray[Any]:
+    """(C, L, 2) with the outermost pixel first."""
+    along = strip.swapaxes(1, 2) if side in ("top", "bottom") else strip
+    return along[..., ::-1] if side in ("bottom", "right") else along
+
+
+def _closed(y: npt.NDArray[Any], stain_matrix: FloatArray, background: FloatArray) -> FloatArray:
+    q = unmix(
+        torch.from_numpy(np.asarray(y, np.float32)),
+        torch.from_numpy(np.asarray(stain_matrix, np.float32)),
+        torch.from_numpy(np.asarray(background, np.float32)),
+    )
+    return np.asarray(q.numpy())

@@ -1,0 +1,169 @@
+"""What one process does for one block; called inline or by a dask worker.
+
+Intra-operator threads are held at one and tiles are shared among our own threads instead: no sum
+then depends on how many threads or workers there are, and results are the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.records import Fields, FloatArray, SlidePrior, TileFlag
+from wsi_pgdips.run.context import SlideJob
+from wsi_pgdips.run.ledger import Block, load_arrays, save_arrays
+
+_OPEN_MAPS = 12  # blocks whose maps stay mapped: a block and its neighbours
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What a finished block says to the coordinator."""
+
+    block: Block
+    tiles: int
+    failed_tiles: int
+
+
+def quiet_threads() -> None:
+    """One thread per operator in this process, for numpy's and torch's libraries alike."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    os.environ["BLOSC_NTHREADS"] = "1"
+    threadpool_limits(1)
+    torch.set_num_threads(1)
+
+
+def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:
+    """Stage ``fit`` of one block; does nothing where its file is there."""
+    import torch
+
+    from wsi_pgdips.run import fitting
+
+    quiet_threads()
+    context = job.context()
+    plan = context.plan(block)
+    ledger = job.ledger
+    if ledger.fit(block).exists():
+        result = fitting.load_fit(ledger.fit(block))
+        for _ in plan.render:
+            on_tile()
+    else:
+        result = fitting.fit_block(
+            context,
+            _prior(str(ledger.prior), ledger.prior.stat().st_mtime_ns),
+            plan,
+            device=torch.device(job.device),
+            threads=job.threads,
+            batch=job.batch,
+            on_tile=on_tile,
+        )
+        fitting.save_fit(result, ledger.fit(block), ledger.maps(block))
+    failed = (result.flags & int(TileFlag.FAILED | TileFlag.READ_FAILED)) != 0
+    return BlockReport(block, len(result.flags), int(failed.sum()))
+
+
+def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:
+    """Stage ``render`` of one block; its file in ``work/render`` is written last."""
+    from wsi_pgdips.layers.store import write_block
+    from wsi_pgdips.run import rendering
+
+    quiet_threads()
+    context = job.context()
+    plan = context.plan(block)
+    ledger = job.ledger
+    done = ledger.render(block)
+    if done.exists():
+        for _ in plan.render:
+            on_tile()
+        return BlockReport(block, len(plan.render), int(load_arrays(done)["failed"]))
+    fields, slide_matrix = _fields(str(ledger.fields), ledger.fields.stat().st_mtime_ns)
+    rendered = rendering.render_block(
+        context,
+        _prior(str(ledger.prior), ledger.prior.stat().st_mtime_ns),
+        fields,
+        slide_matrix,
+        plan,
+        MapReader(job),
+        device=job.device,
+        threads=job.threads,
+        on_tile=on_tile,
+    )
+    checksums = write_block(
+        ledger.output,
+        context.grid,
+        *block,
+        codes=rendered.codes,
+        tissue=rendered.tissue,
+        residual_sq=rendered.residual_sq,
+        residual_od=rendered.residual_od,
+    )
+    arrays: dict[str, npt.ArrayLike] = {
+        "failed": np.int64(len(rendered.failed)),
+        "files": np.array(list(checksums), dtype=np.str_),
+        "sha256": np.array(list(checksums.values()), dtype=np.str_),
+    }
+    for (ty, tx), strips in rendered.strips.items():
+        for side in rendering.SIDES:
+            arrays[f"blended.{ty}.{tx}.{side}"] = strips.blended[side]
+            arrays[f"unblended.{ty}.{tx}.{side}"] = strips.unblended[side]
+            arrays[f"tissue.{ty}.{tx}.{side}"] = strips.tissue[side]
+    save_arrays(done, **arrays)
+    return BlockReport(block, len(plan.render), len(rendered.failed))
+
+
+class MapReader:
+    """Network maps of any tile, mapped from the files of the blocks that own them."""
+
+    def __init__(self, job: SlideJob) -> None:
+        self._job = job
+        self._context = job.context()
+        self._rows = {
+            tile: ((p.by, p.bx), i) for p in self._context.plans for i, tile in enumerate(p.render)
+        }
+        self._open: OrderedDict[Block, npt.NDArray[np.float16] | None] = OrderedDict()
+
+    def __call__(self, tile: tuple[int, int]) -> npt.NDArray[np.float16] | None:
+        if tile not in self._rows:
+            return None
+        block, row = self._rows[tile]
+        maps = self._block(block)
+        return None if maps is None else np.asarray(maps[row])
+
+    def _block(self, block: Block) -> npt.NDArray[np.float16] | None:
+        opened = self._open.get(block)
+        if opened is None:
+            path = self._job.ledger.maps(block)
+            opened = np.load(path, mmap_mode="r") if path.exists() else None
+            self._open[block] = opened
+            while len(self._open) > _OPEN_MAPS:
+                try:
+                    self._open.popitem(last=False)
+                except KeyError:  # another thread was faster
+                    break
+        return opened
+
+
+@functools.lru_cache(maxsize=2)
+def _prior(path: str, _stamp: int) -> SlidePrior:
+    from pathlib import Path
+
+    from wsi_pgdips.run.fitting import load_prior
+
+    return load_prior(Path(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _fields(path: str, _stamp: int) -> tuple[Fields, FloatArray]:
+    from pathlib import Path
+
+    from wsi_pgdips.run.blending import load_fields
+
+    return load_fields(Path(path))
