@@ -25,8 +25,8 @@ COLUMNS = 3
 PANEL_INCHES = 3.6
 NOT_MEASURED = "#e6e6e6"
 OUTLINE = "#00a078"
-# relative spans below which a map of M or B would show nothing but rounding
-_MIN_SPAN = 0.02
+# spans in OD below which a map of M or B would magnify what is next to nothing
+M_SPAN, B_SPAN = 0.2, 0.02
 Extent = tuple[float, float, float, float]
 
 
@@ -95,9 +95,11 @@ def overview(
             extend="max",
         )
         grid.draw_turn(axes[k + 1, 1], k, labels[k])
-        grid.draw(axes[k + 1, 2], fields.spectral_correction[:, :, k], f"{labels[k]}: M, OD")
+        grid.draw(
+            axes[k + 1, 2], fields.spectral_correction[:, :, k], f"{labels[k]}: M, OD", M_SPAN
+        )
     for c, channel in enumerate(("red", "green", "blue")):
-        grid.draw(axes[n + 1, c], fields.background[:, :, c], f"B {channel}, OD")
+        grid.draw(axes[n + 1, c], fields.background[:, :, c], f"B {channel}, OD", B_SPAN)
     _save(figure, path, dpi)
     return path
 
@@ -139,17 +141,17 @@ class _Grid:
         self._measured = _tiles_with_tissue(tissue, side, (gy, gx))
         self._mean = mean_direction(fields.stain_matrix, self._measured)
 
-    def draw(self, ax: Axes, values: FloatArray, title: str) -> None:
-        """A scalar per tile, window by its own range."""
+    def draw(self, ax: Axes, values: FloatArray, title: str, span: float) -> None:
+        """A scalar per tile, in a window of its own range but at least ``span``."""
         shown = self._masked(values)
-        low, high = _range(shown)
+        low, high = _range(shown, span)
         _map(ax, shown, self._frame, _sequential("viridis"), (low, high), title, at=self._extent)
 
     def draw_turn(self, ax: Axes, stain: int, label: str) -> None:
         """Angle of S to the slide's mean."""
         mean = self._mean[stain]
         turn = self._masked(angle_deg(self._fields.stain_matrix[:, :, stain], mean))
-        top = max(MIN_ANGLE_SPAN_DEG, _range(turn)[1])
+        top = max(MIN_ANGLE_SPAN_DEG, _range(turn, 0)[1])
         vector = ", ".join(f"{v:.2f}" for v in mean)
         _map(
             ax,
@@ -157,7 +159,7 @@ class _Grid:
             self._frame,
             _sequential("magma"),
             (0.0, top),
-            f"{label}: S, degrees from its mean ({vector})",
+            f"{label}: S, degrees from its mean\n({vector})",
             at=self._extent,
         )
 
@@ -251,13 +253,13 @@ def _tiles_with_tissue(tissue: BoolArray, side: float, shape: tuple[int, int]) -
     return out
 
 
-def _range(values: FloatArray) -> tuple[float, float]:
-    """Range of what is finite, widened where it would only magnify rounding."""
+def _range(values: FloatArray, span: float) -> tuple[float, float]:
+    """Range of what is finite, widened to ``span`` around its middle."""
     known = values[np.isfinite(values)]
     if not len(known):
         return 0.0, 1.0
     low, high = float(known.min()), float(known.max())
-    lacking = max(_MIN_SPAN * max(abs(low), abs(high), 0.1) - (high - low), 0.0)
+    lacking = max(span - (high - low), 0.0)
     return low - lacking / 2, high + lacking / 2
 
 
