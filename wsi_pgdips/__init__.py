@@ -1,3 +1,35 @@
 """Seam-free stain concentrations of whole slides by physics-guided deep image priors."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsi_pgdips.layers.reader import open_layers
+    from wsi_pgdips.run.image import deconvolve_image
+    from wsi_pgdips.run.pipeline import deconvolve_slide
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "deconvolve_image", "deconvolve_slide", "open_layers"]
+
+# loaded when first asked for: they bring torch and zarr
+_HOMES = {
+    "deconvolve_image": "wsi_pgdips.run.image",
+    "deconvolve_slide": "wsi_pgdips.run.pipeline",
+    "open_layers": "wsi_pgdips.layers.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,129 @@
+"""A stain vector from a slide: the colour of a region that holds one stain."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.stains import fit_single_stain, load_stains, make_stain_set, save_stains
+from wsi_pgdips.records import FloatArray, StainSet
+from wsi_pgdips.slide.reader import open_source
+from wsi_pgdips.tiles.glass import background_field
+from wsi_pgdips.tiles.tissue import find_tissue
+
+MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class FittedStain:
+    """What a region says.
+
+    Attributes:
+        vector: (3,) unit OD vector. background: (3,) OD of glass that was taken off.
+        has_glass: False where the slide shows no glass, so that ``background`` is zero.
+    """
+
+    vector: FloatArray
+    background: FloatArray
+    has_glass: bool
+
+
+def fit_stain(slide: Path, region_l0: Region, *, mpp_source: float | None = None) -> FittedStain:
+    """The stain of a region of one stain, corrected by the slide's glass where there is any.
+
+    Args:
+        slide: any slide or image. region_l0: at most 4096 x 4096 level-0 pixels inside it.
+        mpp_source: micrometres per level-0 pixel, in place of the file's.
+
+    Raises:
+        SettingsError: the region is not inside the slide, or too large.
+        SlideError: the slide cannot be read, or has no mpp or no tissue.
+        StainError: the region is too pale.
+    """
+    with contextlib.closing(open_source(slide, mpp="native", mpp_source=mpp_source)) as source:
+        grid = source.grid  # native: output pixels are level-0 pixels
+        _check_region(region_l0, grid.shape)
+        rgb = source.read(region_l0.y, region_l0.x, region_l0.h, region_l0.w)
+        tissue = find_tissue(source)
+        field, _, _ = background_field(tissue, grid)  # (GY, GX, 3)
+    centre_y, centre_x = region_l0.y + region_l0.h // 2, region_l0.x + region_l0.w // 2
+    background = field[centre_y // grid.tile, centre_x // grid.tile]
+    vector = fit_single_stain(rgb_to_od(rgb).reshape(-1, 3), background)
+    return FittedStain(vector, background, bool(tissue.glass.any()))
+
+
+def save_fitted(
+    fitted: FittedStain,
+    out: Path,
+    *,
+    label: str,
+    color: str | None = None,
+    source: str = "",
+    add: bool = False,
+) -> StainSet:
+    """Write a fitted stain as a stain file, alone or as one more of a file that exists.
+
+    Raises:
+        OutputError: the file exists and ``add`` is not set, or it cannot be written.
+        SettingsError: not a .toml name.
+        StainError: the stains of the file do not go together, a malformed colour.
+    """
+    if out.suffix.lower() != ".toml":
+        raise SettingsError(
+            "stain files are TOML", expected="a name that ends in .toml", found=out.name
+        )
+    labels, colors, rows, sources = [label], [color], [fitted.vector], [source]
+    name = out.name.removesuffix(out.suffix)
+    if out.exists():
+        if not add:
+            raise OutputError(
+                "the stain file exists",
+                where=out,
+                hint="give --add to add this stain to it, or another name",
+            )
+        old = load_stains(out)
+        name = old.name
+        labels, colors = [*old.labels, label], [*old.colors, color]
+        rows, sources = [*old.stain_matrix, fitted.vector], [old.source, source]
+    stains = make_stain_set(
+        name,
+        labels,
+        np.stack(rows),
+        colors=colors,
+        source="; ".join(dict.fromkeys(s for s in sources if s)),
+        where=out,
+    )
+    save_stains(stains, out)
+    return stains
+
+
+def stains_toml(stains: StainSet) -> str:
+    """The text of a stain file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stains.toml"
+        save_stains(stains, path)
+        return path.read_text(encoding="utf-8")
+
+
+def _check_region(region: Region, shape: tuple[int, int]) -> None:
+    if region.h <= 0 or region.w <= 0 or region.clipped(shape) != region:
+        raise SettingsError(
+            "the region is not inside the slide",
+            expected=f"x,y,w,h in level-0 pixels, inside {shape[1]} x {shape[0]}",
+            found=f"{region.x},{region.y},{region.w},{region.h}",
+            where="--region",
+        )
+    if max(region.h, region.w) > MAX_SIDE:
+        raise SettingsError(
+            "the region is too large for one stain",
+            expected=f"at most {MAX_SIDE} x {MAX_SIDE} pixels",
+            found=f"{region.w} x {region.h}",
+            where="--region",
+        )
