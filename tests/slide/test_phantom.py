@@ -1,5 +1,6 @@
 """Phantom slides: real files, exact truth, and the same pixels however they are asked for."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import openslide
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from wsi_pgdips.errors import OutputError, SettingsError, SlideError, StainError
 from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
@@ -22,11 +24,13 @@ from wsi_pgdips.slide.phantom import (
 )
 from wsi_pgdips.slide.phantom_config import EOSIN, HEMATOXYLIN, make_phantom_config
 from wsi_pgdips.slide.phantom_fields import make_fields
+from wsi_pgdips.slide.phantom_layout import make_layout
+from wsi_pgdips.slide.phantom_scene import CELL, ProceduralTissue
 from wsi_pgdips.slide.phantom_texture import RealTissue, unmix
 
 CASES = sorted((Path(__file__).parents[1] / "phantoms").glob("*.toml"))
 TINY = next(p for p in CASES if p.stem == "tiny")
-PURE = 0.15  # OD: well seen
+POOL = 4  # methods look at optical density pooled over squares of this side
 
 
 def read(path: Path) -> np.ndarray:
@@ -113,22 +117,29 @@ def whole() -> tuple[Phantom, np.ndarray, np.ndarray]:
     return phantom, cell.rgb, cell.counts
 
 
-def test_the_seed_decides_everything(tiny: PhantomTruth, tmp_path: Path) -> None:
-    again = write_phantom(load_phantom_config(TINY), tmp_path / "again.tif")
-    assert again.path.read_bytes() == tiny.path.read_bytes()
-    np.testing.assert_array_equal(again.counts(0, 0, 1024, 1024), tiny.counts(0, 0, 1024, 1024))
-    other = Phantom.make(varied(seed=81)).cell(1, 0)
-    assert (other.counts != tiny.counts(512, 0, 512, 512)).mean() > 0.2
+def roughness(image: np.ndarray) -> float:
+    return float(np.abs(np.diff(image.astype(float), axis=1)).mean())
 
 
-def test_blur_softens_the_pixels_and_not_the_truth(
-    tiny: PhantomTruth, whole: tuple[Phantom, np.ndarray, np.ndarray]
-) -> None:
-    _, rgb, counts = whole
-    np.testing.assert_array_equal(counts, tiny.counts(0, 0, 1024, 1024))
-    sharp = Phantom.make(varied()).cell(0, 0).rgb.astype(float)
-    soft = rgb[:512, :512].astype(float)
-    assert np.abs(np.diff(soft, axis=1)).mean() < 0.8 * np.abs(np.diff(sharp, axis=1)).mean()
+def test_defocus_softens_the_pixels_and_not_the_truth() -> None:
+    sharp = Phantom.make(varied(noise=0.0)).cell(0, 1)
+    soft = Phantom.make(varied(noise=0.0, defocus_sigma=1.5)).cell(0, 1)
+    np.testing.assert_array_equal(soft.counts, sharp.counts)
+    assert roughness(soft.rgb) < 0.8 * roughness(sharp.rgb)
+
+
+def test_optics_limit_the_band_of_the_truth_alike_across_cells() -> None:
+    sigma = 1.2
+    flat = {"mass_drift": 0.0, "noise": 0.0}
+    ideal = Phantom.make(varied(**flat, optical_sigma=0.0)).window(512, 0, 512, 1024)
+    seen = Phantom.make(varied(**flat, optical_sigma=sigma)).window(512, 0, 512, 1024)
+    inner = (slice(8, -8), slice(8, -8))
+    np.testing.assert_array_equal(seen.tissue, ideal.tissue)
+    for got, sharp in zip(seen.counts, ideal.counts, strict=True):
+        # blurring the whole slide at once knows nothing of cells
+        expected = ndimage.gaussian_filter(sharp.astype(float), sigma, truncate=3)
+        np.testing.assert_allclose(got[inner], expected[inner], atol=2)
+        assert roughness(got) < 0.9 * roughness(sharp)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
@@ -144,7 +155,8 @@ def test_true_vectors_are_off_the_library_physical_and_apart(path: Path) -> None
     for k in range(n):
         assert angle_deg(np.moveaxis(s[k], 0, -1), library[k]).min() >= 8
         for other in range(k + 1, n):
-            assert angle_deg(np.moveaxis(s[k], 0, -1), np.moveaxis(s[other], 0, -1)).min() >= 14.9
+            apart = angle_deg(np.moveaxis(s[k], 0, -1), np.moveaxis(s[other], 0, -1))
+            assert apart.min() >= 0.799 * angle_deg(library[k], library[other])
     np.testing.assert_allclose(np.linalg.norm(s, axis=1), 1, atol=1e-5)
     assert s.min() >= 0.0199
     if config.stain_drift_deg:
@@ -163,15 +175,34 @@ def test_step_drift_is_flat_on_both_sides() -> None:
     assert abs(course[0] - course[-1]) > 0.5
 
 
-@pytest.mark.parametrize("name", ["he_flat", "hdab_drift", "three_flat", "noglass"])
-def test_pure_pixels_of_each_stain_exist(name: str) -> None:
-    case = load_phantom_config(TINY.with_name(f"{name}.toml"))
-    # the tiny slide's seed, so that all share one library of textures
-    config = varied(stains=case.stains, glass=case.glass)
-    q = Phantom.make(config).window(0, 0, 1024, 1024).counts.reshape(config.n_stains, -1) * 1e-4
-    for k in range(config.n_stains):
-        others = np.delete(q, k, axis=0).max(axis=0)
-        assert ((q[k] > PURE) & (others < 0.01 * q[k])).mean() > 1e-3
+def pooled_cells(config: PhantomConfig) -> Iterator[np.ndarray]:
+    """(N, n) pooled q of one cell after the other: the layout of a case, the textures of tiny."""
+    tissue = ProceduralTissue(varied(**dict(config) | {"seed": 80}), make_layout(config))
+    for y in range(0, config.shape[0], CELL):
+        for x in range(0, config.shape[1], CELL):
+            q = tissue.concentration(y, x, CELL, CELL)[0]
+            blocks = q.reshape(config.n_stains, CELL // POOL, POOL, CELL // POOL, POOL)
+            yield blocks.mean(axis=(2, 4)).reshape(config.n_stains, -1)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_each_stain_has_pure_cells_at_working_scale(path: Path) -> None:
+    config = load_phantom_config(path)
+    found = np.zeros(config.n_stains, int)
+    for q in pooled_cells(config):
+        total = q.sum(axis=0)
+        found += ((q >= 0.93 * total) & (total >= 0.25)).sum(axis=1)
+        if found.min() >= 300:
+            break
+    assert found.min() >= 300
+
+
+def test_deposits_are_dense_pure_marker_and_modest() -> None:
+    stains = load_phantom_config(TINY.with_name("three_flat.toml")).stains
+    q = np.concatenate(list(pooled_cells(varied(stains=stains))), axis=1)
+    marker, total = q[1], q.sum(axis=0)
+    dense = ((marker >= 0.93 * total) & (total >= 0.55)).sum()
+    assert 0.002 < dense / (total > 0.06).sum() < 0.03
 
 
 def test_a_scarce_stain_is_scarce_and_a_focus_is_a_focus() -> None:
@@ -302,3 +333,12 @@ def test_unmixing_meets_the_optimality_conditions(n: int, seed: int) -> None:
     gradient = (od - q.T @ matrix) @ matrix.T  # of the explained part; <= 0 where q is 0
     assert (gradient <= 2e-4).all()
     assert np.abs(gradient[q.T > 1e-3]).max(initial=0) < 2e-3
+
+
+# last: another seed evicts the textures that all others share
+def test_the_seed_decides_everything(tiny: PhantomTruth, tmp_path: Path) -> None:
+    again = write_phantom(load_phantom_config(TINY), tmp_path / "again.tif")
+    assert again.path.read_bytes() == tiny.path.read_bytes()
+    np.testing.assert_array_equal(again.counts(0, 0, 1024, 1024), tiny.counts(0, 0, 1024, 1024))
+    other = Phantom.make(varied(seed=81)).cell(1, 0)
+    assert (other.counts != tiny.counts(512, 0, 512, 512)).mean() > 0.2

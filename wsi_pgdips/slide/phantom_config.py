@@ -50,6 +50,8 @@ class PhantomConfig(_Frozen):
         mass_drift: relative change of M end to end. background_drift: change of B, OD.
         background: B at the centre, OD; (.03, .05, .02) is glass at 238, 227, 243.
         saturated_fraction: share of the tissue in dark folds that reach the detector's floor.
+        optical_sigma: Gaussian that limits the band of procedural concentrations, pixels: the point
+            spread and pixel of a scanner in focus, in the slide and in the truth.
         defocus_sigma: Gaussian blur of the intensities, pixels (the truth stays sharp).
         noise: standard deviation in counts at white; falls as the root of the intensity.
         jpeg_quality: 0 writes lossless deflate. glass: False leaves no glass at all.
@@ -69,6 +71,7 @@ class PhantomConfig(_Frozen):
     background: Vector = (0.03, 0.05, 0.02)
     background_drift: Vector = (0.0, 0.0, 0.0)
     saturated_fraction: float = Field(default=0.0, ge=0, le=0.5)
+    optical_sigma: float = Field(default=0.8, ge=0, le=4)
     defocus_sigma: float = Field(default=0.0, ge=0, le=8)
     noise: float = Field(default=1.5, ge=0, le=30)
     jpeg_quality: int = Field(default=80, ge=0, le=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from wsi_pgdips.records import FloatArray
 from wsi_pgdips.slide.phantom_config import PhantomConfig
 
 MIN_COMPONENT = 0.02
-MIN_SEPARATION_DEG = 15.0
+MIN_SEPARATION_SHARE = 0.8  # of the angle between the library's vectors: real stains stay apart
+MIN_SEPARATION_DEG = 5.0  # whatever the library says
 _STEP_WIDTH = 0.03
 _TRIES = 4000
 
@@ -109,15 +111,21 @@ def _normal(v: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray
     return np.asarray(w / np.linalg.norm(w))
 
 
-def _acceptable(ends: npt.NDArray[np.float64]) -> bool:
+def _least_angles(reference: npt.NDArray[np.float64]) -> dict[tuple[int, int], float]:
+    """Degrees that each pair of true vectors must keep, from (N, 3) reference vectors."""
+    return {
+        (i, j): max(
+            MIN_SEPARATION_DEG, MIN_SEPARATION_SHARE * float(angle_deg(reference[i], reference[j]))
+        )
+        for i, j in combinations(range(len(reference)), 2)
+    }
+
+
+def _acceptable(ends: npt.NDArray[np.float64], least_angles: dict[tuple[int, int], float]) -> bool:
     """Ends (2, N, 3) of the drift: physical, and stains apart whichever ends meet."""
-    n = ends.shape[1]
-    if ends.min() < MIN_COMPONENT:
-        return False
-    return all(
-        angle_deg(ends[a, i], ends[b, j]) >= MIN_SEPARATION_DEG
-        for i in range(n)
-        for j in range(i + 1, n)
+    return bool(ends.min() >= MIN_COMPONENT) and all(
+        angle_deg(ends[a, i], ends[b, j]) >= least
+        for (i, j), least in least_angles.items()
         for a in (0, 1)
         for b in (0, 1)
     )
@@ -127,7 +135,9 @@ def make_fields(config: PhantomConfig) -> PhantomFields:
     """Choose true vectors and directions of drift, by the seed.
 
     The drift is normal to the plane of library and true vector, so the true vector is nowhere
-    nearer to the library's than ``tilt_deg``.
+    nearer to the library's than ``tilt_deg``. Directions of tilt are drawn, in and out of the plane
+    of the stains alike, until every pair keeps ``MIN_SEPARATION_SHARE`` of its angle in the library
+    (of its own angle, where true vectors are given).
 
     Raises:
         SettingsError: no physical, well separated vectors exist for this tilt and drift.
@@ -137,6 +147,7 @@ def make_fields(config: PhantomConfig) -> PhantomFields:
     library /= np.linalg.norm(library, axis=1, keepdims=True)
     tilt, half = np.radians(config.tilt_deg), np.radians(config.stain_drift_deg) / 2
     given = config.true_stain_matrix
+    least_angles = _least_angles(library if given is None else np.asarray(given, np.float64))
     for _ in range(_TRIES):
         rows, tangents = [], []
         for n, lib in enumerate(library):
@@ -151,13 +162,14 @@ def make_fields(config: PhantomConfig) -> PhantomFields:
             tangents.append(tangent / np.linalg.norm(tangent))
         s0, t = np.array(rows), np.array(tangents)
         ends = np.stack([s0 * np.cos(half) + sign * t * np.sin(half) for sign in (-1, 1)])
-        if _acceptable(ends):
+        if _acceptable(ends, least_angles):
             break
     else:
         raise SettingsError(
             "no true stain vectors found for this phantom",
-            expected=f"components of at least {MIN_COMPONENT} and {MIN_SEPARATION_DEG:g} degrees "
-            "between stains all over the slide",
+            expected=f"components of at least {MIN_COMPONENT} and {MIN_SEPARATION_SHARE:g} of the "
+            f"library's angles between stains, {MIN_SEPARATION_DEG:g} degrees or more, all over "
+            "the slide",
             found=f"tilt_deg = {config.tilt_deg:g}, stain_drift_deg = {config.stain_drift_deg:g}",
             hint="lower the tilt or the drift, or give other vectors",
         )

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from scipy import ndimage
 
 from wsi_pgdips.records import ByteArray, FloatArray
 from wsi_pgdips.slide.phantom_config import PhantomConfig
@@ -23,10 +24,11 @@ from wsi_pgdips.slide.texture_sheets import (
     padded,
     window,
 )
-from wsi_pgdips.slide.texture_stamps import Stamp
+from wsi_pgdips.slide.texture_stamps import DEPOSIT_FOCUS, Stamp
 from wsi_pgdips.slide.textures import FRINGE_PERIOD, texture_library
 
 CELL = 512
+_OPTICAL_TRUNCATE = 3.0
 _PALEST = np.float32(0.06)  # OD of the palest tissue on a slide without glass
 
 
@@ -47,7 +49,7 @@ class ProceduralTissue:
 
     @cached_property
     def _extra(self) -> int:
-        return CELL + 2 * halo(self.config)
+        return CELL + 2 * (halo(self.config) + _optical_reach(self.config))
 
     @cached_property
     def _sheets(self) -> tuple[tuple[FloatArray, FloatArray], CellAtlas, FloatArray]:
@@ -57,7 +59,21 @@ class ProceduralTissue:
         return (first, second), library.cells.padded(extra), padded(library.fringe, extra)
 
     def concentration(self, y: int, x: int, h: int, w: int) -> tuple[FloatArray, ByteArray]:
-        """See :meth:`Tissue.concentration`."""
+        """See :meth:`Tissue.concentration`; the mask is not blurred."""
+        reach = _optical_reach(self.config)
+        q, tissue = self._drawn(y - reach, x - reach, h + 2 * reach, w + 2 * reach)
+        if reach == 0:
+            return q, tissue
+        if tissue.any():
+            for plane in q:
+                plane[...] = ndimage.gaussian_filter(
+                    plane, self.config.optical_sigma, truncate=_OPTICAL_TRUNCATE
+                )
+        inner = (slice(reach, reach + h), slice(reach, reach + w))
+        return q[:, *inner], tissue[inner]
+
+    def _drawn(self, y: int, x: int, h: int, w: int) -> tuple[FloatArray, ByteArray]:
+        """Concentrations and mask before the optics."""
         slow = self.layout.window
         box = (y, x, h, w)
         edge = slow(self.layout.edge, *box) + window(self._sheets[2], FRINGE_PERIOD, *box)
@@ -66,25 +82,27 @@ class ProceduralTissue:
         q = np.zeros((len(roles), h, w), np.float32)
         if not tissue.any():
             return q, np.zeros((h, w), np.uint8)
-        presence = slow(self.layout.presence, *box)
-        maps = self._sheet(box, roles.get("marker"))
-        maps = self._stamped(maps, box, roles.get("marker"))
-        nuclear, counter, marker, cover = maps
+        absent = np.array([s.absent_level for s in self.config.stains], np.float32)[:, None, None]
+        level = absent + (1 - absent) * slow(self.layout.presence, *box)
+        # nuclei without their stain hide nothing
+        shade = level[roles["nuclear"]] if "nuclear" in roles else np.zeros((h, w), np.float32)
+        maps = self._sheet(box, shade, roles.get("marker"))
+        nuclear, counter, marker, cover = self._stamped(maps, box, shade, roles.get("marker"))
         tissue *= cover
+        if "marker" in roles:
+            marker *= level[roles["marker"]]
+            q[roles["marker"]] = marker
+        if "nuclear" in roles:
+            q[roles["nuclear"]] += nuclear * level[roles["nuclear"]]
         if "counterstain" in roles:
             # dense chromogen keeps the counterstain out
-            q[roles["counterstain"]] = counter * np.clip(1.1 - 2 * marker, 0, 1)
+            share = level[roles["counterstain"]] * np.clip(1.1 - 2 * marker, 0, 1)
+            q[roles["counterstain"]] = counter * share
         else:
             # without a counterstain the matrix takes a little of the first stain, as in IHC
-            host = q[roles["nuclear"]] if "nuclear" in roles else q[0]
-            host += 0.22 * np.maximum(counter - 0.12, 0) * np.clip(1 - 3 * marker, 0, 1)
-        if "nuclear" in roles:
-            q[roles["nuclear"]] += nuclear
-        if "marker" in roles:
-            q[roles["marker"]] += marker
-        for n, stain in enumerate(self.config.stains):
-            if stain.presence < 1:
-                q[n] *= stain.absent_level + (1 - stain.absent_level) * presence[n]
+            host = roles.get("nuclear", 0)
+            pale = 0.22 * np.maximum(counter - 0.12, 0) * np.clip(1 - 3 * marker, 0, 1)
+            q[host] += pale * level[host]
         q *= tissue
         if not self.config.glass:
             base = roles.get("counterstain", 0)
@@ -107,8 +125,13 @@ class ProceduralTissue:
         flat -= offset[1]
         return np.take(wide.ravel(), flat)
 
-    def _sheet(self, box: tuple[int, int, int, int], marker_index: int | None) -> list[FloatArray]:
-        """Nuclear, counterstain, marker and cover of stroma: fibres and single cells."""
+    def _sheet(
+        self, box: tuple[int, int, int, int], shade: FloatArray, marker_index: int | None
+    ) -> list[FloatArray]:
+        """Nuclear, counterstain, marker and cover of stroma: fibres and single cells.
+
+        ``shade`` (h, w), 0 to 1: how far nuclei displace the counterstain.
+        """
         slow, (fibres, cells, _) = self.layout.window, self._sheets
         weave = np.clip(0.5 + 1.2 * slow(self.layout.weave, *box), 0, 1)
         first, second = (window(f, MATRIX_PERIOD, *box) for f in fibres)
@@ -118,7 +141,8 @@ class ProceduralTissue:
         shown = self._at_centres(density, here.offset, box) > here.rank
         nuclear = here.nuclear * shown
         # crowded cells push the fibres aside
-        counter *= np.where(shown, here.under, np.float32(1)) * (1.15 - 0.75 * slow(density, *box))
+        counter *= 1.15 - 0.75 * slow(density, *box)
+        counter *= 1 - shade * shown * (1 - here.under)
         marker = np.zeros_like(counter)
         if marker_index is not None:
             offset, focus = here.marker_offset, self.layout.presence[marker_index]
@@ -131,11 +155,12 @@ class ProceduralTissue:
         self,
         maps: list[FloatArray],
         box: tuple[int, int, int, int],
+        shade: FloatArray,
         marker_index: int | None,
     ) -> list[FloatArray]:
-        """Lay the glands and vessels that touch a window over its stroma."""
+        """Lay the glands, vessels and deposits that touch a window over its stroma."""
         nuclear, counter, marker, cover = maps
-        for stamp, top, left, turn in self._placements(box):
+        for stamp, top, left, turn in self._placements(box, marker_index):
             part = np.rot90(stamp.maps, turn % 4, axes=(1, 2))
             if turn >= 4:
                 part = part[:, :, ::-1]
@@ -145,10 +170,10 @@ class ProceduralTissue:
             if t >= b or le >= r:
                 continue
             here = (slice(t, b), slice(le, r))
-            alpha, nuc, cou, mar, lumen = part[:, t - top : b - top, le - left : r - left]
+            alpha, nuc, cou, mar, lumen, under = part[:, t - top : b - top, le - left : r - left]
             keep = 1 - alpha
             nuclear[here] = nuclear[here] * keep + nuc
-            counter[here] = counter[here] * keep + cou
+            counter[here] = counter[here] * keep + cou * (1 - shade[here] * (1 - under))
             if marker_index is not None:
                 focus = self.layout.sample(
                     self.layout.presence[marker_index],
@@ -163,12 +188,20 @@ class ProceduralTissue:
                 counter[here] += 0.14 * alpha * lumen  # secretion: no glass anywhere
         return [nuclear, counter, marker, cover]
 
-    def _placements(self, box: tuple[int, int, int, int]) -> list[tuple[Stamp, int, int, int]]:
+    def _placements(
+        self, box: tuple[int, int, int, int], marker_index: int | None
+    ) -> list[tuple[Stamp, int, int, int]]:
         """Stamps that may touch a window with their top left in it, in one fixed order."""
         y, x, h, w = box
         found = []
         library = texture_library(self.config.seed, self.config.mpp)
-        for kind, pitch_um, code in (("vessel", 330.0, 2), ("gland", 118.0, 1)):
+        for kind, pitch_um, code in (
+            ("vessel", 330.0, 2),
+            ("gland", 118.0, 1),
+            ("deposit", 70.0, 3),
+        ):
+            if kind == "deposit" and marker_index is None:
+                continue
             stamps, pitch = library.stamps[kind], pitch_um / self.config.mpp
             reach = max(s.half for s in stamps) + 0.3 * pitch
             for i in range(int((y - reach) // pitch), int((y + h + reach) // pitch) + 1):
@@ -189,6 +222,13 @@ class ProceduralTissue:
                         zone < 0.3 and chance < 0.8 and depth > stamp.half
                     ):
                         continue
+                    if kind == "deposit" and not (
+                        chance < 0.5
+                        and depth > stamp.half
+                        and self.layout.sample(self.layout.presence[marker_index], cy, cx)
+                        > DEPOSIT_FOCUS
+                    ):
+                        continue
                     found.append(
                         (stamp, round(cy) - stamp.half - y, round(cx) - stamp.half - x, turn)
                     )
@@ -198,3 +238,8 @@ class ProceduralTissue:
 def halo(config: PhantomConfig) -> int:
     """Pixels around a cell that its defocus blur reads."""
     return int(np.ceil(4 * config.defocus_sigma))
+
+
+def _optical_reach(config: PhantomConfig) -> int:
+    """Pixels around a window that its optical blur reads."""
+    return int(_OPTICAL_TRUNCATE * config.optical_sigma + 0.5)

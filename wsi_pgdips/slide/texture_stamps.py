@@ -1,4 +1,4 @@
-"""Large structures of procedural tissue, drawn once and stamped: glands and vessels.
+"""Structures of procedural tissue, drawn once and stamped: glands, vessels, deposits.
 
 Units as in ``texture_sheets``: concentrations, shares, and ``scale`` = 1 / mpp.
 """
@@ -13,10 +13,13 @@ from scipy import fft
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.slide.texture_sheets import chromatin_grain, nucleus, periodic_noise
 
+DEPOSIT_FOCUS = 0.8  # presence of the marker that a deposit needs, so that it is dense
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """One large structure: (5, s, s) cover, nuclear, counterstain, marker, lumen (share of glass).
+    """One structure: (6, s, s) cover, nuclear, counterstain, marker, lumen (share of glass), under
+    (share of counterstain left under nuclei).
 
     ``focus_rank``: the marker is there where its presence at the centre exceeds this.
     """
@@ -39,8 +42,8 @@ def _paste(
         return
     box = (slice(y, y + 2 * half + 1), slice(x, x + 2 * half + 1))
     maps[1][box] = np.maximum(maps[1][box], part * q)
-    maps[2][box] *= 1 - part * (1 - left)
     maps[3][box] *= 1 - 0.7 * part
+    maps[5][box] *= 1 - part * (1 - left)
 
 
 def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
@@ -79,6 +82,7 @@ def gland_stamp(rng: np.random.Generator, scale: float) -> Stamp:
             * np.clip(0.35 + 0.65 * np.exp(-depth / 0.35), 0, 1)
             * (1 + 0.15 * grain),
             lumen,
+            np.ones_like(r),
         ]
     ).astype(np.float32)
     _goblets(rng, maps, y, x, radius, squeeze, turn, lumen_r, scale)
@@ -147,7 +151,7 @@ def vessel_stamp(rng: np.random.Generator, scale: float) -> Stamp:
     lumen = np.clip((inner - r) * radius * squeeze / 1.5 + 0.5, 0, 1)
     rings = np.sin(r * radius / (0.55 * scale) + 1.5 * np.sin(4 * phi))
     wall = (0.42 + 0.07 * rings) * cover * (1 - lumen)
-    maps = np.stack([cover, 0 * r, wall, 0 * r, lumen]).astype(np.float32)
+    maps = np.stack([cover, 0 * r, wall, 0 * r, lumen, np.ones_like(r)]).astype(np.float32)
     for _ in range(int(rng.uniform(0.25, 1.0) * (inner * radius / (3.0 * scale)) ** 2 * squeeze)):
         angle, at = rng.uniform(0, 2 * np.pi), (inner - 0.04) * radius * np.sqrt(rng.uniform())
         pu, pv = at * np.cos(angle), at * np.sin(angle) * squeeze
@@ -179,3 +183,35 @@ def vessel_stamp(rng: np.random.Generator, scale: float) -> Stamp:
         )
         _paste(maps, (half + py, half + px), part, q, 0.2)
     return Stamp(maps, 2.0)
+
+
+def deposit_stamp(rng: np.random.Generator, scale: float) -> Stamp:
+    """Clumps and loose grains of chromogen or pigment that hide all else: pure marker."""
+    half = int(19 * scale)
+    side = 2 * half + 1
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    fine, coarse = (
+        periodic_noise(rng, fft.next_fast_len(side), (s * scale, s * scale))[:side, :side]
+        for s in (0.5, 1.6)
+    )
+    cover, level = np.zeros_like(y), np.zeros_like(y)
+    clumps, grains = int(rng.integers(1, 5)), int(rng.integers(6, 20))
+    for k in range(clumps + grains):
+        is_clump = k < clumps
+        size = rng.uniform(3.0, 8.0) if is_clump else rng.uniform(0.5, 1.3)
+        far = 8.0 * np.sqrt(rng.uniform()) if is_clump else rng.uniform(6.0, 16.0)
+        angle, turn = rng.uniform(0, 2 * np.pi, 2)
+        v, u = y - far * scale * np.sin(angle), x - far * scale * np.cos(angle)
+        phi = np.arctan2(v, u) - turn
+        lobes = 1 + 0.16 * np.cos(2 * phi) + 0.1 * np.cos(5 * phi + turn)
+        depth = size * scale * lobes - np.hypot(u, v)
+        if is_clump:
+            depth += 0.7 * scale * coarse
+        part = np.clip(depth / 1.5 + 0.5, 0, 1)
+        level = np.where(part > cover, rng.uniform(0.5, 1.0), level)
+        cover = np.maximum(cover, part)
+    marker = cover * np.clip(level * (1 + 0.12 * fine + 0.14 * coarse), 0.3, 1.2)
+    none = np.zeros_like(cover)
+    return Stamp(
+        np.stack([cover, none, none, marker, none, none + 1]).astype(np.float32), DEPOSIT_FOCUS
+    )

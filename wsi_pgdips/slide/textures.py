@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.slide.texture_sheets import CellAtlas, cell_sheet, fibre_sheet, periodic_noise
-from wsi_pgdips.slide.texture_stamps import Stamp, gland_stamp, vessel_stamp
+from wsi_pgdips.slide.texture_stamps import Stamp, deposit_stamp, gland_stamp, vessel_stamp
 
 FRINGE_PERIOD = 512
 
@@ -30,7 +30,7 @@ def texture_library(seed: int, mpp: float) -> TextureLibrary:
     """The textures of a seed; a second or two, so the last library is kept (about 50 MB)."""
     scale = 1 / mpp
     angle = float(np.random.default_rng([seed, 300]).uniform(0, np.pi))
-    rng = [np.random.default_rng([seed, code]) for code in (301, 302, 303, 304)]
+    rng = [np.random.default_rng([seed, code]) for code in (301, 302, 303, 304, 305)]
     fringe = 2.2 * scale * periodic_noise(rng[2], FRINGE_PERIOD, (4 * scale, 4 * scale))
     fringe += 0.8 * scale * periodic_noise(rng[2], FRINGE_PERIOD, (1.2 * scale, 1.2 * scale))
     return TextureLibrary(
@@ -40,5 +40,6 @@ def texture_library(seed: int, mpp: float) -> TextureLibrary:
         stamps={
             "gland": tuple(gland_stamp(rng[3], scale) for _ in range(14)),
             "vessel": tuple(vessel_stamp(rng[3], scale) for _ in range(6)),
+            "deposit": tuple(deposit_stamp(rng[4], scale) for _ in range(12)),
         },
     )
