@@ -37,7 +37,7 @@ class ScientificSettings(_Frozen):
     icc: bool = False
     store_residual: bool = False
     iterations: int | None = Field(default=None, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=0.01, ge=0)
     calibration_tiles: int = Field(default=16, ge=1)

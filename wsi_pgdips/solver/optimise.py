@@ -5,7 +5,9 @@ No value is read back to the host inside the loop; a tile that diverges is notic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,9 @@ from torch import Tensor
 from wsi_pgdips.solver import losses, network
 from wsi_pgdips.solver.network import NetworkSpec
 from wsi_pgdips.solver.presets import Preset
+
+
+_FREE_FAN_IN = 10
 
 
 @dataclass
@@ -45,6 +50,24 @@ def autocast(device: torch.device) -> torch.autocast:
     """bf16 where the device computes in it; parameters, losses and physics stay float32."""
     supported = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)
+
+
+def parameter_groups(
+    weights: Mapping[str, Tensor], rate: float, spec: NetworkSpec
+) -> list[dict[str, Any]]:
+    """Adam groups of a network.
+
+    Adam moves every weight by about its rate, so a layer's output moves by rate times fan-in. The
+    published network undoes that by normalising each layer anew at every step; one whose
+    normalisation is frozen needs the rate divided by the fan-in instead, or it collapses.
+    """
+    if spec.tile_norm:
+        return [{"params": list(weights.values()), "lr": rate}]
+    groups = []
+    for name, value in weights.items():
+        fan_in = value[0, 0].numel() if name.endswith(".weight") else 1
+        groups.append({"params": [value], "lr": rate * min(1.0, _FREE_FAN_IN / fan_in)})
+    return groups
 
 
 def maps(weights: network.Weights, x: Tensor, spec: NetworkSpec, n: int) -> Tensor:
@@ -117,7 +140,7 @@ def solve(
     background = start.background.clone().requires_grad_()
     optimiser = torch.optim.Adam(
         [
-            {"params": list(trained.values()), "lr": preset.learning_rate},
+            *parameter_groups(trained, preset.learning_rate, spec),
             {"params": [rows, log_scale, background], "lr": preset.physics_rate},
         ]
     )

@@ -21,7 +21,8 @@ class Preset:
         separate: one network a stain (as published) instead of one network with N heads.
         shrink: the network runs at 1/shrink of the output resolution.
         steps: optimisation steps on each tile; 0 runs the slide-level network forward only.
-        learning_rate: Adam, network. physics_rate: Adam, S, M and B.
+        learning_rate: Adam, network; where the network's normalisation is frozen it is scaled by
+            each layer's fan-in (``optimise.parameter_groups``). physics_rate: Adam, S, M and B.
         alpha, beta: weights of reconstruction and exclusion.
         stain_hold, background_hold: weights of the priors on S and B (0: free, as published).
         augment: flips and rotations of (input, target) on alternate steps, and input jitter.
@@ -53,7 +54,7 @@ class Preset:
 
 _PAPER = Preset("paper", True, True, 1, 6000, 5e-4, 5e-4, 1.0, 0.01, 0.0, 0.0, True, "parameters")
 _BALANCED = Preset(
-    "balanced", False, False, 2, 20, 5e-4, 1e-3, 1.0, 0.01, 0.05, 1.0, False, "statistics"
+    "balanced", False, False, 2, 20, 5e-3, 1e-3, 1.0, 0.01, 0.05, 1.0, False, "statistics"
 )
 _PRESETS = {
     "paper": _PAPER,
@@ -71,7 +72,7 @@ def resolve(settings: ScientificSettings) -> Preset:
     return replace(
         preset,
         steps=steps,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate or preset.learning_rate,
         alpha=settings.alpha,
         beta=settings.beta,
     )

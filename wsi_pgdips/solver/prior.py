@@ -26,6 +26,7 @@ from wsi_pgdips.solver.tile import TileInput, batch
 
 CROP = 160  # side of a training crop at the network's resolution
 CROPS_PER_STEP = 4
+RATE = 2e-2  # Adam, before the division by fan-in; peak of a one-cycle schedule
 PERCENTILE_M = 99.9
 MIN_PRESENCE_OD = 0.05
 
@@ -146,9 +147,10 @@ def _train(
     anchor = optimise.Physics(
         torch.from_numpy(s0).to(device)[None], torch.from_numpy(m0).to(device)[None], background[:1]
     )
-    optimiser = torch.optim.Adam(trained, lr=4 * preset.learning_rate)
+    groups = optimise.parameter_groups(named, RATE, spec)
+    optimiser = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 4 * preset.learning_rate, total_steps=max(steps, 2), pct_start=0.1
+        optimiser, [g["lr"] for g in groups], total_steps=max(steps, 2), pct_start=0.15
     )
 
     def gradient(place: tuple[int, int, int]) -> tuple[list[Tensor], Tensor]:
