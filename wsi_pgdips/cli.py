@@ -49,7 +49,7 @@ def main() -> None:
     for name in _NOISY:
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
     try:
-        app()
+        app(prog_name="wsi-pgdips")
     except WsiPgdipsError as error:
         _say_error(str(error))
         sys.exit(error.exit_code)
@@ -86,7 +86,7 @@ def run(
     stains: Annotated[
         str | None,
         typer.Option(
-            help="Set of the library, such as he or hdab (see [b]wsi-pgdips stains[/b]), or your own. "
+            help="Set of the library, such as he (see [b]wsi-pgdips stains[/b]), or your own. "
             "[dim]default: he[/dim]",
             metavar="NAME|FILE.toml",
             rich_help_panel=_METHOD,
@@ -255,13 +255,13 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
 ) -> None:
     """Turn a slide into layers of stain concentration; goes on where it stopped."""
-    from wsi_pgdips.run.pipeline import deconvolve_slide
-
     shown = {"ctx", "slide", "output", "config", "verbose", "quiet"}
     options = {k: _plain(v) for k, v in ctx.params.items() if k not in shown}
     if verbose:
         _speak_up()
     try:
+        from wsi_pgdips.run.pipeline import deconvolve_slide
+
         summary = deconvolve_slide(
             slide, output, config=config, progress=_progress(quiet), **options
         )
@@ -277,11 +277,14 @@ def run(
 def info(
     path: Annotated[Path, typer.Argument(help="A slide, or layers.", metavar="SLIDE|OUT.ome.zarr")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    mpp_source: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel, where the file is silent.")
+    ] = None,
 ) -> None:
     """Say what a slide or the output of a run holds."""
     from wsi_pgdips.run.inspect import describe, inspect
 
-    facts = inspect(path)
+    facts = inspect(path, mpp_source=mpp_source)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:

@@ -27,7 +27,7 @@ _FROM_RECORD = (
 )
 
 
-def inspect(path: Path, *, tile: int = 512, mpp: float = 0.5) -> Facts:
+def inspect(path: Path, *, mpp_source: float | None = None) -> Facts:
     """Facts on a slide, or on the output of a run, told apart by what lies at ``path``.
 
     JSON-ready; ``kind`` is ``slide`` or ``layers``. Shapes are (height, width).
@@ -37,12 +37,13 @@ def inspect(path: Path, *, tile: int = 512, mpp: float = 0.5) -> Facts:
     """
     if (path / "zarr.json").is_file() or path.suffix.lower() == ".zarr":
         return inspect_layers(path)
-    return inspect_slide(path, tile=tile, mpp=mpp)
+    return inspect_slide(path, mpp_source=mpp_source)
 
 
-def inspect_slide(path: Path, *, tile: int = 512, mpp: float = 0.5) -> Facts:
-    """Facts on a slide, and what a run at ``mpp`` would have to do.
+def inspect_slide(path: Path, *, mpp_source: float | None = None) -> Facts:
+    """Facts on a slide, and what a run with default settings would have to do.
 
+    ``mpp_source`` is the slide's own mpp, where the file is silent or wrong.
     ``output`` is None where no output grid follows from the slide, with the reason in ``problem``.
     ``tiles_with_tissue`` is an estimate: from brightness alone, without a run's tissue mask.
 
@@ -67,7 +68,7 @@ def inspect_slide(path: Path, *, tile: int = 512, mpp: float = 0.5) -> Facts:
         "problem": None,
     }
     try:
-        source = open_source(path, mpp=mpp, tile=tile)
+        source = open_source(path, mpp_source=mpp_source)
     except SlideError as error:
         return facts | {"problem": str(error)}
     with contextlib.closing(source):

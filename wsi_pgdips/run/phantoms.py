@@ -108,6 +108,7 @@ def _describe(
             raise SettingsError(
                 "a phantom holds one to three stains", found=stains.n, where="--stains"
             )
+        changes["name"] = stains.name
         changes["stains"] = tuple(
             {"label": label, "vector": tuple(max(v, 0.0) for v in row), "role": role}
             # roles do not act on real tissue, but each may be taken once
