@@ -181,3 +181,11 @@ def test_icc_profile_of_another_gamma_changes_pixels(tmp_path: Path) -> None:
     converted = open_source(path, mpp_source=0.5, icc=True).read(0, 0, 8, 8)
     assert converted[0, 0, 0] > 170  # linear 0.5 is 188 in sRGB
     assert abs(int(converted[0, 0, 2]) - 128) < 20
+
+
+def test_a_foreign_json_description_with_a_shape_is_no_obstacle(tmp_path: Path) -> None:
+    rgb = np.full((96, 128, 3), 200, np.uint8)
+    options = {"photometric": "rgb", "tile": (32, 32), "metadata": None}
+    path = tmp_path / "x.tiff"
+    tifffile.imwrite(path, rgb, description='{"scan": {"shape": [96, 128]}}', **options)
+    assert np.array_equal(open_source(path, mpp_source=0.5).read(0, 0, 96, 128), rgb)

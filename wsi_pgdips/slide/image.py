@@ -93,7 +93,8 @@ def open_tiff(path: Path) -> TiffPyramid | ImagePyramid:
         SlideError: damaged, too large, or not 8-bit RGB brightfield.
     """
     try:
-        with tifffile.TiffFile(path) as tif:
+        # any JSON with a "shape" would be taken for tifffile's own description
+        with tifffile.TiffFile(path, is_shaped=False) as tif:
             if not tif.series:
                 raise _damaged(path, "no image in the TIFF")
             series = max(tif.series, key=lambda s: math.prod(s.shape))
