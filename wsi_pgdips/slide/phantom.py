@@ -182,7 +182,7 @@ def write_phantom(
         factor=config.level_factor,
         quality=config.jpeg_quality,
         subsampling=config.jpeg_subsampling,
-        description=json.dumps({"phantom": config.model_dump(mode="json")}),
+        description="phantom " + json.dumps(config.model_dump(mode="json")),
     )
     for k in range(strips):
         top, rows = k * CELL, min(CELL, height - k * CELL)
