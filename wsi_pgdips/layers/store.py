@@ -48,8 +48,9 @@ def create_layers(
     with zarr_session(path):
         for node in _nodes(path):
             shutil.rmtree(node)  # of an interrupted creation
-        root = zarr.open_group(path, mode="a", zarr_format=3)
-        root.update_attributes({OWN_KEY: {"schema": schema.SCHEMA_VERSION}})
+        # in one write: a zarr.json without our key would pass for somebody else's
+        own: dict[str, Any] = {OWN_KEY: {"schema": schema.SCHEMA_VERSION}}
+        root = zarr.open_group(path, mode="a", zarr_format=3, attributes=own)
         _create_levels(root, grid, range(grid.n_levels), channels=stains.n)
         root.create_group("labels", attributes={"ome": schema.ome_labels()})
         tissue = root.create_group(TISSUE, attributes={"ome": schema.ome_tissue(grid)})

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings, tile_seed
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, TileSource
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
 from wsi_pgdips.run.ledger import Ledger, digest, identity, load_arrays, save_arrays
 from wsi_pgdips.slide.reader import open_source
+from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.solver.presets import HALO, Preset, resolve
 from wsi_pgdips.solver.tile import TileInput, tile_input
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.grid import BlockPlan, plan_blocks
+from wsi_pgdips.tiles.masks import load_roi
 from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+
+OVERVIEW_MPP = 8.0
+UNREADABLE = "overview_unreadable"  # flag: parts of the slide were not seen when it was planned
 
 
 @dataclass(frozen=True)
@@ -27,16 +33,19 @@ class Context:
 
     Attributes:
         background: (GY, GX, 3) B of glass at tile centres. b0: (3,) of the slide.
-        plans: blocks with tissue, raster order. digest: identity of slide and settings.
+        planned: (H, W) bool like ``tissue.mask``, with the parts that the overview could not read:
+            whoever renders them finds out whether they are lost.
+        plans: blocks to work on, raster order. digest: identity of slide and settings.
     """
 
-    source: TileSource
+    source: PyramidSource
     stains: StainSet
     settings: ScientificSettings
     preset: Preset
     tissue: TissueMap
     background: FloatArray
     b0: FloatArray
+    planned: BoolArray
     plans: tuple[BlockPlan, ...]
     digest: str
 
@@ -80,8 +89,10 @@ class Context:
         return self.tissue.window(region.y, region.x, region.h, region.w)
 
 
-def make_context(source: TileSource, stains: StainSet, settings: ScientificSettings) -> Context:
+def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSettings) -> Context:
     """Find tissue and glass, and plan the blocks.
+
+    Parts of the slide that its overview could not read are planned too, lest they pass for glass.
 
     Raises:
         SlideError: there is no tissue. SettingsError: a mask or region file that cannot be used.
@@ -91,18 +102,38 @@ def make_context(source: TileSource, stains: StainSet, settings: ScientificSetti
         masker=settings.masker,
         mask_file=None if settings.mask is None else Path(settings.mask),
         roi_file=None if settings.roi is None else Path(settings.roi),
+        overview_mpp=OVERVIEW_MPP,
     )
+    if source.unreadable:
+        tissue = replace(tissue, flags=(*tissue.flags, UNREADABLE))
     background, _, b0 = background_field(tissue, source.grid)
-    return _context(source, stains, settings, tissue, background, b0)
+    planned = tissue.mask | _unseen(source, tissue, settings)
+    return _context(source, stains, settings, tissue, background, b0, planned)
+
+
+def _unseen(source: PyramidSource, tissue: TissueMap, settings: ScientificSettings) -> BoolArray:
+    """(H, W) bool: where tissue was asked for, but the overview could not be read."""
+    unseen = np.zeros_like(tissue.mask)
+    if settings.mask is not None:  # the tissue was drawn, not looked for
+        return unseen
+    s = tissue.scale
+    for r in source.unreadable:
+        rows = slice(int(r.y / s), int(np.ceil(r.stop_y / s)))
+        unseen[rows, int(r.x / s) : int(np.ceil(r.stop_x / s))] = True
+    if settings.roi is not None and unseen.any():
+        height, width = tissue.mask.shape
+        unseen &= load_roi(Path(settings.roi), source.grid, (height, width), s)
+    return unseen
 
 
 def _context(
-    source: TileSource,
+    source: PyramidSource,
     stains: StainSet,
     settings: ScientificSettings,
     tissue: TissueMap,
     background: FloatArray,
     b0: FloatArray,
+    planned: BoolArray,
 ) -> Context:
     return Context(
         source,
@@ -112,7 +143,8 @@ def _context(
         tissue,
         np.asarray(background, np.float32),
         np.asarray(b0, np.float32),
-        plan_blocks(source.grid, tissue, settings.min_tissue),
+        planned,
+        plan_blocks(source.grid, replace(tissue, mask=planned), settings.min_tissue),
         digest(identity(source.meta, settings, stains)),
     )
 
@@ -124,6 +156,8 @@ def save_plan(context: Context, path: Path) -> None:
         path,
         mask=t.mask,
         core=t.core,
+        planned=context.planned,
+        unreadable=_rows(context.source.unreadable),
         scale=np.float64(t.scale),
         flags=np.array(t.flags, dtype=np.str_),
         background=context.background,
@@ -132,7 +166,7 @@ def save_plan(context: Context, path: Path) -> None:
 
 
 def load_context(
-    source: TileSource, stains: StainSet, settings: ScientificSettings, path: Path
+    source: PyramidSource, stains: StainSet, settings: ScientificSettings, path: Path
 ) -> Context:
     """The context of a saved plan."""
     a = load_arrays(path)
@@ -146,7 +180,20 @@ def load_context(
         shape=source.grid.shape,
         flags=tuple(str(f) for f in a["flags"]),
     )
-    return _context(source, stains, settings, tissue, a["background"], a["b0"])
+    return _context(source, stains, settings, tissue, a["background"], a["b0"], a["planned"])
+
+
+def sees_more(source: PyramidSource, path: Path) -> bool:
+    """Whether a plan was made while parts of the slide could not be read that can be read now."""
+    unreadable = load_arrays(path)["unreadable"]
+    if len(unreadable) == 0:
+        return False
+    source.overview(OVERVIEW_MPP)
+    return not np.array_equal(unreadable, _rows(source.unreadable))
+
+
+def _rows(regions: tuple[Region, ...]) -> npt.NDArray[np.int64]:
+    return np.array([astuple(r) for r in regions], np.int64).reshape(-1, 4)
 
 
 @dataclass(frozen=True)
@@ -160,7 +207,7 @@ class SlideJob:
     threads: int
     batch: int
 
-    def open_source(self) -> TileSource:
+    def open_source(self) -> PyramidSource:
         s = self.settings
         return open_source(
             Path(self.slide),
@@ -173,7 +220,7 @@ class SlideJob:
 
     def context(self) -> Context:
         """The planned slide; kept in the process, so that imports and opening are paid once."""
-        return _opened(self)
+        return _opened(self, self.ledger.plan.stat().st_mtime_ns)
 
     @property
     def ledger(self) -> Ledger:
@@ -181,7 +228,7 @@ class SlideJob:
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(job: SlideJob) -> Context:
+def _opened(job: SlideJob, _stamp: int) -> Context:
     return load_context(
         job.open_source(), load_stains(job.settings.stains), job.settings, job.ledger.plan
     )

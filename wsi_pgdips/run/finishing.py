@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -41,13 +41,15 @@ def write_products(
     """
     output = ledger.output
     checksums: dict[str, str] = {}
+    unread: set[TileIndex] = set()
     for block in rendered:
         a = load_arrays(ledger.render(block))
+        unread |= {(int(ty), int(tx)) for ty, tx in a["failed"]}
         checksums |= dict(zip(map(str, a["files"]), map(str, a["sha256"]), strict=True))
     checksums |= store.finalize_levels(output, context.grid)
     provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))
     tables.write_fields(output, fields, context.grid, context.stains)
-    tables.write_tile_table(output, tile_columns(context, fits, fields))
+    tables.write_tile_table(output, tile_columns(context, fits, fields, unread))
     figures = _seam_figures(context, prior, fits, rendered, ledger)
     tiles = int(sum(len(f.index) for f in fits))
     inherited = int(sum(fields.inherited[ty, tx] for f in fits for ty, tx in f.index))
@@ -74,9 +76,13 @@ def write_products(
 
 
 def tile_columns(
-    context: Context, fits: Sequence[BlockFit], fields: Fields
+    context: Context, fits: Sequence[BlockFit], fields: Fields, unread: Set[TileIndex]
 ) -> dict[str, npt.NDArray[Any]]:
-    """One row a tile, raster order: place, tissue, its own S, M, B, confidence, loss, flags."""
+    """One row a tile, raster order: place, tissue, its own S, M, B, confidence, loss, flags.
+
+    Args:
+        unread: tiles that ``render`` could not read.
+    """
     index = np.concatenate([f.index for f in fits])
     order = np.lexsort((index[:, 1], index[:, 0]))
 
@@ -88,6 +94,8 @@ def tile_columns(
     flags = gathered("flags")
     inherited = fields.inherited[index[:, 0], index[:, 1]]
     flags = np.where(inherited, flags | int(TileFlag.INHERITED), flags)
+    lost = np.array([(int(ty), int(tx)) in unread for ty, tx in index], bool)
+    flags = np.where(lost, flags | int(TileFlag.READ_FAILED), flags)
     columns: dict[str, npt.NDArray[Any]] = {
         "tile_y": index[:, 0],
         "tile_x": index[:, 1],

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import BlockFit, SlidePrior, TileFlag
+from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import load_arrays, save_array, save_arrays
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles, uses_network
@@ -23,6 +23,7 @@ from wsi_pgdips.tiles.grid import BlockPlan
 from wsi_pgdips.tiles.stream import stream_tiles
 
 READ_THREADS = 2
+UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
 Map = npt.NDArray[np.float16]
@@ -32,7 +33,8 @@ Row = tuple[TileIndex, TileFit, Map | None]
 def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrior:
     """The slide's prior from tiles drawn evenly from those with the most tissue.
 
-    A tile that cannot be read is left out; with none left the library's vectors stand.
+    A tile that cannot be read is left out and the prior flagged ``UNREAD``; with none left the
+    library's vectors stand.
     """
     settings = context.settings
     chosen = sample_tiles(context, settings.calibration_tiles)
@@ -58,7 +60,7 @@ def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrio
             prior_weight=weight,
             device=device,
             executor=executor,
-            flags=context.tissue.flags,
+            flags=(*context.tissue.flags, *([UNREAD] if len(tiles) < len(chosen) else [])),
         )
 
 
@@ -123,41 +125,31 @@ def _fitted(
     # where maps are blended, tiles with little tissue need one too, or a border would show
     wanted = plan.render if uses_network(context.preset, prior) else plan.fit
 
-    def solve(
-        group: list[tuple[TileIndex, TileInput | Exception]],
-    ) -> list[Row]:
-        inputs = [t for tile, t in group if isinstance(t, TileInput) and tile in chosen]
+    def solve(group: list[tuple[TileIndex, ByteArray | Exception]]) -> list[Row]:
         try:
-            results = iter(fit_tiles(inputs, prior, context.preset, device))
-            out: list[Row] = []
-            for tile, item in group:
-                if isinstance(item, TileInput):
-                    few = tile not in chosen
-                    fit = (
-                        _failed(context, prior, tile, TileFlag.LOW_TISSUE) if few else next(results)
-                    )
-                    out.append((tile, fit, _map(fit, item, context, prior)))
-                else:
-                    out.append((tile, _failed(context, prior, tile, TileFlag.READ_FAILED), None))
-            return out
+            tiles = {t: context.tile_input(t, p) for t, p in group if not isinstance(p, Exception)}
+            busy = [t for t in tiles if t in chosen]
+            results = fit_tiles([tiles[t] for t in busy], prior, context.preset, device)
+            fits = dict(zip(busy, results, strict=True))
+            return [row(t, tiles.get(t), fits.get(t)) for t, _ in group]
         except Exception:  # one tile's surprise must not take the run down: flag, report, go on
             if len(group) > 1:
                 return [row for item in group for row in solve([item])]
-            tile, item = group[0]
-            return [(tile, _failed(context, prior, tile, TileFlag.FAILED), None)]
+            return [(group[0][0], _failed(context, prior, group[0][0], TileFlag.FAILED), None)]
+
+    def row(tile: TileIndex, pixels: TileInput | None, fit: TileFit | None) -> Row:
+        if pixels is None:
+            return tile, _failed(context, prior, tile, _why_unread(context, tile)), None
+        fit = fit or _failed(context, prior, tile, TileFlag.LOW_TISSUE)
+        return tile, fit, _map(fit, pixels, context, prior)
 
     regions = [context.with_halo(t) for t in wanted]
     reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
     pending: list[Future[list[Row]]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="fit") as executor:
-        group: list[tuple[TileIndex, TileInput | Exception]] = []
+        group: list[tuple[TileIndex, ByteArray | Exception]] = []
         for tile, (_, pixels) in zip(wanted, reads, strict=True):
-            group.append(
-                (
-                    tile,
-                    pixels if isinstance(pixels, Exception) else context.tile_input(tile, pixels),
-                )
-            )
+            group.append((tile, pixels))
             if len(group) == size:
                 pending.append(executor.submit(solve, group))
                 group = []
@@ -171,6 +163,16 @@ def _fitted(
 
 def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:
     return fallback(context.background[tile], prior, flag)
+
+
+def _why_unread(context: Context, tile: TileIndex) -> TileFlag:
+    """A tile whose own pixels are there, but not its halo, is rendered with the slide's S, M, B."""
+    own = context.grid.tile_region(*tile)
+    try:
+        context.source.read(own.y, own.x, own.h, own.w)
+    except Exception:
+        return TileFlag.READ_FAILED
+    return TileFlag.FAILED
 
 
 def _map(fit: TileFit, tile: TileInput, context: Context, prior: SlidePrior) -> Map:

@@ -18,15 +18,24 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings
-from wsi_pgdips.errors import OutputError
+from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.records import SlideMeta, StainSet
 
 Block = tuple[int, int]
 
 
 def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Hex SHA-256 of a file's content.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingsError(
+            "a file that was named cannot be read", found=error.strerror, where=path
+        ) from None
 
 
 def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) -> dict[str, Any]:
@@ -95,6 +104,14 @@ class Ledger:
             self.maps(block).unlink(missing_ok=True)
         self.fields.unlink(missing_ok=True)
         shutil.rmtree(self.work / "render", ignore_errors=True)
+        self.make_folders()
+
+    def forget_after_plan(self) -> None:
+        """Drop everything but the plan."""
+        self.prior.unlink(missing_ok=True)
+        self.fields.unlink(missing_ok=True)
+        for folder in (self.work / "fit", self.work / "render"):
+            shutil.rmtree(folder, ignore_errors=True)
         self.make_folders()
 
     def remove(self) -> None:

@@ -9,20 +9,23 @@ there when the same command is given again, to the same bytes.
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.errors import OutputError, WsiPgdipsError
-from wsi_pgdips.records import StainSet, TileSource
+from wsi_pgdips.errors import IncompleteRunError, OutputError, WsiPgdipsError
+from wsi_pgdips.records import StainSet
+from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.ledger import Block, Ledger, digest, identity
 from wsi_pgdips.run.progress import Progress, QuietProgress
 from wsi_pgdips.run.summary import RunSummary
+
+if TYPE_CHECKING:
+    from wsi_pgdips.slide.source import PyramidSource
 
 
 def deconvolve_slide(
@@ -67,9 +70,10 @@ class _Run:
 
     def execute(self) -> RunSummary:
         from wsi_pgdips.layers import provenance
+        from wsi_pgdips.layers.disk import writing
         from wsi_pgdips.optics.stains import load_stains
         from wsi_pgdips.run import pool as pools
-        from wsi_pgdips.run.context import SlideJob
+        from wsi_pgdips.run.context import SlideJob, sees_more
         from wsi_pgdips.run.finishing import read_timings
         from wsi_pgdips.run.worker import quiet_threads
 
@@ -87,12 +91,16 @@ class _Run:
         stains = load_stains(science.stains)
         source = job.open_source()
         record = identity(source.meta, science, stains)
-        self._claim_output(record)
-        if provenance.is_done(self.output):
+        with writing(self.output):
+            replaces = claim_output(self.output, record, how)
+        if not replaces and provenance.is_done(self.output):
+            self.ledger.remove()  # of a run that was killed on its last step
             return self._summary(provenance.read_run_record(self.output), done=True)
-        self.wall = read_timings(self.ledger)
-        if not (self.ledger.plan.exists() and provenance.is_created(self.output)):
+        planned = self.ledger.plan.exists() and provenance.is_created(self.output)
+        if replaces or not planned or sees_more(source, self.ledger.plan):
             self._prepare(source, stains, record)
+        else:
+            self.wall = read_timings(self.ledger)
         pool, workers, threads = pools.make_pool(device, how.workers)
         try:
             job = replace(job, threads=how.threads or threads)
@@ -100,9 +108,13 @@ class _Run:
         finally:
             pool.close()
 
-    def _prepare(self, source: TileSource, stains: StainSet, record: dict[str, Any]) -> None:
-        """Find tissue and glass once, create the empty layers, keep the plan."""
+    def _prepare(self, source: PyramidSource, stains: StainSet, record: dict[str, Any]) -> None:
+        """Find tissue and glass once, create the empty layers, keep the plan.
+
+        What they take the place of goes when it is known that the slide can be planned.
+        """
         from wsi_pgdips.layers import provenance, store
+        from wsi_pgdips.layers.disk import writing
         from wsi_pgdips.layers.schema import OWN_KEY
         from wsi_pgdips.run.context import make_context, save_plan
 
@@ -111,7 +123,9 @@ class _Run:
             self.progress.stage("tissue", 1, "slide")
             context = make_context(source, stains, science)
             self.progress.advance()
-            _make_folder(self.output)
+            with writing(self.output):
+                self.output.mkdir(parents=True, exist_ok=True)
+                discard(self.output)
             store.create_layers(
                 self.output,
                 source.grid,
@@ -121,58 +135,23 @@ class _Run:
             )
             own = {"identity": digest(record), "settings": record["settings"]}
             provenance.write_metadata(self.output, {OWN_KEY: own})
-            self.ledger.make_folders()
+            with writing(self.output):
+                self.ledger.make_folders()
             save_plan(context, self.ledger.plan)
-
-    def _claim_output(self, record: dict[str, Any]) -> None:
-        from wsi_pgdips.layers import provenance
-        from wsi_pgdips.layers.schema import OWN_KEY
-
-        if not self.output.exists():
-            return
-        attributes = provenance.read_attributes(self.output) if self.output.is_dir() else {}
-        own = attributes.get(OWN_KEY)
-        how = self.settings.execution
-        if own is None:
-            if self.output.is_dir() and not any(self.output.iterdir()):
-                return
-            raise OutputError(
-                "something that is not ours is in the way of the output",
-                expected="a free path, or layers made by wsi-pgdips",
-                found="a folder with other content" if self.output.is_dir() else "a file",
-                where=self.output,
-                hint="give another output path, or move it away",
-            )
-        if how.overwrite:
-            shutil.rmtree(self.output)
-            return
-        if not how.resume:
-            raise OutputError(
-                "the output exists",
-                where=self.output,
-                hint="give --overwrite to replace it, or leave --no-resume out to go on with it",
-            )
-        if own.get("identity") not in (None, digest(record)):
-            raise OutputError(
-                "the output belongs to another run",
-                expected="layers of the same slide and scientific settings",
-                found=_difference(own, record),
-                where=self.output,
-                hint="give --overwrite to replace it, or another output path",
-            )
 
     def _stages(self, job: Any, pool: Any, workers: int) -> RunSummary:
         import torch
 
         from wsi_pgdips.layers import provenance
         from wsi_pgdips.run import blending, finishing, fitting, worker
+        from wsi_pgdips.run.context import UNREADABLE
+        from wsi_pgdips.run.fitting import UNREAD
 
         ledger, context = self.ledger, job.context()
         record = provenance.read_run_record(self.output)
         blocks = [(p.by, p.bx) for p in context.plans]
-        if record:  # an earlier run ended with failures: give those another chance
-            again = [tuple(b) for b in record.get("blocks_to_redo", [])]
-            ledger.forget_after_fit([b for b in blocks if b in again])
+        if record:
+            self._try_again(record, blocks)
         if not ledger.prior.exists():
             with self._timed("calibrate"):
                 self.progress.stage("calibrate", 1, "slide")
@@ -184,7 +163,13 @@ class _Run:
             fit_reports, fit_errors = self._over_blocks("fit", pool, worker.fit, job, blocks)
         fitted = [b for b in blocks if b in fit_reports]
         if not fitted:
-            raise next(iter(fit_errors.values()))
+            error = next(iter(fit_errors.values()))
+            raise IncompleteRunError(
+                "not one block of the slide could be fitted",
+                found=f"{type(error).__name__}: {error}",
+                where=self.slide.name,
+                hint="the same command tries again",
+            ) from error
         with self._timed("blend"):
             fits = [fitting.load_fit(ledger.fit(b)) for b in fitted]
             if not ledger.fields.exists():
@@ -200,35 +185,44 @@ class _Run:
             )
             self.progress.advance()
         errors = {**fit_errors, **errors}
-        failed_tiles = sum(
-            max(fit_reports[b].failed_tiles, reports[b].failed_tiles if b in reports else 0)
-            for b in fitted
-        )
-        redo = sorted(
-            {b for b, r in {**fit_reports, **reports}.items() if r.failed_tiles} | set(errors)
-        )
+        every = [*fit_reports.values(), *reports.values()]
+        failed = set[tuple[int, int]]().union(*(r.failed for r in every))
+        redo = sorted({r.block for r in every if r.failed} | set(errors))
+        incomplete = bool(redo) or UNREADABLE in prior.flags or UNREAD in prior.flags
         outcome = {
             **figures,
             "wall_s": {k: round(v, 3) for k, v in self.wall.items()},
             "peak_rss_mb": round(finishing.peak_rss_mb(), 1),
             "flags": list(prior.flags),
-            "failed_tiles": failed_tiles,
+            "failed_tiles": len(failed),
             "failed_blocks": len(errors),
             "failures": {f"{b[0]},{b[1]}": f"{type(e).__name__}: {e}" for b, e in errors.items()},
             "blocks_to_redo": redo,
+            "status": "incomplete" if incomplete else provenance.DONE,
             "device": job.device,
             "device_name": _device_name(job.device),
             "workers": workers,
             "threads": job.threads,
         }
-        if redo:
-            provenance.write_json(
-                self.output / provenance.RUN_RECORD, {**outcome, "status": "incomplete"}
-            )
+        if incomplete:
+            provenance.write_json(self.output / provenance.RUN_RECORD, outcome)
         else:
             provenance.mark_done(self.output, outcome)
             ledger.remove()
         return self._summary(outcome, done=False)
+
+    def _try_again(self, record: dict[str, Any], blocks: Sequence[Block]) -> None:
+        """Give what failed in an earlier run another chance; what was made with it is dropped."""
+        from wsi_pgdips.layers import provenance
+        from wsi_pgdips.run.fitting import UNREAD
+
+        if UNREAD in record.get("flags", ()):
+            self.ledger.forget_after_plan()
+        else:
+            again = {tuple(b) for b in record.get("blocks_to_redo", [])}
+            self.ledger.forget_after_fit([b for b in blocks if b in again])
+        # last: a run that is killed before forgets again, one that is killed later goes on
+        (self.output / provenance.RUN_RECORD).unlink()
 
     def _over_blocks(
         self, stage: str, pool: Any, work: Any, job: Any, blocks: Sequence[Block]
@@ -255,8 +249,9 @@ class _Run:
             yield
         finally:
             self.wall[stage] = self.wall.get(stage, 0.0) + time.monotonic() - start
-            if self.ledger.work.is_dir():
-                write_json(self.ledger.timings, self.wall)
+            with suppress(OutputError):  # must not hide what went wrong inside
+                if self.ledger.work.is_dir():
+                    write_json(self.ledger.timings, self.wall)
 
     def _summary(self, record: dict[str, Any], *, done: bool) -> RunSummary:
         return RunSummary(
@@ -270,28 +265,8 @@ class _Run:
             seam_step_od=record.get("seam_step_od", {}),
             wall_s=record.get("wall_s", {}),
             already_done=done,
+            incomplete=record.get("status") == "incomplete",
         )
-
-
-def _difference(own: dict[str, Any], record: dict[str, Any]) -> str:
-    """The settings that differ, or the slide."""
-    before, now = own.get("settings", {}), record["settings"]
-    names = [k for k in now if before.get(k) != now[k]]
-    shown = [f"{k} = {before.get(k)!r}, now {now[k]!r}" for k in names if k != "stains"]
-    shown += ["another stain set"] if "stains" in names else []
-    return "; ".join(shown) or "another slide"
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            "the output folder cannot be made",
-            found=error.strerror,
-            where=output,
-            hint="give a path in a folder you may write to",
-        ) from None
 
 
 def _device_name(device: str) -> str:

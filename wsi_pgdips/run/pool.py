@@ -102,7 +102,7 @@ def _on_worker(work: Work, job: SlideJob, block: Block, devices: int) -> Any:
 
 
 def choose_device(asked: str) -> str:
-    """``cpu`` or ``cuda``.
+    """``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         DeviceError: CUDA was asked for and is not there, or the name is unknown.
@@ -111,7 +111,15 @@ def choose_device(asked: str) -> str:
 
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cuda" and not torch.cuda.is_available():
+    name, _, number = asked.partition(":")
+    if asked != "cpu" and not (name == "cuda" and (asked == name or number.isdecimal())):
+        raise DeviceError(
+            "unknown device",
+            expected="auto, cpu, cuda or cuda:N",
+            found=asked,
+            where="--device",
+        )
+    if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "no GPU that torch can use was found",
             expected="a CUDA device",
@@ -119,9 +127,12 @@ def choose_device(asked: str) -> str:
             where="--device",
             hint="run with --device cpu, or --device auto to use a GPU only where there is one",
         )
-    if asked not in ("cpu", "cuda"):
+    if number and int(number) >= torch.cuda.device_count():
         raise DeviceError(
-            "unknown device", expected="auto, cpu or cuda", found=asked, where="--device"
+            "there is no such GPU",
+            expected=f"cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+            found=asked,
+            where="--device",
         )
     return asked
 

@@ -98,7 +98,7 @@ def render_block(
         weight, anchor = None, None
         if uses_maps(context, prior):
             anchor = prior_map(context, tile, region, maps)
-            weight = prior.prior_weight
+            weight = None if anchor is None else prior.prior_weight
         rendered = render_tile(od, s, b, weight, anchor, device=device)
         codes[(slice(None), *own)] = encode(
             rendered.concentration, np.ones((region.h, region.w), bool)
@@ -144,8 +144,11 @@ def _unit(s: FloatArray) -> FloatArray:
     return np.asarray(s / np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6), np.float32)
 
 
-def prior_map(context: Context, tile: TileIndex, region: Region, maps: Maps) -> FloatArray:
-    """(N, h, w) the network's q at the pixels of a tile, neighbours faded in at the borders."""
+def prior_map(context: Context, tile: TileIndex, region: Region, maps: Maps) -> FloatArray | None:
+    """(N, h, w) the network's q at the pixels of a tile, neighbours faded in at the borders.
+
+    None for a tile without a map, as one that could not be fitted.
+    """
     shrink, side = context.preset.shrink, context.grid.tile
     found = {}
     for dy in (-1, 0, 1):
@@ -154,7 +157,7 @@ def prior_map(context: Context, tile: TileIndex, region: Region, maps: Maps) -> 
             if q is not None and np.isfinite(q).all():
                 found[dy, dx] = q
     if (0, 0) not in found:
-        raise ValueError(f"no network map for tile {tile}")
+        return None
     border = BORDER if shrink > 1 else 0
     small = cross_faded(found, crossfade(side // shrink, HALO // shrink), side // shrink, border)
     if shrink == 1:

@@ -17,6 +17,7 @@ class RunSummary:
         flags: words on the slide (``no_glass``...).
         seam_step_od: label -> 99th percentile of the seam step in OD, None below presence.
         wall_s: stage -> seconds. already_done: nothing had to be done.
+        incomplete: something could not be read or fitted; the same command tries it again.
     """
 
     path: Path
@@ -29,8 +30,9 @@ class RunSummary:
     seam_step_od: dict[str, float | None]
     wall_s: dict[str, float] = field(default_factory=dict)
     already_done: bool = False
+    incomplete: bool = False
 
     @property
     def exit_code(self) -> int:
         """0 done, 3 done with failures."""
-        return 3 if self.failed_tiles or self.failed_blocks else 0
+        return 3 if self.incomplete or self.failed_tiles or self.failed_blocks else 0

@@ -24,11 +24,11 @@ _OPEN_MAPS = 12  # blocks whose maps stay mapped: a block and its neighbours
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What a finished block says to the coordinator."""
+    """What a finished block says to the coordinator; ``failed`` are (ty, tx) of tiles."""
 
     block: Block
     tiles: int
-    failed_tiles: int
+    failed: frozenset[tuple[int, int]]
 
 
 def quiet_threads() -> None:
@@ -67,7 +67,7 @@ def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None)
         )
         fitting.save_fit(result, ledger.fit(block), ledger.maps(block))
     failed = (result.flags & int(TileFlag.FAILED | TileFlag.READ_FAILED)) != 0
-    return BlockReport(block, len(result.flags), int(failed.sum()))
+    return BlockReport(block, len(result.flags), _tiles(result.index[failed]))
 
 
 def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:
@@ -83,7 +83,7 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
     if done.exists():
         for _ in plan.render:
             on_tile()
-        return BlockReport(block, len(plan.render), int(load_arrays(done)["failed"]))
+        return BlockReport(block, len(plan.render), _tiles(load_arrays(done)["failed"]))
     fields, slide_matrix = _fields(str(ledger.fields), ledger.fields.stat().st_mtime_ns)
     rendered = rendering.render_block(
         context,
@@ -106,7 +106,7 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
         residual_od=rendered.residual_od,
     )
     arrays: dict[str, npt.ArrayLike] = {
-        "failed": np.int64(len(rendered.failed)),
+        "failed": np.array(rendered.failed, np.int32).reshape(-1, 2),
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
     }
@@ -116,7 +116,11 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
             arrays[f"unblended.{ty}.{tx}.{side}"] = strips.unblended[side]
             arrays[f"tissue.{ty}.{tx}.{side}"] = strips.tissue[side]
     save_arrays(done, **arrays)
-    return BlockReport(block, len(plan.render), len(rendered.failed))
+    return BlockReport(block, len(plan.render), frozenset(rendered.failed))
+
+
+def _tiles(index: npt.NDArray[np.int32]) -> frozenset[tuple[int, int]]:
+    return frozenset((int(ty), int(tx)) for ty, tx in index)
 
 
 class MapReader:

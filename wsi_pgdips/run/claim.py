@@ -1,0 +1,75 @@
+"""The place of the output: free, ours to go on with, ours to replace, or not to be touched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from wsi_pgdips.config import ExecutionSettings
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.layers import provenance
+from wsi_pgdips.layers.schema import OWN_KEY
+from wsi_pgdips.run.ledger import digest
+
+
+def claim_output(output: Path, record: dict[str, Any], how: ExecutionSettings) -> bool:
+    """Whether what is there is to be replaced; False where it is gone on with, or nothing is there.
+
+    Args:
+        record: ``ledger.identity`` of the run that asks.
+
+    Raises:
+        OutputError: it must not be touched: not ours, of another run, or there at all where the
+            settings refuse to go on.
+    """
+    if not output.exists():
+        return False
+    attributes = provenance.read_attributes(output) if output.is_dir() else {}
+    own = attributes.get(OWN_KEY)
+    if own is None:
+        if output.is_dir() and not any(output.iterdir()):
+            return False
+        raise OutputError(
+            "something that is not ours is in the way of the output",
+            expected="a free path, or layers made by wsi-pgdips",
+            found="a folder with other content" if output.is_dir() else "a file",
+            where=output,
+            hint="give another output path, or move it away",
+        )
+    if how.overwrite:
+        return True
+    if not how.resume:
+        raise OutputError(
+            "the output exists",
+            where=output,
+            hint="give --overwrite to replace it, or leave --no-resume out to go on with it",
+        )
+    if own.get("identity") not in (None, digest(record)):
+        raise OutputError(
+            "the output belongs to another run",
+            expected="layers of the same slide and scientific settings",
+            found=_difference(own, record),
+            where=output,
+            hint="give --overwrite to replace it, or another output path",
+        )
+    return False
+
+
+def _difference(own: dict[str, Any], record: dict[str, Any]) -> str:
+    """The settings that differ, or the slide."""
+    before, now = own.get("settings", {}), record["settings"]
+    names = [k for k in now if before.get(k) != now[k]]
+    shown = [f"{k} = {before.get(k)!r}, now {now[k]!r}" for k in names if k != "stains"]
+    shown += ["another stain set"] if "stains" in names else []
+    return "; ".join(shown) or "another slide"
+
+
+def discard(output: Path) -> None:
+    """Empty a folder of ours; ``zarr.json``, which says that it is ours, goes last."""
+    for node in output.iterdir():
+        if node.is_dir() and not node.is_symlink():
+            shutil.rmtree(node)
+        elif node.name != "zarr.json":
+            node.unlink()
+    (output / "zarr.json").unlink(missing_ok=True)
