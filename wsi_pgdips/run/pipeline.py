@@ -11,13 +11,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.errors import IncompleteRunError, OutputError, WsiPgdipsError
+from wsi_pgdips.errors import IncompleteRunError, WsiPgdipsError
 from wsi_pgdips.records import StainSet
 from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.ledger import Block, Ledger, digest, identity
@@ -245,13 +245,10 @@ class _Run:
         from wsi_pgdips.layers.provenance import write_json
 
         start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.wall[stage] = self.wall.get(stage, 0.0) + time.monotonic() - start
-            with suppress(OutputError):  # must not hide what went wrong inside
-                if self.ledger.work.is_dir():
-                    write_json(self.ledger.timings, self.wall)
+        yield
+        # not where the stage broke off: nothing is written then
+        self.wall[stage] = self.wall.get(stage, 0.0) + time.monotonic() - start
+        write_json(self.ledger.timings, self.wall)
 
     def _summary(self, record: dict[str, Any], *, done: bool) -> RunSummary:
         return RunSummary(
