@@ -52,9 +52,9 @@ def blend_fields(
     confidence = np.where(inherited[..., None], 0.0, confidence)
     own_m = _masked(_on_grid(fits, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
     own_b = _masked(_on_grid(fits, "background", tile_grid, np.nan, (3,)), inherited)
+    own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
     statistics = _statistics(fits, tile_grid)
     if source == "parameters":
-        own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
         stains = _from_parameters(own_s, confidence, prior)
         share = confidence.max(-1)
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
@@ -67,7 +67,8 @@ def blend_fields(
         stain_matrix=stains.stain_matrix,
         spectral_correction=m.astype(np.float32),
         background=b.astype(np.float32),
-        raw_stain_matrix=_masked(stains.raw, inherited),
+        # three and more stains have no estimate of a tile's own but PGDIPS's
+        raw_stain_matrix=own_s if n > 2 else _masked(stains.raw, inherited),
         raw_spectral_correction=own_m.astype(np.float32),
         raw_background=own_b.astype(np.float32),
         confidence=confidence.astype(np.float32),

@@ -17,7 +17,6 @@ from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.pyramid import encode
 from wsi_pgdips.layers.render import cross_faded, render_tile
 from wsi_pgdips.optics.density import rgb_to_od
-from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, SlidePrior
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.fitting import READ_THREADS
@@ -109,7 +108,7 @@ def render_block(
             stored = codes[(slice(None), *own)].astype(np.float32) * np.float32(1e-3)
             residual_od[(slice(None), *own)] = od - b - np.einsum("nhw,nchw->chw", stored, s)
         strips[tile] = _strips(
-            context, fields, slide_matrix, tile, region, od, rendered.concentration
+            context, fields, slide_matrix, tile, od, rendered.concentration, weight, anchor
         )
 
     regions = [context.grid.tile_region(*t) for t in plan.render]
@@ -174,11 +173,13 @@ def _strips(
     fields: Fields,
     slide_matrix: FloatArray,
     tile: TileIndex,
-    region: Region,
     od: FloatArray,
     q: FloatArray,
+    weight: FloatArray | None,
+    anchor: FloatArray | None,
 ) -> Strips:
-    mask = context.tissue_of(region)
+    """d along the sides; the reference is rendered in the same way, prior map included."""
+    mask = context.tissue_of(context.grid.tile_region(*tile))
     own_s = fields.raw_stain_matrix[tile]
     own_b = fields.raw_background[tile]
     own_s = np.where(np.isfinite(own_s), own_s, slide_matrix)
@@ -186,9 +187,10 @@ def _strips(
     blended, unblended, tissue = {}, {}, {}
     for name, cut in _sides():
         y = np.ascontiguousarray(_oriented(od[cut], name))
-        reference = _closed(y, slide_matrix, context.b0)
+        pull = None if anchor is None else _oriented(anchor[cut], name)
+        reference = _closed(y, slide_matrix, context.b0, weight, pull)
         blended[name] = (_oriented(q[cut], name) - reference).astype(np.float32)
-        unblended[name] = _closed(y, own_s, own_b) - reference
+        unblended[name] = _closed(y, own_s, own_b, weight, pull) - reference
         tissue[name] = np.ascontiguousarray(_oriented(mask[None][cut], name)[0])
     return Strips(blended, unblended, tissue)
 
@@ -207,10 +209,17 @@ def _oriented(strip: npt.NDArray[Any], side: str) -> npt.NDArray[Any]:
     return along[..., ::-1] if side in ("bottom", "right") else along
 
 
-def _closed(y: npt.NDArray[Any], stain_matrix: FloatArray, background: FloatArray) -> FloatArray:
-    q = unmix(
-        torch.from_numpy(np.asarray(y, np.float32)),
-        torch.from_numpy(np.asarray(stain_matrix, np.float32)),
-        torch.from_numpy(np.asarray(background, np.float32)),
-    )
-    return np.asarray(q.numpy())
+def _closed(
+    y: npt.NDArray[Any],
+    stain_matrix: FloatArray,
+    background: FloatArray,
+    weight: FloatArray | None,
+    anchor: npt.NDArray[Any] | None,
+) -> FloatArray:
+    return render_tile(
+        np.asarray(y, np.float32),
+        np.asarray(stain_matrix, np.float32),
+        np.asarray(background, np.float32),
+        None if anchor is None else weight,
+        None if anchor is None else np.asarray(anchor, np.float32),
+    ).concentration
