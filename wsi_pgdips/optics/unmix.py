@@ -37,11 +37,13 @@ def unmix(
         (N, ...) q >= 0 in OD along the unit vectors, float32.
 
     Raises:
-        ValueError: more than 8 stains (the enumeration grows as 2**N).
+        ValueError: more than 8 stains (the enumeration grows as 2**N), or Lambda without a prior.
     """
     n = stain_matrix.shape[0]
     if n > MAX_STAINS:
         raise ValueError(f"at most {MAX_STAINS} stains can be unmixed, got {n}")
+    if prior_weight is not None and prior is None:
+        raise ValueError("prior_weight pulls towards a prior map, and none was given")
     pixels = od.shape[1:]
     y = od - background.reshape(3, *([1] * len(pixels)) if background.ndim == 1 else pixels)
     per_pixel = stain_matrix.ndim > 2
