@@ -143,7 +143,16 @@ def forward(
 
     Returns:
         (T, outputs, H, W) float32.
+
+    Raises:
+        ValueError: sides that the scales do not divide, or too small to reflect at the deepest.
     """
+    least = spec.multiple * (spec.kernel // 2 + 1)
+    if any(side % spec.multiple or side < least for side in x.shape[2:]):
+        raise ValueError(
+            f"input sides must be multiples of {spec.multiple} and at least {least}, "
+            f"got {tuple(x.shape[2:])}"
+        )
     skips: list[Tensor] = []
     for i in range(len(spec.channels)):
         skips.append(_layer(x, weights, f"skip{i}", spec, 1, probe))
