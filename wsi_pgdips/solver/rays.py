@@ -76,8 +76,8 @@ def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
     Returns:
         Rows in the library's order. One stain: mean direction. Two: extreme rays of the slide's
         plane. More: purest pixels by the dual vectors, iterated. A stain that is too scarce, or
-        whose ray leaves the gate of 30 degrees, keeps the library's vector (turned into the
-        slide's plane where there are two) and is marked unmeasured.
+        whose ray leaves the gate of 30 degrees, keeps the library's vector and is marked unmeasured
+        (not turned into the slide's plane, which noise defines where a stain is absent).
     """
     n = len(library)
     if len(y) < MIN_CELLS:
@@ -102,7 +102,8 @@ def _two_rays(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[boo
     edges, strength = cone_edges(edge_histograms(y, plane, across_noise(y, plane)))
     mean_strength = float(np.linalg.norm(y, axis=1).mean())
     measured = strength > MIN_CELLS * mean_strength
-    return plane.rays(np.where(measured, edges, plane.angles(library))), tuple(measured.tolist())
+    rows = np.where(measured[:, None], plane.rays(np.nan_to_num(edges)), library)
+    return rows, tuple(measured.tolist())
 
 
 def fitted_plane(y: FloatArray, library: FloatArray) -> Plane:

@@ -1,0 +1,96 @@
+"""Statistics of a tile: sums, so that tiles may be added; and tiles as the solver sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from synthetic import GLASS, HDAB, HE, THREE, concentrations, tile_of
+
+from wsi_pgdips.optics.cone import Plane
+from wsi_pgdips.records import FloatArray
+from wsi_pgdips.solver.statistics import Q_BINS, Q_MAX, empty_statistics, tile_statistics
+from wsi_pgdips.solver.tile import batch, tile_input
+
+
+@pytest.mark.parametrize("rows", [HE[:1], HE, THREE])
+def test_statistics_are_additive(rows: FloatArray) -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.gamma(2, 0.2, (300, len(rows))) @ rows).astype(np.float32)
+    half = rng.random(300) > 0.5
+    q = rng.gamma(2, 0.3, (len(rows), 700)).astype(np.float32)
+    whole = tile_statistics(y, half, q, rows, 0.002)
+    parts = [
+        tile_statistics(y[a], half[a], q[:, b], rows, 0.002)
+        for a, b in (
+            (slice(0, 100), slice(0, 50)),
+            (slice(100, None), slice(50, None)),
+        )
+    ]
+    empty = empty_statistics(rows)
+    assert set(whole) == set(empty)
+    for name, value in whole.items():
+        total = parts[0][name] + parts[1][name] + empty[name]
+        np.testing.assert_allclose(total, value, atol=1e-9, err_msg=name)
+        assert not empty[name].any(), name
+    assert int(whole["count"]) == 300
+
+
+def test_moments_are_taken_half_by_half() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.random((200, 3)).astype(np.float32)
+    half = np.arange(200) % 3 == 0
+    stats = tile_statistics(y, half, np.zeros((2, 0), np.float32), HE, 0.0)
+    for i, part in enumerate((y[~half], y[half])):
+        np.testing.assert_allclose(stats["sum"][i], part.sum(0), rtol=1e-5)
+        np.testing.assert_allclose(stats["moment"][i], part.T @ part, rtol=1e-5)
+
+
+def test_q_histogram_counts_every_pixel_once() -> None:
+    q = np.array([[0.0, 0.004, 1.0, 99.0], [2.999, -0.1, 0.5, 0.5]], np.float32)
+    hist = tile_statistics(np.zeros((0, 3), np.float32), np.zeros(0, bool), q, HE, 0)["q_hist"]
+    assert hist.shape == (2, Q_BINS)
+    assert hist.sum(1).tolist() == [4, 4]
+    assert hist[0, 0] == 2
+    assert hist[0, -1] == 1
+    assert hist[1, int(0.5 / Q_MAX * Q_BINS)] == 2
+
+
+def test_regression_recovers_a_tilt_out_of_the_plane() -> None:
+    plane = Plane.of(HDAB)
+    tilt = np.array([0.05, -0.03])
+    q = np.random.default_rng(2).gamma(2, 0.3, (500, 2))
+    y = (q @ (HDAB + tilt[:, None] * plane.normal)).astype(np.float32)
+    stats = tile_statistics(y, np.zeros(500, bool), q.T.astype(np.float32), HDAB, 0.0)
+    found = np.linalg.solve(stats["plane_qq"][0], stats["plane_qr"][0])
+    np.testing.assert_allclose(found, tilt, atol=1e-4)
+
+
+def test_a_tile_at_the_slide_end_is_reflected_and_not_tissue_there() -> None:
+    rgb = np.random.default_rng(3).integers(0, 255, (10, 12, 3), dtype=np.uint8)
+    tile = tile_input(rgb, np.ones((10, 12), bool), GLASS, margins=(2, 0, 0, 20), halo=2, seed=5)
+    assert tile.od.shape == (3, 12, 32)
+    assert tile.tissue.sum() == 120
+    assert not tile.tissue[:2].any()
+    np.testing.assert_array_equal(tile.od[:, 0, :12], tile.od[:, 3, :12])
+    assert np.isfinite(tile.od).all()
+    assert tile.corrected.shape == (3, 8, 28)
+    assert tile.own_tissue.shape == (8, 28)
+    np.testing.assert_allclose(tile.corrected[:, 0, 0], tile.od[:, 2, 2] - GLASS, atol=1e-6)
+
+
+def test_without_a_halo_the_whole_tile_is_its_own() -> None:
+    tile = tile_of(concentrations(1, 16, 0), HE[:1])
+    assert tile.corrected.shape == (3, 16, 16)
+    assert tile.own_tissue.all()
+
+
+def test_batch_shrinks_by_the_mean() -> None:
+    tiles = [tile_of(concentrations(2, 16, s), HE, seed=s) for s in (0, 1)]
+    od, valid, background = batch(tiles, 2, torch.device("cpu"))
+    assert od.shape == (2, 3, 8, 8)
+    assert valid.shape == (2, 1, 8, 8)
+    expected = tiles[1].od.reshape(3, 8, 2, 8, 2).mean((2, 4))
+    np.testing.assert_allclose(od[1].numpy(), expected, atol=1e-6)
+    assert (valid == 1).all()
+    np.testing.assert_allclose(background.numpy(), np.stack([GLASS, GLASS]))
