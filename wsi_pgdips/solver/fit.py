@@ -22,6 +22,7 @@ from wsi_pgdips.solver.statistics import empty_statistics, tile_statistics
 from wsi_pgdips.solver.tile import TileInput, batch
 
 TILE_GATE_DEG = 20.0
+SATURATED_SHARE = 0.01  # of tissue pixels
 NEUTRAL_PRIOR_WEIGHT = 1e-3  # below, a prior map moves q by less than the stored step
 _HALF_CONFIDENCE = 0.05  # share of pixels with a stain at which its confidence is one half
 _FIT_SCALE_OD = 0.03  # residual at which confidence halves
@@ -43,7 +44,12 @@ class TileFit:
 
 
 def uses_network(preset: Preset, prior: SlidePrior) -> bool:
-    """Whether tiles need the network at all: not where Lambda is neutral and no step is taken."""
+    """Whether tiles need the network at all: not where Lambda is neutral and no step is taken.
+
+    Nor can they use it where their own OD is the input and the slide has no trained network.
+    """
+    if not (preset.noise_input or prior.network):
+        return False
     return preset.steps > 0 or bool(prior.prior_weight.max() > NEUTRAL_PRIOR_WEIGHT)
 
 
@@ -88,20 +94,20 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Statistics, M and confidence of a tile under the slide's prior, without a network."""
     y, half = pool_od(tile.corrected, tile.own_tissue)
-    if len(y) < MIN_CELLS:
-        return fallback(tile.background, prior, TileFlag.BLANK)
     od = tile.corrected[:, tile.own_tissue]
+    # saturated cells are left out of y: a black tile is both saturated and without evidence
+    saturated = od.size > 0 and (od.max(0) > SATURATED_OD).mean() > SATURATED_SHARE
+    flags = TileFlag.SATURATED if saturated else TileFlag.NONE
+    if len(y) < MIN_CELLS:
+        return fallback(tile.background, prior, flags | TileFlag.BLANK)
     s0 = torch.from_numpy(prior.stain_matrix)
     q_tensor = unmix(torch.from_numpy(od), s0, torch.zeros(3))
     q = q_tensor.numpy()
     residual = od - prior.stain_matrix.T @ q
     loss = float((residual**2).mean())
-    flags = TileFlag.NONE
     present = np.quantile(q, 0.99, axis=1) >= prior.presence
     if not present.all():
         flags |= TileFlag.SCARCE_STAIN
-    if (od.max(0) > SATURATED_OD).mean() > 0.01:
-        flags |= TileFlag.SATURATED
     share = (q > prior.presence[:, None]).mean(1)
     confidence = present * share / (share + _HALF_CONFIDENCE) / (1 + loss / _FIT_SCALE_OD**2)
     m = np.maximum(np.quantile(q, 0.999, axis=1), prior.presence)
@@ -124,16 +130,11 @@ def _solve(
     n, count = len(prior.stain_matrix), len(tiles)
     spec = preset.network(n)
     od, valid, background = batch(tiles, preset.shrink, device)
-    physics = optimise.Physics(
+    start = optimise.Physics(
         torch.from_numpy(prior.stain_matrix).to(device)[None],
         torch.from_numpy(prior.spectral_correction).to(device)[None],
         background,
-    )
-    start = optimise.Physics(
-        physics.stain_matrix.expand(count, -1, -1).clone(),
-        physics.spectral_correction.expand(count, -1).clone(),
-        background.clone(),
-    )
+    ).repeat(count)
     generators = [torch.Generator().manual_seed(t.seed) for t in tiles]
     if preset.noise_input:
         shape = (NOISE_CHANNELS, *od.shape[2:])
@@ -146,7 +147,8 @@ def _solve(
         if preset.steps:
             weights = {k: v.expand(count, *v.shape[1:]) for k, v in weights.items()}
     if preset.steps:
-        return optimise.solve(od, valid, inputs, weights, start, preset, spec, generators[0])
+        jitter = [torch.Generator(device).manual_seed(t.seed ^ 1) for t in tiles]
+        return optimise.solve(od, valid, inputs, weights, start, preset, spec, jitter)
     with torch.no_grad():
         c = optimise.maps(weights, inputs, spec, n)
         _, loss = optimise.objective(c, od, valid, start, start, preset)

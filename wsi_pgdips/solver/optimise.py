@@ -5,7 +5,7 @@ No value is read back to the host inside the loop; a tile that diverges is notic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from wsi_pgdips.solver import losses, network
 from wsi_pgdips.solver.network import NetworkSpec
 from wsi_pgdips.solver.presets import Preset
 
-
 _FREE_FAN_IN = 10
+_JITTER = 0.03  # standard deviation of the noise added to the input at each step
 
 
 @dataclass
@@ -120,7 +120,7 @@ def solve(
     start: Physics,
     preset: Preset,
     spec: NetworkSpec,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
 ) -> Solution:
     """Fit T independent tiles.
 
@@ -128,7 +128,8 @@ def solve(
         od: (T, 3, H, W) float32. valid: (T, 1, H, W). inputs: (T, inputs, H, W).
         weights: (T, ...) starting weights (T*N problems where each stain has its own network).
         start: physics to start from, and the anchor of its priors.
-        preset, spec: how. generator: CPU generator of the augmentation's draws.
+        preset, spec: how. generators: one a tile, on the device of ``od``, for the jitter of its
+            input; so a tile's result does not depend on which others share its batch.
 
     Returns:
         The solution after ``preset.steps`` Adam steps.
@@ -148,13 +149,14 @@ def solve(
     def physics() -> Physics:
         return Physics(unit(rows), log_scale.exp(), background)
 
+    # one sequence of turns for every tile, so that a batch is turned as one
+    turns = torch.randint(8, (preset.steps,), generator=torch.Generator().manual_seed(0)).tolist()
     for step in range(preset.steps):
         x, y, v = inputs, od, valid
         if preset.augment:
-            turn = int(torch.randint(8, (), generator=generator)) if step % 2 else 0
-            x, y, v = (_turned(t, turn) for t in (x, y, v))
-            jitter = torch.randn(x.shape[1:], generator=generator) * 0.03
-            x = x + jitter.to(x.device, non_blocking=True)
+            x, y, v = (_turned(t, turns[step] if step % 2 else 0) for t in (x, y, v))
+            jitter = [torch.randn(x.shape[1:], generator=g, device=x.device) for g in generators]
+            x = x + _JITTER * torch.stack(jitter)
         total, _ = objective(maps(trained, x, spec, n), y, v, physics(), start, preset)
         optimiser.zero_grad(set_to_none=True)
         total.sum().backward()  # type: ignore[no-untyped-call]

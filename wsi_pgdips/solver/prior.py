@@ -29,6 +29,8 @@ CROPS_PER_STEP = 4
 RATE = 2e-2  # Adam, before the division by fan-in; peak of a one-cycle schedule
 PERCENTILE_M = 99.9
 MIN_PRESENCE_OD = 0.05
+FAITHFUL_PRIOR_WEIGHT = 100.0  # as published: the network's own maps are the result
+UNKNOWN_NOISE_OD = 0.01  # of a tile without a quiet square of tissue
 
 
 def calibrate_prior(
@@ -47,7 +49,7 @@ def calibrate_prior(
     """The slide's prior from sampled tissue tiles.
 
     Args:
-        tiles: sampled tiles, at least one. library: (N, 3). background: (3,) B0 of the slide.
+        tiles: sampled tiles. library: (N, 3). background: (3,) B0 of the slide.
         preset: how tiles will be solved. steps: training steps of the slide-level network.
         seed: of the slide. prior_weight: Lambda for every stain, or None to estimate it.
         device: where the network trains. executor: threads that share the work; the result does
@@ -55,8 +57,13 @@ def calibrate_prior(
         flags: what is already known of the slide.
 
     Returns:
-        The prior; its network is empty for noise input, which shares no weights.
+        The prior; its network is empty for noise input, which shares no weights. Where the tiles
+        hold no tissue at all the library's vectors stand and nothing is trained.
     """
+    if prior_weight is None and preset.noise_input:
+        prior_weight = FAITHFUL_PRIOR_WEIGHT
+    if not any(t.own_tissue.any() for t in tiles):
+        return _library_prior(library, background, prior_weight or 0.0, flags)
     pooled = [pool_od(t.corrected, t.own_tissue)[0] for t in tiles]
     rays = estimate_rays(np.concatenate(pooled), library)
     flags += tuple(f"stain_{i}_from_library" for i, ok in enumerate(rays.measured) if not ok)
@@ -69,12 +76,11 @@ def calibrate_prior(
     presence = np.maximum(4 * noise * gain, MIN_PRESENCE_OD).astype(np.float32)
     n = len(s0)
     if preset.noise_input:
-        weight = np.full(n, 100.0 if prior_weight is None else prior_weight, np.float32)
+        held = np.full(n, prior_weight, np.float32)
         return SlidePrior(
-            s0, m0, background, presence, noise, pooled_noise, weight, measured, flags=flags
+            s0, m0, background, presence, noise, pooled_noise, held, measured, flags=flags
         )
-    mean_q = q.mean(1) if q.size else m0 * 0.1
-    weights, loss = _train(tiles, s0, m0, mean_q, preset, steps, seed, device, executor)
+    weights, loss = _train(tiles, s0, m0, q.mean(1), preset, steps, seed, device, executor)
     weight = (
         _estimate_prior_weight(tiles, weights, s0, m0, noise, preset, device)
         if prior_weight is None
@@ -83,6 +89,24 @@ def calibrate_prior(
     arrays = {k: v.cpu().numpy() for k, v in weights.items()}
     return SlidePrior(
         s0, m0, background, presence, noise, pooled_noise, weight, measured, arrays, flags, loss
+    )
+
+
+def _library_prior(
+    library: FloatArray, background: FloatArray, prior_weight: float, flags: tuple[str, ...]
+) -> SlidePrior:
+    """What is left where no tile could be read."""
+    n = len(library)
+    return SlidePrior(
+        stain_matrix=np.asarray(library, np.float32),
+        spectral_correction=np.ones(n, np.float32),
+        background=background,
+        presence=np.full(n, MIN_PRESENCE_OD, np.float32),
+        noise_od=UNKNOWN_NOISE_OD,
+        pooled_noise_od=0.0,
+        prior_weight=np.full(n, prior_weight, np.float32),
+        measured=np.zeros(n, bool),
+        flags=(*flags, *(f"stain_{i}_from_library" for i in range(n))),
     )
 
 
@@ -113,10 +137,10 @@ def tile_noise(tile: TileInput) -> float:
     side = 16
     h, w = (s // side for s in inside.shape)
     if not h or not w:
-        return 0.01
+        return UNKNOWN_NOISE_OD
     power = (d[:, : h * side, : w * side] ** 2).mean(0).reshape(h, side, w, side).mean((1, 3))
     full = inside[: h * side, : w * side].reshape(h, side, w, side).all((1, 3))
-    return float(np.sqrt(np.quantile(power[full], 0.2))) if full.any() else 0.01
+    return float(np.sqrt(np.quantile(power[full], 0.2))) if full.any() else UNKNOWN_NOISE_OD
 
 
 def _train(
