@@ -59,7 +59,7 @@ def stain_field(
     """
     n = len(anchor)
     shape = statistics["count"].shape
-    if n == 1:
+    if n == 1 and measured[0]:
         return _one(statistics, anchor)
     if n == 2:
         return _two(statistics, anchor, measured)
@@ -112,8 +112,9 @@ def _two(statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bo
     here = statistics["count"].astype(np.float64)
     kept = np.array([supported_share(split[..., k : k + 1], here) for k in (0, 1)])
     tilt, tilt_kept = _plane_tilt(statistics, here)
+    tilt = tilt * measured
     rows = plane.rays(slide_angle + kept * deviation) + tilt[..., None] * plane.normal
-    slide = plane.rays(slide_angle) + _slide_tilt(statistics)[:, None] * plane.normal
+    slide = plane.rays(slide_angle) + (measured * _slide_tilt(statistics))[:, None] * plane.normal
     kept_by_name = {"edge_0": float(kept[0]), "edge_1": float(kept[1]), "tilt": tilt_kept}
     return StainField(
         unit_rows(rows), unit_rows(slide), _raw(statistics, plane, slide_angle), kept_by_name

@@ -1,0 +1,193 @@
+"""S(x): constant where nothing drifts, following where something does, never driven by noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from wsi_pgdips.field.stains import StainField, stain_field, supported_share
+from wsi_pgdips.optics.cone import Plane
+from wsi_pgdips.optics.physics import angle_deg, unit_rows
+from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.records import FloatArray
+from wsi_pgdips.solver.statistics import empty_statistics, tile_statistics
+
+HDAB = load_stains("hdab").stain_matrix
+THREE = load_stains("hedab").stain_matrix
+PLANE = Plane.of(HDAB)
+GRID = (8, 9)
+CELLS = 3000
+NOISE = 0.004
+Statistics = dict[str, npt.NDArray[np.float64]]
+
+
+def one_tile(rows: FloatArray, anchor: FloatArray, seed: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Statistics of a tile stained by ``rows``, taken under ``anchor``."""
+    rng = np.random.default_rng(seed)
+    n = len(rows)
+    q = rng.gamma(3.0, 0.2, (n, CELLS))
+    kind = rng.random(CELLS)
+    for k in range(n):  # a tenth of the cells hold one stain alone
+        alone = (kind >= 0.1 * k) & (kind < 0.1 * (k + 1))
+        q[np.ix_(np.arange(n) != k, alone)] = 0
+    y = np.asarray(q.T @ rows + rng.normal(0, NOISE, (CELLS, 3)), np.float32)
+    half = rng.random(CELLS) > 0.5
+    return tile_statistics(y, half, q.astype(np.float32), anchor, NOISE)
+
+
+def slide(truth: FloatArray, anchor: FloatArray, missing: float = 0.0, seed: int = 0) -> Statistics:
+    """Statistics of a slide whose tile (i, j) is stained by ``truth[i, j]``."""
+    rng = np.random.default_rng(seed)
+    nothing = empty_statistics(anchor)
+    tiles = [
+        nothing if rng.random() < missing else one_tile(rows, anchor, seed * 10_000 + i)
+        for i, rows in enumerate(truth.reshape(-1, *anchor.shape))
+    ]
+    return {
+        name: np.stack([t[name] for t in tiles]).reshape(*truth.shape[:2], *value.shape)
+        for name, value in nothing.items()
+    }
+
+
+def drifting(first: float, second: float, tilt: float = 0.0) -> FloatArray:
+    """(GY, GX, 2, 3): each row turned in the plane from -degrees to +degrees across the slide."""
+    across = np.linspace(-1, 1, GRID[1])[None, :, None] * np.ones((GRID[0], 1, 2))
+    angle = PLANE.angles(HDAB) + np.radians([first, second]) * across
+    return unit_rows(PLANE.rays(angle) + (np.radians(tilt) * across)[..., None] * PLANE.normal)
+
+
+def constant(rows: FloatArray) -> FloatArray:
+    return np.broadcast_to(rows, (*GRID, *rows.shape)).copy()
+
+
+def error(field: StainField, truth: FloatArray) -> npt.NDArray[np.float64]:
+    """(N,) mean angle to the truth, degrees."""
+    return angle_deg(field.stain_matrix, truth).mean((0, 1))
+
+
+def every(n: int) -> npt.NDArray[np.bool_]:
+    return np.ones(n, bool)
+
+
+@pytest.mark.parametrize("rows", [HDAB[:1], HDAB], ids=["one", "two"])
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_drifts(rows: FloatArray, seed: int) -> None:
+    truth = constant(rows)
+    field = stain_field(slide(truth, rows, seed=seed), rows, every(len(rows)))
+    assert field.stain_matrix.shape == (*GRID, len(rows), 3)
+    slide_error = angle_deg(field.slide, rows)
+    assert (error(field, truth) <= slide_error + 0.1).all()
+    assert angle_deg(field.stain_matrix, field.slide).max() < 0.5
+    assert all(0 <= v <= 1 for v in field.kept.values())
+
+
+def test_follows_a_drift_of_one_stain() -> None:
+    truth = drifting(5.0, 0.0, tilt=2.0)[:, :, :1]
+    field = stain_field(slide(truth, HDAB[:1]), HDAB[:1], every(1))
+    assert field.kept["direction"] > 0.9
+    assert error(field, truth)[0] < 0.3 * angle_deg(field.slide, truth).mean()
+
+
+@pytest.mark.parametrize(("first", "second", "tilt"), [(4, 4, 0), (-4, 4, 0), (5, 0, 0), (4, 4, 3)])
+def test_follows_a_drift_of_two_stains(first: float, second: float, tilt: float) -> None:
+    truth = drifting(first, second, tilt)
+    field = stain_field(slide(truth, HDAB), HDAB, every(2))
+    flat = angle_deg(field.slide, truth).mean((0, 1))
+    moved = np.array([first, second]) != 0
+    assert (error(field, truth)[moved] < 0.6 * flat[moved]).all()
+    assert (error(field, truth)[~moved] < flat[~moved] + 0.2).all()
+
+
+def test_follows_a_tilt_of_the_plane() -> None:
+    truth = drifting(0, 0, tilt=4.0)
+    field = stain_field(slide(truth, HDAB), HDAB, every(2))
+    assert field.kept["tilt"] > 0.9
+    assert (error(field, truth) < 0.5 * angle_deg(field.slide, truth).mean((0, 1))).all()
+
+
+@pytest.mark.parametrize("rows", [HDAB[:1], HDAB], ids=["one", "two"])
+def test_tiles_without_statistics_inherit(rows: FloatArray) -> None:
+    truth = drifting(4.0, 4.0)[:, :, : len(rows)]
+    statistics = slide(truth, rows, missing=0.3)
+    field = stain_field(statistics, rows, every(len(rows)))
+    nothing = statistics["count"] == 0
+    assert 5 < nothing.sum() < 60
+    assert np.isfinite(field.stain_matrix).all()
+    assert np.isnan(field.raw[nothing]).all()
+    assert np.isfinite(field.raw[~nothing]).all()
+    np.testing.assert_allclose(np.linalg.norm(field.stain_matrix, axis=-1), 1, atol=1e-5)
+    inherited = angle_deg(field.stain_matrix, truth)[nothing].mean(0)
+    flat = angle_deg(field.slide, truth)[nothing].mean(0)
+    assert (inherited < 0.8 * flat).all()
+
+
+@pytest.mark.parametrize("rows", [HDAB[:1], HDAB, THREE], ids=["one", "two", "three"])
+def test_a_slide_without_any_statistics_keeps_the_anchor(rows: FloatArray) -> None:
+    field = stain_field(slide(constant(rows), rows, missing=1.1), rows, every(len(rows)))
+    np.testing.assert_allclose(field.stain_matrix, constant(rows), atol=1e-6)
+    assert np.isnan(field.raw).all()
+
+
+def test_three_stains_are_constant() -> None:
+    field = stain_field(slide(constant(THREE), THREE, missing=0.3), THREE, every(3))
+    np.testing.assert_array_equal(field.stain_matrix, constant(THREE))
+    np.testing.assert_array_equal(field.slide, THREE)
+
+
+@pytest.mark.parametrize("unmeasured", [0, 1])
+def test_an_unmeasured_stain_stays(unmeasured: int) -> None:
+    measured = every(2)
+    measured[unmeasured] = False
+    field = stain_field(slide(drifting(5, 5, tilt=6), HDAB), HDAB, measured)
+    expected = np.broadcast_to(HDAB[unmeasured], (*GRID, 3))
+    np.testing.assert_allclose(field.stain_matrix[:, :, unmeasured], expected, atol=1e-5)
+    np.testing.assert_allclose(field.slide[unmeasured], HDAB[unmeasured], atol=1e-5)
+    assert angle_deg(field.stain_matrix[0, 0], field.stain_matrix[0, -1])[1 - unmeasured] > 2
+
+
+def test_one_unmeasured_stain_stays() -> None:
+    field = stain_field(slide(drifting(5, 0)[:, :, :1], HDAB[:1]), HDAB[:1], np.array([False]))
+    np.testing.assert_array_equal(field.stain_matrix, constant(HDAB[:1]))
+
+
+def test_a_mirrored_slide_has_the_mirrored_field() -> None:
+    statistics = slide(drifting(4, 4), HDAB)
+    mirrored = {name: v[::-1, ::-1] for name, v in statistics.items()}
+    a, b = (stain_field(s, HDAB, every(2)).stain_matrix for s in (statistics, mirrored))
+    np.testing.assert_allclose(b[::-1, ::-1], a, atol=1e-6)
+
+
+def share_of(signal: float, noise: float, seed: int = 0) -> float:
+    rng = np.random.default_rng(seed)
+    place = rng.normal(0, 1, (20, 20, 1, 2)) * signal
+    return supported_share(place + rng.normal(0, 1, (20, 20, 2, 2)) * noise, np.ones((20, 20)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_share_of_pure_noise_is_next_to_nothing(seed: int) -> None:
+    assert 0 <= share_of(0.0, 1.0, seed) < 0.15
+
+
+def test_share_of_what_both_halves_say_is_one() -> None:
+    assert share_of(1.0, 0.0) == pytest.approx(1.0)
+    assert share_of(1.0, 0.05) > 0.99
+
+
+def test_share_is_signal_over_signal_and_noise_of_the_mean() -> None:
+    assert share_of(1.0, 1.0) == pytest.approx(1 / 1.5, abs=0.08)
+    assert share_of(1.0, 2.0) == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_halves_that_contradict_each_other_support_nothing() -> None:
+    x = np.random.default_rng(0).normal(size=(6, 6, 1, 1))
+    assert supported_share(np.concatenate([x, -x], 2), np.ones((6, 6))) == 0
+
+
+def test_share_guards_nothing_and_constants() -> None:
+    split = np.random.default_rng(0).normal(size=(4, 4, 2, 1))
+    assert supported_share(split, np.zeros((4, 4))) == 0
+    assert supported_share(np.ones((4, 4, 2, 1)), np.ones((4, 4))) == 0
+    one = np.zeros((4, 4))
+    one[1, 1] = 1
+    assert supported_share(split, one) == 0
