@@ -41,9 +41,8 @@ def stain_matrices(draw: st.DrawFn, n: int, max_condition: float = 20.0) -> Floa
 
 
 def pixels(count: int) -> st.SearchStrategy[FloatArray]:
-    return hnp.arrays(
-        np.float32, (3, count), elements=st.floats(-0.25, 2.75, width=32, allow_subnormal=False)
-    )
+    elements = st.floats(-0.25, 2.75, width=32, allow_subnormal=False)
+    return hnp.arrays(np.float32, (3, count), elements=elements)
 
 
 def of(a: FloatArray) -> torch.Tensor:
@@ -71,9 +70,8 @@ def test_kkt_with_lambda_and_prior(n: int, data: st.DataObject) -> None:
     rows = data.draw(stain_matrices(n, max_condition=20.0 if n <= 3 else 1e9))
     weights = st.floats(2**-6, 4, width=32)
     weight = data.draw(hnp.arrays(np.float32, (n,), elements=weights))
-    prior = data.draw(
-        hnp.arrays(np.float32, (n, 5), elements=st.floats(0, 2, width=32, allow_subnormal=False))
-    )
+    amounts = st.floats(0, 2, width=32, allow_subnormal=False)
+    prior = data.draw(hnp.arrays(np.float32, (n, 5), elements=amounts))
     od = data.draw(pixels(5))
     q = unmix(of(od), of(rows), ZERO, of(weight), of(prior)).numpy().astype(np.float64)
     ridge = RIDGE if n <= 3 else 1e-3

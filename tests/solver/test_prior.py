@@ -1,0 +1,168 @@
+"""``calibrate_prior`` for each preset; its result does not depend on how many threads share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from synthetic import GLASS, HDAB, HE, THREE, concentrations, tile_of
+
+from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.optics.physics import angle_deg
+from wsi_pgdips.records import FloatArray, SlidePrior
+from wsi_pgdips.solver import network
+from wsi_pgdips.solver.fit import fit_tiles
+from wsi_pgdips.solver.presets import Preset, resolve
+from wsi_pgdips.solver.prior import UNKNOWN_NOISE_OD, calibrate_prior, tile_noise
+from wsi_pgdips.solver.tile import TileInput
+
+CPU = torch.device("cpu")
+PRESETS = {
+    name: replace(resolve(ScientificSettings(preset=name)), shrink=1)
+    for name in ("paper", "balanced", "fast")
+}
+
+
+def tiles_of(rows: FloatArray, count: int = 2, noise: float = 0.005) -> list[TileInput]:
+    return [
+        tile_of(concentrations(len(rows), 96, s), rows, noise=noise, seed=s) for s in range(count)
+    ]
+
+
+def calibrate(
+    tiles: Sequence[TileInput],
+    library: FloatArray,
+    preset: Preset,
+    *,
+    steps: int = 2,
+    threads: int = 1,
+    weight: float | None = None,
+) -> SlidePrior:
+    with ThreadPoolExecutor(threads) as executor:
+        return calibrate_prior(
+            tiles,
+            library,
+            GLASS,
+            preset,
+            steps=steps,
+            seed=5,
+            prior_weight=weight,
+            device=CPU,
+            executor=executor,
+            flags=("no_glass",),
+        )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("rows", [HE[:1], HDAB, THREE], ids=["one", "two", "three"])
+def test_each_preset(name: str, rows: FloatArray) -> None:
+    n = len(rows)
+    prior = calibrate(tiles_of(rows), rows, PRESETS[name])
+    assert prior.measured.all()
+    assert angle_deg(prior.stain_matrix, rows).max() < 4
+    assert prior.flags == ("no_glass",)
+    # fine blobs are texture, and some of it counts as noise
+    assert 0.004 < prior.noise_od < 0.015
+    # q at the 99.9th percentile of the blobs
+    top = np.percentile(np.concatenate([concentrations(n, 96, s) for s in (0, 1)], 1), 99.9, (1, 2))
+    np.testing.assert_allclose(prior.spectral_correction, top, rtol=0.15)
+    for name_, value in vars(prior).items():
+        if isinstance(value, np.ndarray) and value.dtype != bool:
+            assert np.isfinite(value).all(), name_
+    assert (prior.prior_weight >= 0).all()
+    if name == "paper":
+        assert prior.network == {}
+        assert prior.prior_weight.tolist() == [100.0] * n
+        assert np.isnan(prior.loss)
+    else:
+        shapes = network.layer_shapes(PRESETS[name].network(n))
+        assert {k.split(".")[0] for k in prior.network} == set(shapes)
+        assert all(np.isfinite(v).all() for v in prior.network.values())
+        assert np.isfinite(prior.loss)
+
+
+def test_the_number_of_threads_does_not_change_a_byte() -> None:
+    one, three = (
+        calibrate(tiles_of(HDAB), HDAB, PRESETS["balanced"], steps=4, threads=threads)
+        for threads in (1, 3)
+    )
+    assert one.loss == three.loss
+    assert one.prior_weight.tobytes() == three.prior_weight.tobytes()
+    assert set(one.network) == set(three.network)
+    for name, value in one.network.items():
+        assert value.tobytes() == three.network[name].tobytes(), name
+
+
+def test_training_lowers_the_loss() -> None:
+    tiles = tiles_of(HDAB)
+    few, many = (
+        calibrate(tiles, HDAB, PRESETS["balanced"], steps=steps, weight=0.0) for steps in (1, 15)
+    )
+    assert many.loss < 0.9 * few.loss
+
+
+def test_lambda_follows_the_noise() -> None:
+    clean, noisy = (
+        calibrate(tiles_of(HDAB, noise=noise), HDAB, PRESETS["balanced"], steps=4)
+        for noise in (0.003, 0.1)
+    )
+    assert (clean.prior_weight > 0).all()
+    assert clean.prior_weight.max() < 2e-2
+    assert (noisy.prior_weight > 10 * clean.prior_weight).all()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_given_lambda_is_kept(name: str) -> None:
+    prior = calibrate(tiles_of(HDAB, 1), HDAB, PRESETS[name], weight=0.25)
+    assert prior.prior_weight.tolist() == [0.25, 0.25]
+
+
+def test_an_absent_stain_is_flagged_and_keeps_the_library() -> None:
+    q = concentrations(2, 96, 0, [1.0, 0.0])
+    prior = calibrate([tile_of(q, HDAB)], HDAB, PRESETS["balanced"])
+    assert prior.measured.tolist() == [True, False]
+    assert prior.flags == ("no_glass", "stain_1_from_library")
+    np.testing.assert_array_equal(prior.stain_matrix[1], HDAB[1])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("tiles", [[], [tile_of(concentrations(2, 96, 0), HE, tissue=False)]])
+def test_nothing_to_sample_leaves_the_library(name: str, tiles: list[TileInput]) -> None:
+    prior = calibrate(tiles, HE, PRESETS[name])
+    np.testing.assert_array_equal(prior.stain_matrix, HE)
+    assert not prior.measured.any()
+    assert prior.flags == ("no_glass", "stain_0_from_library", "stain_1_from_library")
+    assert prior.network == {}
+    few = replace(PRESETS[name], steps=min(PRESETS[name].steps, 1))
+    (fit,) = fit_tiles(tiles_of(HE, 1), prior, few, CPU)
+    assert np.isfinite(fit.stain_matrix).all()
+    assert fit.confidence.min() > 0.5
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.01, 0.03])
+def test_tile_noise_is_that_of_quiet_tissue(noise: float) -> None:
+    tile = tile_of(concentrations(2, 128, 0, sigma=16.0), HE, noise=noise)
+    # the quietest fifth of the squares lies a little below the mean
+    assert 0.8 * noise < tile_noise(tile) < 1.05 * noise
+
+
+def test_tile_noise_without_a_quiet_square_is_a_default() -> None:
+    tile = tile_of(concentrations(1, 96, 0), HE[:1], tissue=False)
+    assert tile_noise(tile) == UNKNOWN_NOISE_OD
+    assert tile_noise(tile_of(concentrations(1, 12, 0), HE[:1])) == UNKNOWN_NOISE_OD
+
+
+def test_settings_reach_the_preset() -> None:
+    settings = ScientificSettings(
+        preset="balanced", iterations=7, learning_rate=0.1, alpha=2.0, beta=0.5
+    )
+    preset = resolve(settings)
+    assert (preset.steps, preset.learning_rate) == (7, 0.1)
+    assert (preset.alpha, preset.beta) == (2.0, 0.5)
+    # `fast` takes no step on a tile, however many are asked for
+    assert resolve(ScientificSettings(preset="fast", iterations=7)).steps == 0
+    assert resolve(ScientificSettings(preset="paper")).steps == 6000
