@@ -140,7 +140,9 @@ def _solve(
         shape = (NOISE_CHANNELS, *od.shape[2:])
         inputs = torch.stack([torch.rand(shape, generator=g) * 0.1 for g in generators]).to(device)
         per_stain = [g for g in generators for _ in range(n)]
-        weights = {k: v.to(device) for k, v in network.init_weights(spec, per_stain).items()}
+        bias = _mean_logits(od, valid, start).reshape(-1, 1).cpu()
+        fresh = network.init_weights(spec, per_stain, bias)
+        weights = {k: v.to(device) for k, v in fresh.items()}
     else:
         inputs = od - background[:, :, None, None]
         weights = {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
@@ -153,6 +155,18 @@ def _solve(
         c = optimise.maps(weights, inputs, spec, n)
         _, loss = optimise.objective(c, od, valid, start, start, preset)
     return optimise.Solution(c * start.spectral_correction[:, :, None, None], start, loss)
+
+
+def _mean_logits(od: Tensor, valid: Tensor, start: optimise.Physics) -> Tensor:
+    """(T, N) head bias at the mean concentration: heads at 0.5 waste hundreds of steps (2.4)."""
+    rows = []
+    for t in range(len(od)):
+        coarse = torch.nn.functional.avg_pool2d(od[t], 8)
+        q = unmix(coarse, start.stain_matrix[t], start.background[t])
+        inside = torch.nn.functional.avg_pool2d(valid[t], 8)
+        mean = (q * inside).sum((1, 2)) / inside.sum().clamp_min(1e-6)
+        rows.append(mean / start.spectral_correction[t])
+    return torch.logit(torch.stack(rows).clamp(0.02, 0.98))
 
 
 def _merge(
