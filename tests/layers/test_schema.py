@@ -68,7 +68,9 @@ def test_provenance_is_plain_json_without_paths_or_nan() -> None:
         background=np.array([0.01, 0.02, 0.03], np.float32),
         presence=np.full(2, 0.1, np.float32),
         noise_od=0.01,
+        pooled_noise_od=0.005,
         prior_weight=np.array([0.0, 0.5], np.float32),
+        measured=np.array([True, False]),
         flags=("no_glass",),
     )
     meta = SlideMeta("s", "aperio", (10, 10), 0.25, 40.0, ((10, 10),), None, False, "abc")

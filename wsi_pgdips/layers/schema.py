@@ -169,6 +169,8 @@ def provenance_block(
             "background": prior.background,
             "presence": prior.presence,
             "noise_od": prior.noise_od,
+            "pooled_noise_od": prior.pooled_noise_od,
+            "measured": prior.measured,
             "prior_weight": prior.prior_weight,
             "flags": prior.flags,
             "loss": prior.loss,
