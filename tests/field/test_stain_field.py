@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from wsi_pgdips.field import stains
 from wsi_pgdips.field.stains import StainField, stain_field, supported_share
 from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
@@ -127,6 +128,16 @@ def test_a_slide_without_any_statistics_keeps_the_anchor(rows: FloatArray) -> No
     field = stain_field(slide(constant(rows), rows, missing=1.1), rows, every(len(rows)))
     np.testing.assert_allclose(field.stain_matrix, constant(rows), atol=1e-6)
     assert np.isnan(field.raw).all()
+
+
+@pytest.mark.parametrize("rows", [HDAB[:1], HDAB], ids=["one", "two"])
+def test_what_the_halves_do_not_support_is_not_kept(
+    rows: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stains, "supported_share", lambda split, weight: 0.0)
+    truth = drifting(5, 5, tilt=4)[:, :, : len(rows)]
+    field = stain_field(slide(truth, rows), rows, every(len(rows)))
+    np.testing.assert_allclose(field.stain_matrix, constant(field.slide), atol=1e-6)
 
 
 def test_three_stains_are_constant() -> None:
