@@ -440,8 +440,10 @@ def _print_summary(summary: RunSummary, *, times: bool = False) -> None:
     rows = [(done if not summary.exit_code else "ended with failures", str(summary.path))]
     rows.append(("tiles", counts))
     if summary.exit_code:
-        failed = f"{summary.failed_tiles} tiles, {summary.failed_blocks} blocks; "
-        rows.append(("failed", failed + "the same command tries them again"))
+        failed = f"{summary.failed_tiles} tiles, {summary.failed_blocks} blocks"
+        if not summary.failed_tiles and not summary.failed_blocks:
+            failed = "parts of the slide could not be read, see flags"
+        rows.append(("failed", failed + "; the same command tries them again"))
     if summary.flags:
         rows.append(("flags", ", ".join(summary.flags)))
     rows += [(f"seam step, {label}", text) for label, text in seam_texts(summary.seam_step_od)]

@@ -22,7 +22,7 @@ class TileFlag(enum.IntFlag):
     NONE = 0
     LOW_TISSUE = 1  # below --min-tissue: rendered, not fitted
     BLANK = 2  # hardly any optical density
-    DIVERGED = 4  # the network's loss was not finite or grew; parameters fell back to the prior
+    DIVERGED = 4  # the network's result was not finite; parameters fell back to the prior
     SCARCE_STAIN = 8  # a stain is below its presence threshold in this tile
     OUTSIDE_GATE = 16  # a fitted stain vector left the angular gate and was refused
     SWAPPED = 32  # rows came out in another order than the library's

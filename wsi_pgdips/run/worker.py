@@ -39,6 +39,9 @@ def quiet_threads() -> None:
     os.environ["BLOSC_NTHREADS"] = "1"
     threadpool_limits(1)
     torch.set_num_threads(1)
+    # said, not left to the version's default: convolutions may use TF32, the physics may not
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:
