@@ -41,7 +41,7 @@ class ScientificSettings(_Frozen):
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=0.01, ge=0)
     calibration_tiles: int = Field(default=16, ge=1)
-    calibration_steps: int = Field(default=150, ge=1)
+    calibration_steps: int = Field(default=100, ge=1)
     prior_weight: float | Literal["auto"] = "auto"
 
     @field_validator("tile")

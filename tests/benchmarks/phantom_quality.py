@@ -2,7 +2,7 @@
 
     python tests/benchmarks/phantom_quality.py --out docs/results/phantom_quality.json \
         --markdown docs/phantom-quality.md [--cases he_flat,hdab_drift] [--seeds 5] \
-        [--preset balanced,fast] [--keep] [--quick]
+        [--preset balanced,fast] [--shape 1536,1536] [--keep] [--quick]
 
 For each description in tests/phantoms and each seed a phantom slide is written to a temporary
 folder, deconvolved from the library's vectors (9 degrees off the true ones), and compared on tissue
@@ -258,8 +258,9 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in range(1, options.seeds + 1):
             config = load_phantom_config(_descriptions()[case])
             update: dict[str, Any] = {"seed": seed}
-            if options.quick:
-                update["shape"] = QUICK_SHAPE
+            shape = QUICK_SHAPE if options.quick else options.shape
+            if shape:
+                update["shape"] = shape
             begin = time.perf_counter()
             with tempfile.TemporaryDirectory(prefix="phantom-") as folder:
                 try:
@@ -297,6 +298,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep OUT's records of other cases and seeds"
+    )
+    parser.add_argument(
+        "--shape",
+        type=lambda text: tuple(int(side) for side in text.split(",")),
+        help="HEIGHT,WIDTH in pixels instead of the description's",
     )
     parser.add_argument(
         "--quick", action="store_true", help="small phantoms, one seed: does it run at all"

@@ -153,7 +153,7 @@ def forward(
             f"input sides must be multiples of {spec.multiple} and at least {least}, "
             f"got {tuple(x.shape[2:])}"
         )
-    if next(iter(weights.values())).shape[0] == 1:
+    if next(iter(weights.values())).shape[0] == 1 and x.is_cuda:
         # grouped convolutions fold tiles into channels, where this layout would be a copy
         x = x.contiguous(memory_format=torch.channels_last)
     skips: list[Tensor] = []

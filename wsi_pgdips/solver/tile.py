@@ -77,14 +77,15 @@ def batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tensors of T tiles at the network's resolution.
 
+    Every pixel counts, glass too: there the maps must be zero, and B shows.
+
     Returns:
-        od (T, 3, H/shrink, W/shrink), valid (T, 1, ...) in [0, 1], background (T, 3).
+        od (T, 3, H/shrink, W/shrink), valid (T, 1, ...) ones, background (T, 3).
     """
     od = torch.from_numpy(np.stack([t.od for t in tiles]))
-    valid = torch.from_numpy(np.stack([t.tissue for t in tiles])[:, None].astype(np.float32))
     if shrink > 1:
         od = torch.nn.functional.avg_pool2d(od, shrink)
-        valid = torch.nn.functional.avg_pool2d(valid, shrink)
+    valid = torch.ones_like(od[:, :1])
     background = torch.from_numpy(np.stack([t.background for t in tiles]).astype(np.float32))
     return tuple(  # type: ignore[return-value]
         t.to(device, non_blocking=True) for t in (od, valid, background)
