@@ -114,8 +114,8 @@ class SlidePrior:
         background: (3,) B0, OD of glass.
         presence: (N,) OD: a tile whose 99th percentile of q_n is below holds none of that stain.
         noise_od: standard deviation of pixel noise in OD on tissue.
-        pooled_noise_od: of OD pooled 4x4, across the rays (DESIGN 2.10).
-        prior_weight: (N,) Lambda of the data-consistent render, >= 0 (DESIGN 2.6, 2.13).
+        pooled_noise_od: of OD pooled 4x4, across the rays (decision 15).
+        prior_weight: (N,) Lambda of the data-consistent render, >= 0 (decision 19).
         measured: (N,) bool, stains whose vector the slide itself supports.
         network: name -> array of the slide-level network, empty where there is none.
         flags: words on what could not be done (``no_glass``, ``stain_gated:DAB``...).

@@ -95,7 +95,7 @@ def _from_parameters(
 def _local_percentile(
     histogram: npt.NDArray[Any], prior: SlidePrior, q_max: float
 ) -> npt.NDArray[np.float64]:
-    """M(x): the local 99.9th percentile of q, so that C = q / M lies in [0, 1] (DESIGN 2.5)."""
+    """M(x): the local 99.9th percentile of q, so that C = q / M lies in [0, 1] (decision 4)."""
     local = neighbourhood_sum(histogram, SIGMA_PARAMETERS)
     total = np.cumsum(local, -1)
     some = total[..., -1] > 0

@@ -1,4 +1,4 @@
-"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (DESIGN 2.11, 2.12).
+"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 16).
 
 Each tile's statistics come in two interleaved halves. What both halves agree on is a property of
 the place; what they do not is the estimator's own noise. The field keeps the share of the local

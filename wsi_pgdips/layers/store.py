@@ -1,6 +1,6 @@
 """Create the layers of a slide, write them block by block, finish their coarse levels.
 
-Who may write what (DESIGN sections 3 and 4): the coordinator alone writes ``zarr.json`` files; the
+Who may write what (decision 2): the coordinator alone writes ``zarr.json`` files; the
 owner of a block alone writes its shards on the levels the block owns, each once and whole, level 0
 of the image last, so that this file marks the block done. Two processes in one shard lose data.
 """

@@ -1,4 +1,4 @@
-"""RGB from concentrations, and the residual that makes it lossless (DESIGN 2.6).
+"""RGB from concentrations, and the residual that makes it lossless.
 
 The model explains OD = B + q S up to a residual of three signed channels. Whoever has the slide
 takes the residual from its pixels, under the concentrations as they are stored; added back under

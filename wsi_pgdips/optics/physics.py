@@ -11,7 +11,7 @@ from wsi_pgdips.records import FloatArray
 def compose_od(
     concentration: FloatArray, stain_matrix: FloatArray, background: FloatArray
 ) -> FloatArray:
-    """OD of a mixture, DESIGN section 1.
+    """OD of a mixture: the adapted Beer-Lambert law of PGDIPS.
 
     Args:
         concentration: (N, H, W) q in OD along the unit vectors.

@@ -2,7 +2,7 @@
 
     q = argmin_{q >= 0} |OD - B - q S|^2 + (q - q_prior)' Lambda (q - q_prior)
 
-(the data-consistent render of DESIGN 2.6; Lambda = 0 is plain NNLS). Written over torch tensors so
+(the data-consistent render; Lambda = 0 is plain NNLS). Written over torch tensors so
 that it runs wherever the solver runs; only additions, products and comparisons of whole maps.
 """
 

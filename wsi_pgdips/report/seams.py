@@ -1,6 +1,6 @@
-"""The seam step: what the fields add to the jump of a map across a tile border (DESIGN section 3).
+"""The seam step: what the fields add to the jump of a map across a tile border (decision 9).
 
-A plain ratio of jumps misleads, since JPEG's own grid lies on tile borders (DESIGN 2.8). So the map
+A plain ratio of jumps misleads, since JPEG's own grid lies on tile borders. So the map
 under test is d = q - q(S0, B0): the concentrations less those of the same pixels under the slide's
 constant parameters, in which the texture and its coding cancel. A seam-free field gives 0.
 """

@@ -1,6 +1,6 @@
 """Phantom slides: a synthetic slide that OpenSlide opens, with exact truth beside it.
 
-Forward model (DESIGN section 1): OD = sum_n q_n S_n(x) + B(x), I = 255 * 10**-OD, then defocus,
+Forward model: OD = sum_n q_n S_n(x) + B(x), I = 255 * 10**-OD, then defocus,
 noise, rounding and JPEG.
 """
 

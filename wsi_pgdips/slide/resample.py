@@ -2,7 +2,7 @@
 
 Frames: ``_lvl`` are pixels of the slide's own level here, ``ratio`` level pixels an output pixel.
 A level with scale n has pixel j over level-0 pixels [j n, (j + 1) n), and output pixel i lies over
-[i f, (i + 1) f), so its centre is at ``x_l0 = (i + 0.5) f - 0.5`` (DESIGN section 3).
+[i f, (i + 1) f), so its centre is at ``x_l0 = (i + 0.5) f - 0.5``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def make_grid(
     block: int,
     where: object = None,
 ) -> OutputGrid:
-    """The output grid for a wanted mpp (DESIGN section 3); ``mpp_source`` overrides the file's.
+    """The output grid for a wanted mpp; ``mpp_source`` overrides the file's.
 
     Raises:
         SlideError: no mpp, one that is absurd or differs between the directions by more than 2 %,

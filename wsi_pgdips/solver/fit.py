@@ -158,7 +158,7 @@ def _solve(
 
 
 def _mean_logits(od: Tensor, valid: Tensor, start: optimise.Physics) -> Tensor:
-    """(T, N) head bias at the mean concentration: heads at 0.5 waste hundreds of steps (2.4)."""
+    """(T, N) head bias at the mean concentration: heads at 0.5 waste hundreds of steps."""
     rows = []
     for t in range(len(od)):
         coarse = torch.nn.functional.avg_pool2d(od[t], 8)

@@ -1,6 +1,6 @@
 """The PGDIPS objective: reconstruction of OD by the Beer-Lambert mixture, and exclusion.
 
-    L = alpha * MSE(OD) + beta * exclusion  (+ priors that hold S and B, DESIGN 2.5)
+    L = alpha * MSE(OD) + beta * exclusion  (+ priors that hold S and B)
 
 Every loss keeps the tile axis, so that the tiles of a batch stay independent problems.
 """

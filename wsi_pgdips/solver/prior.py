@@ -1,4 +1,4 @@
-"""``calibrate``: what sampled tiles say of the whole slide (DESIGN 2.3 to 2.7, 2.13)."""
+"""``calibrate``: what sampled tiles say of the whole slide (decisions 6, 7, 17, 19)."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def _estimate_prior_weight(
     preset: Preset,
     device: torch.device,
 ) -> FloatArray:
-    """Lambda_n = noise variance / variance of the prior map's error (DESIGN 2.6).
+    """Lambda_n = noise variance / variance of the prior map's error (decision 19).
 
     The error of the network's map is what the closed form sees beyond its own noise; on clean
     tiles it is many times the noise, and Lambda all but vanishes.

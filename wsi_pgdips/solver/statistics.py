@@ -1,4 +1,4 @@
-"""Sufficient statistics of one tile, from which ``field`` estimates S(x) and M(x) (DESIGN 2.12).
+"""Sufficient statistics of one tile, from which ``field`` estimates S(x) and M(x) (decision 8).
 
 Averaging the extreme rays of tiles that lack pure pixels stays biased; summing the tiles'
 histograms and then taking the ray does not. So tiles hand over histograms and moments.

@@ -1,4 +1,4 @@
-"""B(x), the OD of bare glass over the slide, from glass pixels alone (DESIGN 2.4, 2.11, 2.12).
+"""B(x), the OD of bare glass over the slide, from glass pixels alone (decision 6).
 
 Inside tissue B and a constant concentration cannot be told apart, so there B is carried over from
 the glass around: by a plane, and by what a wide Gaussian of the glass nearby says beyond it. Both

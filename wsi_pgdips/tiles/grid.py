@@ -1,4 +1,4 @@
-"""Which tiles of which blocks are rendered, and which of those are fitted (DESIGN section 3)."""
+"""Which tiles of which blocks are rendered, and which of those are fitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tissue and glass of a whole slide, decided once on its overview (DESIGN 2.9, section 3).
+"""Tissue and glass of a whole slide, decided once on its overview.
 
 tiatoolbox's masker finds what is clearly stained. By luminance alone it leaves holes in pale stroma
 and mucin, so whatever is denser or rougher than glass and hangs together with it is added, small
