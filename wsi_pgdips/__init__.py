@@ -1,4 +1,7 @@
-"""Seam-free stain concentrations of whole slides by physics-guided deep image priors."""
+"""Seam-free stain concentrations of whole slides by physics-guided deep image priors.
+
+Where a docstring says "decision N", it means the entry of that number in ``docs/decisions.md``.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,6 @@
 * ``provenance``: root attributes and the done marker. ``disk``: atomic writes, write errors.
 * ``reader``: ``open_layers``. ``render``: concentrations of a block under the blended fields.
 
-Described in ``docs/file-format.md``. Only the coordinator of a run writes ``zarr.json`` files, tables and markers; the
-owner of a block writes that block's shards, each once and whole.
+The format is in ``docs/file-format.md``. Only the coordinator of a run writes ``zarr.json`` files,
+tables and markers; the owner of a block writes that block's shards, each once and whole.
 """
