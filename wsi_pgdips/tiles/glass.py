@@ -26,7 +26,8 @@ Float64 = npt.NDArray[np.float64]
 
 CELL_UM = 400.0
 SIGMA_UM, SIGMA_TILES = 2500.0, 4.0
-_FOLDS = 4  # held-out regions per axis
+CELLS_ACROSS = 12
+_FOLDS = 6  # held-out regions per axis
 _MIN_PIXELS = 12  # overview pixels of glass in a cell worth a vote
 _TRIM = 0.1
 
@@ -79,7 +80,9 @@ def background_field(
         )
     b0 = _trimmed_mean(pixels)
     mpp = grid.mpp * tissue.scale
-    cells = _pool(tissue.glass, tissue.glass_od, max(round(CELL_UM / mpp), 4))
+    # a small slide still needs enough cells to see a slope in them
+    side = max(min(round(CELL_UM / mpp), max(tissue.glass.shape) // CELLS_ACROSS), 4)
+    cells = _pool(tissue.glass, tissue.glass_od, side)
     field = np.broadcast_to(b0, (gy, gx, 3)).copy()
     sigma = max(SIGMA_UM, SIGMA_TILES * grid.tile * grid.mpp) / mpp
     weight = _kernel_sums(cells, cells.count[:, None], centre_y, centre_x, sigma)[..., 0]
@@ -175,7 +178,7 @@ def _kernel_sums(cells: _Cells, values: Float64, y: Float64, x: Float64, sigma: 
 
 
 def _folds(cells: _Cells) -> npt.NDArray[np.intp]:
-    """(K,) compact region of each cell, from the extent of the glass; up to 16 regions."""
+    """(K,) compact region of each cell, from the extent of the glass; up to 36 regions."""
 
     def part(v: Float64) -> npt.NDArray[np.intp]:
         span = max(float(np.ptp(v)), 1e-9)
