@@ -39,7 +39,7 @@ def test_run_slide_passes_arguments_on(tmp_path: Path):
         text=True,
         check=True,
     )
-    expected = ["run", "a b.svs", "out", "--workers", "3", "--preset", "fast"]
+    expected = ["run", "a b.svs", "out", "--threads", "3", "--preset", "fast"]
     assert done.stdout.splitlines() == expected
 
 

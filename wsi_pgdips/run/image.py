@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +78,7 @@ def deconvolve_image(
 
     science = settings.science.model_copy(update={"store_residual": True})
     device = torch.device(pool.choose_device(settings.execution.device))
-    threads = settings.execution.threads or os.cpu_count() or 1
+    threads = settings.execution.threads or pool.usable_cpus()
     worker.quiet_threads()
     source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
     context = make_context(source, load_stains(stains), science)

@@ -137,13 +137,20 @@ def choose_device(asked: str) -> str:
     return asked
 
 
+def usable_cpus() -> int:
+    """CPUs this process may use: fewer than the machine's in a container or a job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def make_pool(device: str, workers: int | None) -> tuple[Pool, int, int]:
     """(pool, workers, threads a worker) for a device; one worker a GPU, one process on a CPU."""
     import torch
 
     devices = torch.cuda.device_count() if device == "cuda" else 0
     count = workers or max(devices, 1)
-    threads = max((os.cpu_count() or 1) // count, 1)
+    threads = max(usable_cpus() // count, 1)
     if count == 1:
         return InlinePool(), 1, threads
     return DaskPool(count, devices), count, threads
