@@ -8,6 +8,7 @@ import hashlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from wsi_pgdips.errors import OutputError
 
@@ -67,8 +68,9 @@ def zarr_session(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then move it there: it is seen whole or not at all.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside ``path``, moved there at the end: it is seen whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
@@ -77,11 +79,22 @@ def write_atomic(path: Path, data: bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(data)
+            with partial.open("wb") as handle:
+                yield handle
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file by :func:`replacing`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as handle:
+        handle.write(data)
 
 
 def remove_partials(path: Path) -> int:

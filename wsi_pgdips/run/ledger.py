@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings
-from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.layers.disk import replacing
 from wsi_pgdips.records import SlideMeta, StainSet
+from wsi_pgdips.tiles.masks import file_digest
 
 Block = tuple[int, int]
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's content.
-
-    Raises:
-        SettingsError: it cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise SettingsError(
-            "a file that was named cannot be read", found=error.strerror, where=path
-        ) from None
 
 
 def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) -> dict[str, Any]:
@@ -124,28 +110,14 @@ def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
     Raises:
         OutputError: the disk is full or the folder not writable.
     """
-    _replace(path, lambda handle: np.savez(handle, **arrays))  # type: ignore[arg-type]
+    with replacing(path) as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an ``.npy`` beside its place, then move it there."""
-    _replace(path, lambda handle: np.save(handle, array))
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as handle:
-            write(handle)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            "the output cannot be written",
-            found=error.strerror or str(error),
-            where=path.parent,
-            hint="free some space or fix the permissions, then run the same command to go on",
-        ) from None
+    with replacing(path) as handle:
+        np.save(handle, array)
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
