@@ -51,6 +51,24 @@ def test_a_drift_is_followed_within_a_hundredth_also_inside_tissue(shape):
     assert (weight > 0).all()
 
 
+@pytest.mark.parametrize("where", [X + 0.1 * Y, Y - 0.2 * X], ids=["across", "down"])
+def test_a_step_between_two_panes_is_followed(where):
+    truth = flat() + 0.025 * (where > 0)[..., None]
+    field, _, b0 = background_field(slide(truth), GRID)
+    expected, side = at_tiles(truth), np.abs(at_tiles(where[..., None])[..., 0])
+    assert np.abs(field - expected)[side > 0.25].max() < 0.006
+    assert np.square(field - expected).mean() < 0.2 * np.square(b0 - expected).mean()
+
+
+def test_two_places_of_glass_that_differ_by_more_than_dirt_are_told_apart():
+    truth = flat() + 0.02 * X[..., None]
+    glass = np.zeros(SHAPE, bool)
+    glass[190:210, :20] = glass[190:210, -20:] = True
+    field, _, b0 = background_field(slide(truth, glass), GRID)
+    expected = at_tiles(truth)
+    assert np.square(field - expected).mean() < 0.5 * np.square(b0 - expected).mean()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_where_nothing_drifts_the_field_is_the_constant(seed):
     truth = flat()

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import OutputGrid, Region
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
+from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.tiles.grid import plan_blocks
 from wsi_pgdips.tiles.tissue import TissueMap, _dilated, _filled, find_tissue
 
@@ -84,6 +86,62 @@ def test_without_glass_nothing_is_split(as_source, paint):
     assert found.flags == ("no_glass",)
     assert found.core.all()
     assert found.mask.all()
+    assert not found.glass.any()
+
+
+def test_a_second_pane_of_glass_is_glass(as_source, paint):
+    scene = paint((230, 225, 230))
+    od = rgb_to_od(scene.rgb)
+    od[:, 160:] += np.array([0.02, 0.03, 0.02])
+    found = find_tissue(as_source(od_to_rgb(od)))
+    assert (found.core & ~_dilated(scene.tissue, 2)).mean() < 0.005
+    assert found.core[scene.tissue].mean() > 0.99
+    bare = ~_dilated(scene.tissue, 8)
+    assert found.glass[:, 170:][bare[:, 170:]].mean() > 0.9
+    assert found.glass[:, :150][bare[:, :150]].mean() > 0.9
+
+
+def test_pale_tissue_of_a_stain_s_colour_is_no_pane_of_glass(as_source, paint):
+    scene = paint((230, 225, 230))
+    od = rgb_to_od(scene.rgb)
+    od[:, :40] += np.array([0.0, 0.12, 0.0])
+    found = find_tissue(as_source(od_to_rgb(od)))
+    assert not found.glass[:, :38].any()
+
+
+def test_tinted_glass_is_believed_where_there_is_much_of_it(as_source, paint):
+    scene = paint((212, 194, 154))
+    found = find_tissue(as_source(scene.rgb))
+    assert found.flags == ()
+    level = np.median(found.glass_od[found.glass], axis=0)
+    np.testing.assert_allclose(level, rgb_to_od(np.uint8([[[212, 194, 154]]]))[0, 0], atol=0.003)
+
+
+def gappy(lumens: int, seed: int = 0):
+    """1024 x 1024 pixels of 2 um: rough tissue without a border of glass, with round gaps."""
+    rng = np.random.default_rng(seed)
+    amount = 0.35 + 0.1 * ndimage.gaussian_filter(rng.normal(size=(1024, 1024)), 1.5) / 0.19
+    y, x = np.mgrid[:1024, :1024]
+    for cy, cx in rng.uniform(30, 990, (lumens, 2)):
+        amount[(y - cy) ** 2 + (x - cx) ** 2 < 10**2] = 0
+    glass = np.array([0.04, 0.06, 0.03])
+    rgb = od_to_rgb(amount.clip(0)[..., None] * np.array([0.65, 0.70, 0.29]) + glass)
+    noisy = rgb + rng.normal(0, 0.5, rgb.shape)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), glass
+
+
+def test_glass_in_gaps_of_the_tissue_is_seen_on_a_finer_overview():
+    rgb, glass = gappy(40)
+    found = find_tissue(ArraySource(rgb, mpp=2.0, tile=256, block=1024))
+    assert found.flags == ("glass_in_lumens",)
+    assert found.core.all()
+    np.testing.assert_allclose(np.median(found.glass_od[found.glass], 0), glass, atol=0.003)
+
+
+def test_without_gaps_no_glass_is_made_up():
+    rgb, _ = gappy(0)
+    found = find_tissue(ArraySource(rgb, mpp=2.0, tile=256, block=1024))
+    assert found.flags == ("no_glass",)
     assert not found.glass.any()
 
 

@@ -1,14 +1,14 @@
 """B(x), the OD of bare glass over the slide, from glass pixels alone (decision 6).
 
 Inside tissue B and a constant concentration cannot be told apart, so there B is carried over from
-the glass around: by a plane, and by what a wide Gaussian of the glass nearby says beyond it. Both
-are believed only as far as they predict glass that they have not seen, so the field is no worse
-than a constant where nothing is resolved.
+the glass around: by a Gaussian process that may be a plane, follow a long or a short course (a step
+between two panes), or both. The one that best predicts regions of glass it has not seen is taken,
+and believed only as far as it predicts them, so the field is no worse than a constant where
+nothing is resolved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.records import BoolArray, FloatArray
-from wsi_pgdips.tiles.surface import fit_surface
 
 if TYPE_CHECKING:
     from wsi_pgdips.tiles.tissue import TissueMap
@@ -28,8 +27,13 @@ CELL_UM = 400.0
 SIGMA_UM, SIGMA_TILES = 2500.0, 4.0
 CELLS_ACROSS = 12
 _FOLDS = 6  # held-out regions per axis
-_MIN_PIXELS = 12  # overview pixels of glass in a cell worth a vote
+_MIN_PIXELS = 12  # overview pixels of glass in a cell worth a vote, unless glass is rare
 _TRIM = 0.1
+_MIN_CELLS, _MAX_CELLS = 12, 800
+_DIRT_OD = 0.003  # by which places on one glass differ
+# (variance of the slope, length in extents of the glass): a plane, ever shorter courses, or both
+_MODELS = ((4.0, 0.0), (0.0, 2.0), (0.0, 0.5), (4.0, 0.5), (0.0, 0.15))
+_NOISE = (0.03, 0.3)  # variance of a full cell's own dirt, over that of the course
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +87,17 @@ def background_field(
     # a small slide still needs enough cells to see a slope in them
     side = max(min(round(CELL_UM / mpp), max(tissue.glass.shape) // CELLS_ACROSS), 4)
     cells = _pool(tissue.glass, tissue.glass_od, side)
+    while len(cells.row) < _MIN_CELLS and side >= 8:  # glass in lumens only
+        side //= 2
+        cells = _pool(tissue.glass, tissue.glass_od, side)
+    while len(cells.row) > _MAX_CELLS:
+        side *= 2
+        cells = _pool(tissue.glass, tissue.glass_od, side)
     field = np.broadcast_to(b0, (gy, gx, 3)).copy()
     sigma = max(SIGMA_UM, SIGMA_TILES * grid.tile * grid.mpp) / mpp
     weight = _kernel_sums(cells, cells.count[:, None], centre_y, centre_x, sigma)[..., 0]
     if len(cells.row) >= 3:
-        field += _drift(cells, b0, centre_y, centre_x, sigma)
+        field += _drift(cells, b0, centre_y, centre_x)
     return (
         np.maximum(field, 0).astype(np.float32),
         weight.astype(np.float32),
@@ -126,45 +136,45 @@ def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
     )
 
 
-def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64, sigma: float) -> Float64:
+def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64) -> Float64:
     """(len(y), len(x), 3) departure of B from B0, shrunk by evidence."""
     deviation = cells.od - b0
+    low, high = np.percentile(deviation, [2, 98], axis=0)
+    reach = 0.25 * (high - low)
+    deviation = np.asarray(np.clip(deviation, low - reach, high + reach), np.float64)
     # glass pixels of one cell share its dirt and its JPEG blocks: many are worth little more
     vote = np.minimum(cells.count / (cells.side**2 / 4), 1.0)
     folds = _folds(cells)
+    extent = max(float(np.ptp(cells.y)), float(np.ptp(cells.x)), 1.0)
+    centre = (cells.y.mean(), cells.x.mean())
+    at = np.stack([(cells.y - centre[0]) / extent, (cells.x - centre[1]) / extent], 1)
+    to_y, to_x = np.meshgrid((y - centre[0]) / extent, (x - centre[1]) / extent, indexing="ij")
+    to = np.stack([to_y.ravel(), to_x.ravel()], 1)
+    spread = float(np.average((deviation**2).sum(1), weights=vote))
+    clean = max(0.0, 1 - 3 * _DIRT_OD**2 / max(spread, 1e-12))
+    if folds.max() < 2:  # too few places to hold one out
+        gram = _covariance(at, at, 0.0, 0.5)
+        pull = np.linalg.solve(gram + np.diag(_NOISE[0] / vote), deviation)
+        out = clean * (_covariance(to, at, 0.0, 0.5) @ pull)
+        return np.asarray(out).reshape(len(y), len(x), 3)
+    best, trust, out = np.inf, 0.0, np.zeros((len(to), 3))
+    for slope, length in _MODELS:
+        gram = _covariance(at, at, slope, length)
+        for noise in _NOISE:
+            inverse = np.asarray(np.linalg.inv(gram + np.diag(noise / vote)), np.float64)
+            pull = inverse @ deviation
+            predicted = _held_out(folds, deviation, inverse, pull)
+            error = float((vote[:, None] * (deviation - predicted) ** 2).sum())
+            if error < best:
+                best, trust = error, clean * _trust(predicted, deviation, vote, folds)
+                out = trust * (_covariance(to, at, slope, length) @ pull)
+    return np.asarray(np.clip(out, low - reach, high + reach)).reshape(len(y), len(x), 3)
 
-    def plane(train: BoolArray, at_y: Float64, at_x: Float64) -> Float64:
-        fit = fit_surface(cells.y[train], cells.x[train], deviation[train], vote[train])
-        return fit.at(at_y, at_x)
 
-    predicted = _held_out(folds, lambda train, test: plane(train, cells.y[test], cells.x[test]))
-    trust = _trust(predicted, deviation, vote, folds)
-    everything = np.ones(len(vote), bool)
-    slope = trust * plane(everything, cells.y, cells.x)
-    out = trust * plane(everything, y[:, None], x[None, :])
-
-    rest = deviation - slope
-
-    def local(train: BoolArray) -> Float64:
-        kept = (vote * train)[:, None]
-        smooth = _smooth(cells, rest, kept, *cells.centres, sigma)
-        return np.asarray(smooth[cells.row, cells.column])
-
-    predicted = _held_out(folds, lambda train, test: local(train)[test])
-    trust = _trust(predicted, rest, vote, folds)
-    out += trust * _smooth(cells, rest, vote[:, None], y, x, sigma)
-    low, high = np.percentile(deviation, [2, 98], axis=0)
-    reach = 0.25 * (high - low)
-    return np.asarray(np.clip(out, low - reach, high + reach))
-
-
-def _smooth(
-    cells: _Cells, values: Float64, vote: Float64, y: Float64, x: Float64, sigma: float
-) -> Float64:
-    """Normalised Gaussian mean of the cells' values at a grid of positions; 0 far from any."""
-    sums = _kernel_sums(cells, np.concatenate([values * vote, vote], 1), y, x, sigma)
-    # one full cell of nothing: far from glass the mean fades out instead of one cell ruling
-    return np.asarray(sums[..., :3] / (sums[..., 3:] + 1.0))
+def _covariance(a: Float64, b: Float64, slope: float, length: float) -> Float64:
+    """(len(a), len(b)): a plane, and a course that forgets over ``length`` extents."""
+    distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    return np.asarray(slope * (a @ b.T) + (np.exp(-distance / length) if length > 0 else 0.0))
 
 
 def _kernel_sums(cells: _Cells, values: Float64, y: Float64, x: Float64, sigma: float) -> Float64:
@@ -189,14 +199,18 @@ def _folds(cells: _Cells) -> npt.NDArray[np.intp]:
 
 
 def _held_out(
-    folds: npt.NDArray[np.intp], predict: Callable[[BoolArray, BoolArray], Float64]
+    folds: npt.NDArray[np.intp], target: Float64, inverse: Float64, pull: Float64
 ) -> Float64:
-    """(K, 3) what each region's cells are predicted to be from all the others."""
-    out = np.zeros((len(folds), 3))
+    """(K, 3) what each region's cells are predicted to be from all the others.
+
+    Args:
+        target: (K, 3). inverse: (K, K) of the covariance with noise. pull: ``inverse @ target``.
+    """
+    out = np.zeros_like(target)
     for fold in range(int(folds.max()) + 1):
-        test = folds == fold
-        if not test.all():
-            out[test] = predict(~test, test)
+        test = np.nonzero(folds == fold)[0]
+        if len(test) < len(folds):
+            out[test] = target[test] - np.linalg.solve(inverse[np.ix_(test, test)], pull[test])
     return out
 
 

@@ -20,7 +20,7 @@ from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
 from wsi_pgdips.tiles.maskers import MASKERS, Masker, dark_mask
 from wsi_pgdips.tiles.masks import load_mask, load_roi
-from wsi_pgdips.tiles.whitepoint import Glass, find_glass
+from wsi_pgdips.tiles.whitepoint import Glass, find_glass, find_lumens
 
 DILATION_UM = 32.0
 GLASS_MARGIN_UM = 40.0
@@ -28,6 +28,8 @@ HOLE_UM = 200.0  # a hole of this diameter or less is filled
 GAP_UM = 24.0  # clefts twice as wide are closed
 SPECK_UM2 = 500.0  # of stained pixels; what holds less is dust
 _TEXTURE_OD = 0.010
+_SPARSE = 0.02  # share of the overview below which glass is looked for in gaps of the tissue too
+_LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
 _STAINED_OD = 0.15  # OD sum above glass that no glass has
 
 
@@ -42,7 +44,8 @@ class TissueMap:
         glass_od: (H, W, 3) float32, OD of the overview; means something on glass only.
         scale: output pixels per overview pixel; pixel (i, j) covers [i*scale, (i+1)*scale).
         shape: (height, width) in output pixels.
-        flags: ``no_glass``, ``glass_saturated``, ``mask_from_file``, ``roi``.
+        flags: ``no_glass``, ``glass_in_lumens`` (only there), ``glass_saturated``,
+            ``mask_from_file``, ``roi``.
     """
 
     mask: BoolArray
@@ -125,13 +128,21 @@ def find_tissue(
         mask = core
         flags.append("mask_from_file")
     else:
-        core = _tissue(rgb, glass, mpp, masker)
+        solid = _tissue(rgb, glass, mpp, masker)
+        core = _filled(solid, mpp) & ~glass.padding
         mask = _dilated(core, DILATION_UM / mpp)
         if glass.found:
             mask &= ~glass.padding
     # a drawn mask may leave tissue out, and that is not glass either
-    stained = core if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
+    stained = solid if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
     clear = glass.clear & ~_dilated(stained, GLASS_MARGIN_UM / mpp)
+    glass_od = rgb_to_od(rgb)
+    if clear.mean() < _SPARSE:
+        gaps, gaps_od = _lumens(source, rgb.shape[:2], scale)
+        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
+        clear |= gaps
+        if "no_glass" in flags and gaps.any():
+            flags[flags.index("no_glass")] = "glass_in_lumens"
     if roi_file is not None:
         roi = load_roi(roi_file, source.grid, rgb.shape[:2], scale)
         core, mask = core & roi, mask & roi
@@ -143,11 +154,36 @@ def find_tissue(
             where=source.meta.name,
             hint="try another --masker, or draw the tissue and give it with --mask",
         )
-    return TissueMap(mask, core, clear, rgb_to_od(rgb), scale, source.grid.shape, tuple(flags))
+    return TissueMap(mask, core, clear, glass_od, scale, source.grid.shape, tuple(flags))
+
+
+def _lumens(
+    source: TileSource, shape: tuple[int, int], scale: float
+) -> tuple[BoolArray, FloatArray]:
+    """Glass in gaps of the tissue, seen on a finer overview and pooled to the coarse one's pixels.
+
+    Returns:
+        (H, W) bool, and (H, W, 3) float32 mean OD where it is true.
+    """
+    fine_mpp = max(_LUMEN_MPP, max(source.grid.shape) * source.grid.mpp / _LUMEN_SIDE)
+    nowhere = np.zeros(shape, bool), np.zeros((*shape, 3), np.float32)
+    if fine_mpp > 2 * _LUMEN_MPP or fine_mpp >= scale * source.grid.mpp:
+        return nowhere
+    rgb, fine = source.overview(fine_mpp)
+    if fine >= scale:
+        return nowhere
+    y, x = np.nonzero(find_lumens(rgb))
+    index = (y * fine // scale).astype(np.intp) * shape[1] + (x * fine // scale).astype(np.intp)
+    n = shape[0] * shape[1]
+    od = rgb_to_od(rgb[y, x])
+    count = np.bincount(index, minlength=n)
+    total = np.stack([np.bincount(index, od[:, c], n) for c in range(3)], 1)
+    mean = np.asarray(total / np.maximum(count, 1)[:, None], np.float32)
+    return (count > 0).reshape(shape), mean.reshape(*shape, 3)
 
 
 def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArray:
-    """(H, W) bool, undilated."""
+    """(H, W) bool, undilated, with its holes."""
     from scipy import ndimage
 
     if not glass.found:
@@ -162,7 +198,7 @@ def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArr
     area = np.bincount(labels[stained], minlength=n + 1) * mpp**2
     keep = area >= SPECK_UM2
     keep[0] = False
-    return _filled(keep[labels], mpp) & ~glass.padding
+    return np.asarray(keep[labels] & ~glass.padding)
 
 
 def _filled(tissue: BoolArray, mpp: float) -> BoolArray:

@@ -9,19 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
-from wsi_pgdips.tiles.surface import fit_surface
+from wsi_pgdips.tiles.surface import Surface, fit_surface
 
 # standard deviation over 5x5 overview pixels: where glass is looked for, and what may be glass
 FLATTEST_OD, FLAT_OD = 0.004, 0.006
 MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and flat pixels in any case
 _MAX_SUM, _MAX_SPREAD = 0.5, 0.10  # the darkest and the most tinted glass believed, OD
+_TINT_SPREAD, _TINT_SHARE = 0.20, 0.05  # more tint is believed of glass that is plentiful
 _WHITE, _BLACK = 254, 8
 _PEAK, _SEED, _BIN = 0.02, 0.05, 0.005  # OD sum
 _TOLERANCE = (0.06, 0.10)  # OD sum
 _SAMPLE = 20_000
+# a further pane of glass, as under a second block or beyond an edge of the cover slip
+_PANE_SHARE = 0.01  # of the scanned area
+_PANE_SUM, _PANE_SPREAD = 0.15, 0.03  # how far it may be from the first, OD; more spread is colour
+_BLUR = 1 / 96  # of the overview's longer side: sigma by which the border of panes is smoothed
+# glass in gaps of the tissue
+_LUMEN_PIXELS, _LUMEN_SUM = 200, 0.10
+_BRIGHTER_SHARE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +72,10 @@ def find_glass(rgb: ByteArray) -> Glass:
     texture = _local_std(od, 3)
     white, black = rgb.min(2) >= _WHITE, rgb.max(2) <= _BLACK
     padding = _large(white, 16) | _bordering(black)
-    model = _grow(od, padding, int((~padding).sum()), int((white & padding).sum()))
+    scanned, filled = int((~padding).sum()), int((white & padding).sum())
+    model = _grow(od, padding, max(MIN_SHARE * scanned, MIN_PIXELS, 0.02 * filled), scanned)
+    if model is None:
+        model = _grow(od, padding, max(_TINT_SHARE * scanned, MIN_PIXELS), scanned, _TINT_SPREAD)
     if model is not None:
         clear, excess, tolerance = model
         return Glass(clear & ~_near(padding, 2), padding, excess, tolerance, texture)
@@ -78,26 +90,50 @@ def find_glass(rgb: ByteArray) -> Glass:
     return Glass(nowhere, padding, total, 0.0, texture, ("no_glass",))
 
 
-def _flat(od: FloatArray, padding: BoolArray, limit: float) -> BoolArray:
+def find_lumens(rgb: ByteArray) -> BoolArray:
+    """(H, W) bool: glass that shows in gaps of the tissue, from an overview at about 2 um a pixel.
+
+    Flat over 10 um, nearly achromatic, within a step of the brightest such places; nothing if there
+    are few of them, or if the image holds brighter pixels, which glass does not allow.
+    """
+    from scipy import ndimage
+
+    od = rgb_to_od(rgb)
+    padding = _large(rgb.min(2) >= _WHITE, 16) | _bordering(rgb.max(2) <= _BLACK)
+    flat = _flat(od, padding, FLAT_OD)
+    nowhere = np.zeros_like(flat)
+    total = od.sum(2)
+    peak = _brightest_mode(total[flat], MIN_PIXELS)
+    if flat.sum() < _LUMEN_PIXELS or peak is None:
+        return nowhere
+    colour = np.median(od[flat & (np.abs(total - peak) < _PEAK)], axis=0)
+    step = od - colour
+    kept = flat & (step.sum(2) > -_SEED) & (step.sum(2) < _LUMEN_SUM)
+    kept &= np.ptp(step, axis=2) < _PANE_SPREAD
+    smooth = ndimage.uniform_filter(total, 5, mode="nearest")  # ringing is not brightness
+    brighter = (smooth < peak - _TOLERANCE[0]) & ~_near(padding, 2)
+    return kept if brighter.mean() < _BRIGHTER_SHARE else nowhere
+
+
+def _flat(od: FloatArray, padding: BoolArray, limit: float, tint: float = _MAX_SPREAD) -> BoolArray:
     """(H, W) bright, nearly achromatic pixels in flat pieces, away from padding."""
     from scipy import ndimage
 
     total, spread = od.sum(2), np.ptp(od, axis=2)
-    flat = (_local_std(od, 5) < limit) & (total < _MAX_SUM) & (spread < _MAX_SPREAD)
+    flat = (_local_std(od, 5) < limit) & (total < _MAX_SUM) & (spread < tint)
     flat &= ~_near(padding, 3)
     return np.asarray(ndimage.binary_opening(flat, np.ones((3, 3), bool)), bool)
 
 
 def _grow(
-    od: FloatArray, padding: BoolArray, scanned: int, white: int
+    od: FloatArray, padding: BoolArray, needed: float, scanned: int, tint: float = _MAX_SPREAD
 ) -> tuple[BoolArray, FloatArray, float] | None:
     """Glass pixels, excess over the glass's plane, tolerance; None where there is no glass."""
     total = od.sum(2)
-    needed = max(MIN_SHARE * scanned, MIN_PIXELS, 0.02 * white)
-    peak = _brightest_mode(total[_flat(od, padding, FLATTEST_OD)], needed)
+    peak = _brightest_mode(total[_flat(od, padding, FLATTEST_OD, tint)], needed)
     if peak is None:
         return None
-    flat = _flat(od, padding, FLAT_OD)
+    flat = _flat(od, padding, FLAT_OD, tint)
     clear = flat & (np.abs(total - peak) < _SEED)
     rows = np.arange(od.shape[0])[:, None]
     columns = np.arange(od.shape[1])[None, :]
@@ -115,8 +151,53 @@ def _grow(
         if not grown.any() or np.array_equal(grown, clear):
             break
         clear = grown
+    panes = _further_panes(od, flat, clear, surface.at(rows, columns), scanned)
+    if panes.any():
+        clear = clear | panes
+        excess = _above_panes(od, clear, surface)
     # the flatness window ends 16 um before the glass does
     return (np.abs(excess) < tolerance) & _near(clear, 2), excess, tolerance
+
+
+def _further_panes(
+    od: FloatArray,
+    flat: BoolArray,
+    clear: BoolArray,
+    surface: npt.NDArray[np.float64],
+    scanned: int,
+) -> BoolArray:
+    """Flat pieces one step darker or brighter than the glass, in nearly all channels alike.
+
+    Pale tissue is neither as large and flat, nor achromatic: its excess is in its stain's channels.
+    """
+    from scipy import ndimage
+
+    labels, n = ndimage.label(flat & ~_near(clear, 1))
+    out = np.zeros_like(clear)
+    area = np.bincount(labels.ravel(), minlength=n + 1)
+    for k in np.nonzero(area >= max(_PANE_SHARE * scanned, MIN_PIXELS))[0]:
+        if k == 0:
+            continue
+        piece = labels == k
+        step = np.median(od[piece] - surface[piece], axis=0)
+        rest = od[piece].sum(1) - surface[piece].sum(1) - step.sum()
+        quiet = 1.4826 * float(np.median(np.abs(rest))) < _TOLERANCE[0] / 4
+        if quiet and abs(step.sum()) < _PANE_SUM and np.ptp(step) < _PANE_SPREAD:
+            out |= piece
+    return out
+
+
+def _above_panes(od: FloatArray, clear: BoolArray, surface: Surface) -> FloatArray:
+    """(H, W) OD sum above the nearest glass: the plane, and panes' departures from it nearby."""
+    from scipy import ndimage
+
+    rows, columns = np.arange(od.shape[0])[:, None], np.arange(od.shape[1])[None, :]
+    above = np.asarray(od.sum(2) - surface.at(rows, columns).sum(-1), np.float64)
+    nearest = ndimage.distance_transform_edt(~clear, return_distances=False, return_indices=True)
+    level = ndimage.uniform_filter(np.where(clear, above, 0.0), 9)
+    mass = ndimage.uniform_filter(clear.astype(np.float64), 9)
+    level = np.divide(level, mass, out=np.zeros_like(level), where=mass > 1e-6)[tuple(nearest)]
+    return np.asarray(above - ndimage.gaussian_filter(level, _BLUR * max(clear.shape)), np.float32)
 
 
 def _brightest_mode(total: FloatArray, needed: float) -> float | None:
