@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import make_settings
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.records import BlockFit, BoolArray, Fields, FloatArray, StainSet
+from wsi_pgdips.records import BlockFit, BoolArray, Fields, FloatArray, SlidePrior, StainSet
+
+if TYPE_CHECKING:
+    import torch
+
+    from wsi_pgdips.run.context import Context
+    from wsi_pgdips.tiles.grid import BlockPlan
 
 Map = npt.NDArray[np.float16]
 
@@ -70,9 +76,8 @@ def deconvolve_image(
     settings = make_settings({"stains": stains, "preset": preset, "mpp": "native", **options})
     import torch
 
-    from wsi_pgdips.layers.pyramid import decode
     from wsi_pgdips.optics.stains import load_stains
-    from wsi_pgdips.run import blending, fitting, pool, rendering, worker
+    from wsi_pgdips.run import pool, worker
     from wsi_pgdips.run.context import make_context
     from wsi_pgdips.slide.source import ArraySource
 
@@ -82,47 +87,97 @@ def deconvolve_image(
     worker.quiet_threads()
     source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
     context = make_context(source, load_stains(stains), science)
-    prior = fitting.calibrate(context, device, threads)
-    fits = [
+    return render(solve(context, device, threads), device, threads)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A picture after ``blend``: all that ``render`` takes.
+
+    Attributes:
+        fits: of its blocks. slide_matrix: (N, 3) unit rows of the whole picture.
+    """
+
+    context: Context
+    prior: SlidePrior
+    fits: tuple[BlockFit, ...]
+    fields: Fields
+    slide_matrix: FloatArray
+
+
+def solve(
+    context: Context, device: torch.device, threads: int, prior: SlidePrior | None = None
+) -> Solved:
+    """Calibrate, fit and blend, in memory.
+
+    Args:
+        prior: taken instead of calibrating.
+    """
+    from wsi_pgdips.run import blending, fitting
+
+    prior = prior or fitting.calibrate(context, device, threads)
+    fits = tuple(
         fitting.fit_block(context, prior, p, device=device, threads=threads, batch=8)
         for p in context.plans
-    ]
+    )
     fields, slide_matrix = blending.blend(context, prior, fits)
-    height, width = source.grid.shape
+    return Solved(context, prior, fits, fields, slide_matrix)
+
+
+def render(
+    solved: Solved,
+    device: torch.device,
+    threads: int,
+    parts: Sequence[tuple[BlockPlan, Fields]] | None = None,
+) -> Deconvolution:
+    """Concentrations of a solved picture; the residual only where the settings store it.
+
+    Args:
+        parts: what is rendered under which fields, in place of all blocks under the blended ones.
+    """
+    from wsi_pgdips.layers.pyramid import decode
+    from wsi_pgdips.run import rendering
+
+    context = solved.context
+    height, width = context.grid.shape
     concentration = np.full((context.stains.n, height, width), np.nan, np.float32)
     residual = np.full((3, height, width), np.nan, np.float32)
     tissue = np.zeros((height, width), bool)
-    for plan in context.plans:
-        block = source.grid.block_region(plan.by, plan.bx)
+    maps = _maps(solved.fits)
+    if parts is None:
+        parts = [(plan, solved.fields) for plan in context.plans]
+    for plan, fields in parts:
+        block = context.grid.block_region(plan.by, plan.bx)
         rendered = rendering.render_block(
             context,
-            prior,
+            solved.prior,
             fields,
-            slide_matrix,
+            solved.slide_matrix,
             plan,
-            _maps(fits),
+            maps,
             device=str(device),
             threads=threads,
         )
         own = np.s_[block.y : block.stop_y, block.x : block.stop_x]
-        concentration[(slice(None), *own)] = decode(rendered.codes)
+        measured = rendered.codes[0] > 0
+        part = concentration[(slice(None), *own)]
+        np.copyto(part, decode(rendered.codes), where=measured)
         if rendered.residual_od is not None:
-            measured = rendered.codes[0] > 0
-            residual[(slice(None), *own)] = np.where(measured, rendered.residual_od, np.nan)
-        tissue[own] = rendered.tissue
+            np.copyto(residual[(slice(None), *own)], rendered.residual_od, where=measured)
+        tissue[own] |= rendered.tissue
     return Deconvolution(
         concentration,
         context.stains,
-        slide_matrix,
+        solved.slide_matrix,
         context.b0,
-        fields,
+        solved.fields,
         residual,
         tissue,
-        prior.flags,
+        solved.prior.flags,
     )
 
 
-def _maps(fits: list[BlockFit]) -> Callable[[tuple[int, int]], Map | None]:
+def _maps(fits: Sequence[BlockFit]) -> Callable[[tuple[int, int]], Map | None]:
     found: dict[tuple[int, int], Map] = {}
     for fit in fits:
         if fit.concentration is not None:

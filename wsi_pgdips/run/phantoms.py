@@ -131,7 +131,7 @@ def _real_tissue(
 ) -> RealTissue:
     tissue = find_tissue(source)
     _, _, background = background_field(tissue, source.grid)
-    part = _richest_window(tissue, shape)
+    part = richest_window(tissue, shape)
     return RealTissue(
         lambda y, x, h, w: source.read(part.y + y, part.x + x, h, w),
         (part.h, part.w),
@@ -140,7 +140,7 @@ def _real_tissue(
     )
 
 
-def _richest_window(tissue: TissueMap, shape: tuple[int, int]) -> Region:
+def richest_window(tissue: TissueMap, shape: tuple[int, int]) -> Region:
     """The window of at most ``shape`` output pixels with most tissue; the first of equals."""
     height, width = (min(a, b) for a, b in zip(shape, tissue.shape, strict=True))
     # as many overview pixels as fit, at least one

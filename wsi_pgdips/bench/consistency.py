@@ -1,0 +1,105 @@
+"""The same tissue twice, the tile grid shifted by half a tile: does the result depend on it?"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pgdips.bench.cases import Case
+from wsi_pgdips.bench.linear import LinearMethods
+from wsi_pgdips.bench.methods import SHIFT, Method, fits
+from wsi_pgdips.bench.picture import read_picture
+from wsi_pgdips.bench.product import run_in_memory
+from wsi_pgdips.bench.records import Sheet
+from wsi_pgdips.bench.scene import open_scene
+from wsi_pgdips.errors import SettingsError, WsiPgdipsError
+from wsi_pgdips.optics.stains import load_stains, save_stains
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
+from wsi_pgdips.run.phantoms import richest_window
+from wsi_pgdips.slide.reader import open_source
+from wsi_pgdips.slide.source import ArraySource
+from wsi_pgdips.tiles.tissue import find_tissue
+
+SLIDE_MPP = 0.5
+SIDE = 3000  # largest part of a slide that is run, output pixels
+Say = Callable[[str], None]
+
+
+def measure_shift(
+    case: Case,
+    seed: int | None,
+    methods: Sequence[Method],
+    *,
+    shape: tuple[int, int] | None = None,
+    tile: int = 512,
+    say: Say = lambda line: None,
+) -> Sheet:
+    """RMS difference of q between two runs, per stain, on pixels that are tissue in both.
+
+    Args:
+        seed: of a phantom; None for a slide. shape: of a phantom, in place of its description's.
+
+    Raises:
+        SettingsError: neither a phantom nor a slide. SlideError: the slide cannot be read.
+    """
+    rgb, mpp, stains = _pixels(case, seed, shape)
+    half = tile // 2
+    # white all the way: what is there is not glass, and the slide's own glass is unchanged
+    moved = np.pad(rgb, ((half, 0), (half, 0), (0, 0)), constant_values=255)
+    pictures = [ArraySource(p, mpp=mpp, tile=tile, name=case.name) for p in (rgb, moved)]
+    sheet = Sheet(case.name, case.kind, seed)
+    with tempfile.TemporaryDirectory(prefix="shift-") as name:
+        file = Path(name) / "stains.toml"
+        save_stains(stains, file)
+        for method in methods:
+            if not fits(method, SHIFT, stains.n):
+                continue
+            begin = time.perf_counter()
+            try:
+                (q, tissue), (q_moved, tissue_moved) = (
+                    _run(method, picture, stains, file) for picture in pictures
+                )
+            except (WsiPgdipsError, ValueError):
+                sheet.add(method.name, "shift_rmse", float("nan"))
+                say(f"  {method.name}: no result")
+                continue
+            seconds = time.perf_counter() - begin
+            both = tissue & tissue_moved[half:, half:]
+            difference = q_moved[:, half:, half:][:, both] - q[:, both]
+            rms = np.sqrt(np.nanmean(difference.astype(np.float64) ** 2, axis=1))
+            sheet.add_each(method.name, "shift_rmse", stains.labels, rms, seconds=seconds)
+            say(f"  {method.name}: " + " ".join(f"{v:.4f}" for v in rms))
+    return sheet
+
+
+def _run(
+    method: Method, picture: ArraySource, stains: StainSet, file: Path
+) -> tuple[FloatArray, BoolArray]:
+    if method.family == "linear":
+        linear = LinearMethods(read_picture(picture, stains.stain_matrix))
+        return linear.result(method.name).maps, linear.picture.tissue
+    done, _ = run_in_memory(method.name, picture, stains, str(file))
+    return done.concentration, done.tissue
+
+
+def _pixels(
+    case: Case, seed: int | None, shape: tuple[int, int] | None
+) -> tuple[ByteArray, float, StainSet]:
+    """All pixels of a phantom, or the part of a slide that holds most tissue."""
+    if case.description is not None:
+        with (
+            tempfile.TemporaryDirectory(prefix="phantom-") as name,
+            open_scene(case, seed or 0, Path(name), shape=shape) as scene,
+        ):
+            return scene.picture.rgb, scene.grid.mpp, scene.stains
+    if case.slide is None or case.stains is None:
+        raise SettingsError("a slide needs a file and its stains", where=case.name)
+    with contextlib.closing(open_source(case.slide, mpp=SLIDE_MPP)) as source:
+        part = richest_window(find_tissue(source), shape or (SIDE, SIDE))
+        rgb = source.read(part.y, part.x, part.h, part.w)
+        return rgb, source.grid.mpp, load_stains(case.stains)

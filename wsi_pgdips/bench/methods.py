@@ -1,0 +1,98 @@
+"""What is compared: names, families, and where each can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wsi_pgdips.config import PRESETS
+from wsi_pgdips.errors import SettingsError
+
+PHANTOM, PICTURE, SHIFT = "phantom", "picture", "shift"
+ABLATION = "ablation-"
+TIME_QUALITY = "time-quality"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to a slide's concentrations.
+
+    Attributes:
+        family: ``truth`` (told S and B), ``linear``, ``preset``, ``ablation``, ``fields`` (the
+            same closed form under three pairs of fields) or ``time``.
+        scenes: phantoms, pictures with a registered truth, and tile grids that are shifted.
+        two_stains: knows two stains only. asked: measured only where it is asked for.
+    """
+
+    name: str
+    family: str
+    scenes: tuple[str, ...]
+    two_stains: bool = False
+    asked: bool = False
+
+
+def _linear(name: str, *scenes: str, two_stains: bool = False, glass: bool = True) -> list[Method]:
+    names = [name, f"{name}-glass"] if glass else [name]
+    return [Method(n, "linear", scenes, two_stains) for n in names]
+
+
+_ABLATIONS_ON_PICTURES = ("no-data-consistency", "no-glass", "no-stain-prior", "no-exclusion")
+_ABLATIONS_ON_SLIDES = ("no-blending", "no-slide-prior")
+
+METHODS: tuple[Method, ...] = (
+    Method("oracle", "truth", (PHANTOM,)),
+    Method("oracle-constant", "truth", (PHANTOM,)),
+    *_linear("fixed", PHANTOM, PICTURE),
+    *_linear("complement", PHANTOM, PICTURE),
+    Method("macenko-tile", "linear", (PHANTOM, SHIFT), two_stains=True),
+    Method("macenko-tile-glass", "linear", (PHANTOM,), two_stains=True),
+    *_linear("macenko-slide", PHANTOM, PICTURE, two_stains=True),
+    *_linear("vahadane", PHANTOM, PICTURE, two_stains=True),
+    *_linear("rays-slide", PHANTOM, PICTURE, glass=False),
+    *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
+    Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
+    *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),
+    Method("ablation-no-slide-prior", "ablation", (PHANTOM,)),
+    *(Method(f"fields-{f}", "fields", (PHANTOM,)) for f in ("constant", "oracle", "blended")),
+    Method(TIME_QUALITY, "time", (), asked=True),
+)
+BY_NAME = {m.name: m for m in METHODS}
+
+
+def choose(
+    methods: Iterable[str] | None = None, presets: Iterable[str] | None = None
+) -> tuple[Method, ...]:
+    """The methods to measure, in the order of ``METHODS``.
+
+    Args:
+        methods: names; None takes all but those that are measured only where asked for.
+        presets: of the product, in place of those that ``methods`` would bring along; where
+            ``methods`` is given too, both are taken.
+
+    Raises:
+        SettingsError: an unknown method or preset; the known ones are listed.
+    """
+    names = {m.name for m in METHODS if not m.asked} if methods is None else set(methods)
+    wanted = set(presets or ())
+    _refuse_unknown(names, list(BY_NAME), "--methods")
+    _refuse_unknown(wanted, list(PRESETS), "--preset")
+    if wanted and methods is None:
+        names -= set(PRESETS)
+    names |= wanted
+    return tuple(m for m in METHODS if m.name in names)
+
+
+def fits(method: Method, scene: str, stains: int) -> bool:
+    """Whether a method can be measured in a kind of scene with so many stains."""
+    return scene in method.scenes and (stains == 2 or not method.two_stains)
+
+
+def _refuse_unknown(names: set[str], known: list[str], option: str) -> None:
+    unknown = sorted(names - set(known))
+    if unknown:
+        raise SettingsError(
+            "unknown method" if option == "--methods" else "unknown preset",
+            expected=f"some of {', '.join(known)}",
+            found=", ".join(unknown),
+            where=option,
+        )

@@ -1,0 +1,120 @@
+"""One phantom: every method that was asked for, against the exact truth."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wsi_pgdips.bench.cases import FIELD_GROUPS, Case
+from wsi_pgdips.bench.fields import fields_result, gap_closed
+from wsi_pgdips.bench.linear import Result
+from wsi_pgdips.bench.methods import PHANTOM, Method, fits
+from wsi_pgdips.bench.product import Outcome, run_ablation, run_preset
+from wsi_pgdips.bench.records import Sheet
+from wsi_pgdips.bench.scene import Scene, open_scene
+from wsi_pgdips.bench.scoring import MapError, Scorer
+from wsi_pgdips.errors import WsiPgdipsError
+from wsi_pgdips.records import Fields
+
+Say = Callable[[str], None]
+
+
+def measure_phantom(
+    case: Case,
+    seed: int,
+    methods: Sequence[Method],
+    *,
+    shape: tuple[int, int] | None = None,
+    say: Say = lambda line: None,
+) -> Sheet:
+    """All records of one phantom.
+
+    Args:
+        methods: those that do not fit the phantom are left out. shape: in place of the case's own.
+        say: told one line a method.
+
+    Raises:
+        SettingsError: there are no true vectors for this seed. SlideError: a real slide whose
+            tissue cannot be used.
+    """
+    sheet = Sheet(case.name, "phantom", seed)
+    with (
+        tempfile.TemporaryDirectory(prefix="phantom-") as name,
+        open_scene(case, seed, Path(name), shape=shape) as scene,
+    ):
+        run = _PhantomRun(scene, Scorer(scene, sheet), Path(name))
+        errors: dict[str, MapError] = {}
+        for method in methods:
+            if not fits(method, PHANTOM, len(scene.labels)):
+                continue
+            if method.family == "fields" and case.group not in FIELD_GROUPS:
+                continue
+            found = run.measure(method)
+            if found is not None:
+                errors[method.name] = found
+                say(f"  {method.name}: rmse {found.joint:.4f}")
+            else:
+                say(f"  {method.name}: no result")
+        _add_gap(sheet, scene.labels, errors)
+    return sheet
+
+
+class _PhantomRun:
+    def __init__(self, scene: Scene, scorer: Scorer, folder: Path) -> None:
+        self.scene, self.scorer, self.folder = scene, scorer, folder
+        self._blended: Fields | None = None
+
+    def measure(self, method: Method) -> MapError | None:
+        begin = time.perf_counter()
+        try:
+            result, seconds = self._result(method)
+        except (WsiPgdipsError, ValueError):  # an extractor or a fit that cannot cope
+            self.scorer.lost(method.name, time.perf_counter() - begin)
+            return None
+        return self.scorer.score(method.name, result, seconds)
+
+    def _result(self, method: Method) -> tuple[Result, float]:
+        name, scene = method.name, self.scene
+        if method.family == "preset":
+            outcome = self._preset(name)
+            return outcome.result, outcome.seconds
+        if method.family == "ablation":
+            outcome = run_ablation(name, scene)
+            return outcome.result, outcome.seconds
+        begin = time.perf_counter()
+        if method.family == "truth":
+            result = scene.oracle(constant=name == "oracle-constant")
+        elif method.family == "fields":
+            blended = self._fields() if name == "fields-blended" else None
+            begin = time.perf_counter()
+            result = fields_result(name, scene, blended)
+        else:
+            result = scene.linear.result(name)
+        return result, time.perf_counter() - begin
+
+    def _preset(self, name: str) -> Outcome:
+        outcome = run_preset(name, self.scene, self.folder)
+        if name == "balanced":
+            self._blended = outcome.fields
+        return outcome
+
+    def _fields(self) -> Fields:
+        if self._blended is None:
+            self._preset("balanced")
+        if self._blended is None:
+            raise ValueError("the run left no fields")
+        return self._blended
+
+
+def _add_gap(sheet: Sheet, labels: Sequence[str], errors: dict[str, MapError]) -> None:
+    names = [f"fields-{f}" for f in ("constant", "blended", "oracle")]
+    if not all(name in errors for name in names):
+        return
+    constant, blended, oracle = (errors[name] for name in names)
+    share = gap_closed(constant.joint, blended.joint, oracle.joint)
+    sheet.add("fields-blended", "gap_closed", share)
+    each = zip(constant.rmse, blended.rmse, oracle.rmse, strict=True)
+    shares = [gap_closed(*map(float, triple)) for triple in each]
+    sheet.add_each("fields-blended", "gap_closed", labels, shares)

@@ -1,0 +1,91 @@
+"""The product itself, and its ablations, on a phantom."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi_pgdips.bench.linear import Result
+from wsi_pgdips.bench.methods import ABLATION
+from wsi_pgdips.config import ScientificSettings, make_settings
+from wsi_pgdips.layers.reader import open_layers
+from wsi_pgdips.records import Fields, StainSet
+from wsi_pgdips.run import pool, worker
+from wsi_pgdips.run.ablation import ablate
+from wsi_pgdips.run.image import Deconvolution, render, solve
+from wsi_pgdips.run.pipeline import deconvolve_slide
+from wsi_pgdips.slide.source import PyramidSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from wsi_pgdips.bench.scene import Scene
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run of the product says, its fields, and how long it took."""
+
+    result: Result
+    fields: Fields
+    seconds: float
+
+
+def run_preset(preset: str, scene: Scene, folder: Path) -> Outcome:
+    """Deconvolve the phantom's file as a user would, and read the layers back."""
+    begin = time.perf_counter()
+    out = folder / f"{preset}.ome.zarr"
+    deconvolve_slide(scene.slide, out, stains=str(scene.stains_file), preset=preset, mpp="native")
+    seconds = time.perf_counter() - begin
+    layers = open_layers(out)
+    maps = layers.read(0, 0, *layers.grid.shape)
+    fields = layers.fields
+    return Outcome(Result(maps, fields.stain_matrix, fields.background), fields, seconds)
+
+
+def run_in_memory(
+    method: str, source: PyramidSource, stains: StainSet, stains_name: str
+) -> tuple[Deconvolution, float]:
+    """A preset, or an ablation of ``balanced``, on a source of which nothing is written.
+
+    Args:
+        method: name of ``bench.methods``. stains_name: what the settings call the stains.
+
+    Returns:
+        The result, and seconds it took.
+    """
+    device, threads = machine()
+    begin = time.perf_counter()
+    if method.startswith(ABLATION):
+        settings = _settings("balanced", stains_name, source)
+        name = method.removeprefix(ABLATION)
+        done = ablate(name, source, stains, settings, device=device, threads=threads)
+    else:
+        from wsi_pgdips.run.context import make_context
+
+        context = make_context(source, stains, _settings(method, stains_name, source))
+        done = render(solve(context, device, threads), device, threads)
+    return done, time.perf_counter() - begin
+
+
+def run_ablation(method: str, scene: Scene) -> Outcome:
+    """An ablation of ``balanced`` on a phantom."""
+    done, seconds = run_in_memory(method, scene.source, scene.stains, str(scene.stains_file))
+    result = Result(done.concentration, done.fields.stain_matrix, done.fields.background)
+    return Outcome(result, done.fields, seconds)
+
+
+def machine() -> tuple[torch.device, int]:
+    """Device and threads, as a run would choose them."""
+    import torch
+
+    worker.quiet_threads()
+    return torch.device(pool.choose_device("auto")), pool.usable_cpus()
+
+
+def _settings(preset: str, stains: str, source: PyramidSource) -> ScientificSettings:
+    grid = source.grid
+    options = {"tile": grid.tile, "block": grid.block, "mpp": "native"}
+    return make_settings({"preset": preset, "stains": stains, **options}).science

@@ -1,0 +1,151 @@
+"""Figures of maps against exact truth, over all tissue pixels of a phantom at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.bench.blur import SIGMAS, blurred
+from wsi_pgdips.bench.linear import Result
+from wsi_pgdips.bench.records import Sheet
+from wsi_pgdips.bench.scene import Scene
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.records import BoolArray, FloatArray
+from wsi_pgdips.report.seams import seam_steps, seam_summary
+from wsi_pgdips.report.truth import background_error, stain_angles
+
+Floats = npt.NDArray[np.float64]
+_MARGIN = 16  # pixels around the tissue that a blur may draw from
+
+
+@dataclass(frozen=True)
+class MapError:
+    """Error of maps on tissue.
+
+    Attributes:
+        rmse, bias: (N,) OD. joint: root of the mean of the squared rmse.
+        crosstalk: (N,) largest absolute coefficient of another stain's truth on the error; NaN
+            with one stain.
+    """
+
+    rmse: Floats
+    bias: Floats
+    joint: float
+    crosstalk: Floats
+
+
+class Truth:
+    """True concentrations of tissue pixels, ready to compare maps with.
+
+    Args:
+        q: (N, H, W). tissue: (H, W) bool, not empty.
+    """
+
+    def __init__(self, q: FloatArray, tissue: BoolArray) -> None:
+        self.n = len(q)
+        self._at = np.flatnonzero(tissue)
+        self._true = self._taken(q)  # (N, P)
+        self._pixels = self._true.shape[1]
+        # regression on an intercept and the truths: with centred truths the intercept drops out
+        centre = self._true.mean(1, keepdims=True, dtype=np.float64)
+        self._centred = self._true - centre.astype(np.float32)
+        self._inverse = np.linalg.pinv(self._product(self._centred, self._centred))
+
+    def error(self, maps: FloatArray) -> MapError:
+        """Error of (N, H, W) maps, finite."""
+        error = self._taken(maps)
+        error -= self._true
+        square = np.einsum("np,np->n", error, error, dtype=np.float64) / self._pixels
+        slope = self._product(error, self._centred) @ self._inverse  # (N, N): error n on truth m
+        others = np.abs(slope)
+        np.fill_diagonal(others, -1.0)
+        crosstalk = others.max(1) if self.n > 1 else np.full(1, np.nan)
+        bias = error.mean(1, dtype=np.float64)
+        return MapError(np.sqrt(square), bias, float(np.sqrt(square.mean())), crosstalk)
+
+    def _taken(self, maps: FloatArray) -> FloatArray:
+        """(N, P) the tissue pixels of (N, H, W)."""
+        return np.take(maps.reshape(len(maps), -1), self._at, axis=1)
+
+    @staticmethod
+    def _product(a: FloatArray, b: FloatArray) -> Floats:
+        """(N, M) sums over pixels, by runs that float32 can hold."""
+        step = 1 << 16
+        total = np.zeros((len(a), len(b)))
+        for start in range(0, a.shape[1], step):
+            total += a[:, start : start + step] @ b[:, start : start + step].T
+        return total
+
+
+class Scorer:
+    """Scores methods on one phantom, and writes what it finds on a sheet.
+
+    A tissue pixel that a method did not measure (NaN) counts as zero.
+
+    Args:
+        scene: the phantom. sheet: where figures go.
+    """
+
+    def __init__(self, scene: Scene, sheet: Sheet) -> None:
+        self.scene, self.sheet = scene, sheet
+        self._box = _box(scene.tissue)
+        self._truth = Truth(scene.q[:, *self._box], scene.tissue[self._box])
+        self.oracle = self._truth.error(self._boxed(scene.oracle().maps)).joint
+
+    def score(self, method: str, result: Result, seconds: float | None = None) -> MapError:
+        """All figures of one method: of its maps, of the same blurred, of its S and B."""
+        boxed = self._boxed(result.maps)
+        found = self._truth.error(boxed)
+        self._add(method, found, 0, seconds)
+        labels, sheet = self.scene.labels, self.sheet
+        sheet.add_each(method, "bias", labels, found.bias, seconds=seconds)
+        sheet.add_each(method, "crosstalk", labels, found.crosstalk, seconds=seconds)
+        rows, background = self.scene.tile_fields
+        angles = stain_angles(result.stain_matrix, rows, self.scene.weight)
+        sheet.add_each(method, "angle_deg", labels, angles, seconds=seconds)
+        error = background_error(result.background, background, self.scene.weight)
+        sheet.add(method, "background_od", error.largest, seconds=seconds)
+        sheet.add_each(method, "seam_step_od", labels, self._seams(result.maps), seconds=seconds)
+        for sigma, maps in blurred(boxed, SIGMAS):
+            self._add(method, self._truth.error(maps), sigma, seconds)
+        return found
+
+    def lost(self, method: str, seconds: float | None = None) -> None:
+        """A method that gave no result."""
+        self.sheet.add(method, "rmse_joint", math.nan, seconds=seconds)
+
+    def _boxed(self, maps: FloatArray) -> FloatArray:
+        return np.nan_to_num(maps[:, *self._box], nan=0.0)
+
+    def _add(self, method: str, error: MapError, blur: float, seconds: float | None) -> None:
+        sheet = self.sheet
+        sheet.add_each(method, "rmse", self.scene.labels, error.rmse, blur_px=blur, seconds=seconds)
+        sheet.add(method, "rmse_joint", error.joint, blur_px=blur, seconds=seconds)
+        ratio = error.joint / self.oracle
+        sheet.add(method, "rmse_joint_over_oracle", ratio, blur_px=blur, seconds=seconds)
+
+    def _seams(self, maps: FloatArray) -> Floats:
+        tissue, reference = self.scene.tissue, self.scene.reference
+
+        def difference(r: Region) -> FloatArray:
+            own = (slice(None), slice(r.y, r.stop_y), slice(r.x, r.stop_x))
+            return maps[own] - reference[own]
+
+        steps, _ = seam_steps(
+            self.scene.grid, difference, lambda r: tissue[r.y : r.stop_y, r.x : r.stop_x]
+        )
+        return seam_summary(steps) if steps.size else np.full(len(maps), np.nan)
+
+
+def _box(tissue: BoolArray) -> tuple[slice, slice]:
+    """The rectangle of the tissue with a margin."""
+    out = []
+    for axis, other in ((0, 1), (1, 0)):
+        at = np.flatnonzero(tissue.any(other))
+        out.append(
+            slice(max(int(at[0]) - _MARGIN, 0), min(int(at[-1]) + _MARGIN + 1, tissue.shape[axis]))
+        )
+    return out[0], out[1]

@@ -1,0 +1,170 @@
+"""The method with one part taken away, in memory: what each part is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
+from wsi_pgdips.run import fitting
+from wsi_pgdips.run.context import Context, make_context
+from wsi_pgdips.run.image import Deconvolution, Solved, render, solve
+from wsi_pgdips.slide.source import ArraySource, PyramidSource
+
+NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
+
+Change = Callable[[Context], Context]
+
+
+def _as_it_is(context: Context) -> Context:
+    return context
+
+
+def _without_glass(context: Context) -> Context:
+    return replace(
+        context, background=np.zeros_like(context.background), b0=np.zeros_like(context.b0)
+    )
+
+
+def _free_stains(context: Context) -> Context:
+    return replace(context, preset=replace(context.preset, field_source="parameters"))
+
+
+_SETTINGS: dict[str, dict[str, float]] = {
+    "no-data-consistency": {"prior_weight": NETWORK_ONLY},
+    "no-exclusion": {"beta": 0.0},
+}
+_CONTEXTS: dict[str, Change] = {"no-glass": _without_glass, "no-stain-prior": _free_stains}
+ABLATIONS = (
+    "no-blending",
+    "no-data-consistency",
+    "no-glass",
+    "no-stain-prior",
+    "no-exclusion",
+    "no-slide-prior",
+)
+
+
+def ablate(
+    name: str,
+    source: PyramidSource,
+    stains: StainSet,
+    settings: ScientificSettings,
+    *,
+    device: torch.device,
+    threads: int,
+) -> Deconvolution:
+    """A picture deconvolved with one part of the method taken away.
+
+    * ``no-blending``: every tile is rendered under its own parameters, constant over the tile.
+    * ``no-data-consistency``: the network's maps are the result (Lambda 100).
+    * ``no-glass``: B is 0.
+    * ``no-stain-prior``: the slide's own vectors give way to the library's, and the fields come
+      from the tiles' parameters, not from their statistics.
+    * ``no-exclusion``: beta is 0, where the preset has any.
+    * ``no-slide-prior``: each tile is a picture of its own.
+
+    Args:
+        source, stains, settings: as of a run. device, threads: as of a run.
+
+    Raises:
+        SettingsError: no such ablation. SlideError: there is no tissue.
+    """
+    if name not in ABLATIONS:
+        raise SettingsError("unknown ablation", expected=", ".join(ABLATIONS), found=name)
+    if name == "no-slide-prior":
+        return _each_alone(source, stains, settings, device, threads)
+    settings = settings.model_copy(update=_SETTINGS.get(name, {}))
+    context = _CONTEXTS.get(name, _as_it_is)(make_context(source, stains, settings))
+    prior = fitting.calibrate(context, device, threads)
+    if name == "no-stain-prior":
+        prior = replace(prior, stain_matrix=stains.stain_matrix)
+    solved = solve(context, device, threads, prior)
+    return (
+        render_unblended(solved, device, threads)
+        if name == "no-blending"
+        else render(solved, device, threads)
+    )
+
+
+def render_unblended(solved: Solved, device: torch.device, threads: int) -> Deconvolution:
+    """Each tile under its own raw parameters; where it has none, under the slide's."""
+    f, context = solved.fields, solved.context
+    own = replace(
+        f,
+        stain_matrix=_filled(f.raw_stain_matrix, solved.slide_matrix),
+        background=_filled(f.raw_background, context.b0),
+    )
+
+    def constant(tile: tuple[int, int]) -> Fields:
+        return replace(
+            own,
+            stain_matrix=np.broadcast_to(own.stain_matrix[tile], own.stain_matrix.shape),
+            background=np.broadcast_to(own.background[tile], own.background.shape),
+        )
+
+    parts = [
+        (replace(plan, render=(tile,), fraction=(share,)), constant(tile))
+        for plan in context.plans
+        for tile, share in zip(plan.render, plan.fraction, strict=True)
+    ]
+    return replace(render(solved, device, threads, parts), fields=own)
+
+
+def _filled(raw: FloatArray, instead: FloatArray) -> FloatArray:
+    return np.where(np.isfinite(raw), raw, instead).astype(np.float32)
+
+
+def _each_alone(
+    source: PyramidSource,
+    stains: StainSet,
+    settings: ScientificSettings,
+    device: torch.device,
+    threads: int,
+) -> Deconvolution:
+    """Every tile from its own pixels alone; one without tissue of its own is not measured."""
+    grid, n = source.grid, stains.n
+    rows, columns = grid.tile_grid
+    q = np.full((n, *grid.shape), np.nan, np.float32)
+    tissue: BoolArray = np.zeros(grid.shape, bool)
+    whole = Fields(
+        stain_matrix=np.broadcast_to(stains.stain_matrix, (rows, columns, n, 3)).copy(),
+        spectral_correction=np.ones((rows, columns, n), np.float32),
+        background=np.zeros((rows, columns, 3), np.float32),
+        raw_stain_matrix=np.full((rows, columns, n, 3), np.nan, np.float32),
+        raw_spectral_correction=np.full((rows, columns, n), np.nan, np.float32),
+        raw_background=np.full((rows, columns, 3), np.nan, np.float32),
+        confidence=np.zeros((rows, columns, n), np.float32),
+        inherited=np.ones((rows, columns), bool),
+    )
+    for tile in np.ndindex(rows, columns):
+        r = grid.tile_region(*tile)
+        pixels = source.read(r.y, r.x, r.h, r.w)
+        alone = ArraySource(pixels, mpp=grid.mpp, tile=grid.tile, block=grid.block)
+        try:
+            context = make_context(alone, stains, settings)
+        except SlideError:  # nothing but glass
+            continue
+        done = render(solve(context, device, threads), device, threads)
+        own = np.s_[r.y : r.stop_y, r.x : r.stop_x]
+        q[(slice(None), *own)] = done.concentration
+        tissue[own] = done.tissue
+        whole.stain_matrix[tile] = done.fields.stain_matrix[0, 0]
+        whole.spectral_correction[tile] = done.fields.spectral_correction[0, 0]
+        whole.background[tile] = done.fields.background[0, 0]
+        whole.inherited[tile] = False
+    return Deconvolution(
+        q,
+        stains,
+        stains.stain_matrix,
+        np.zeros(3, np.float32),
+        whole,
+        np.full((3, *grid.shape), np.nan, np.float32),
+        tissue,
+        (),
+    )
