@@ -18,6 +18,7 @@ from wsi_pgdips.records import FloatArray
 
 PERCENTILES = (0.1, 99.9)
 REACH = 16  # whole pixels, in y and x, by which pictures may be off
+MIN_GAIN = 0.005  # of correlation: less is no reason to move a picture
 SSIM_SIDE = 7
 _MAX_SIGMA = 32.0
 _HALVINGS = 20
@@ -26,23 +27,23 @@ _HALVINGS = 20
 def best_shift(reference: FloatArray, moving: FloatArray, reach: int = REACH) -> tuple[int, int]:
     """(dy, dx) such that ``moving[y + dy, x + dx]`` shows what ``reference[y, x]`` does.
 
-    Whole pixels of largest correlation, over the part of the reference that stays inside.
+    Whole pixels of largest correlation, over the part of the reference that stays inside; (0, 0)
+    where that raises the correlation by less than ``MIN_GAIN``.
 
     Args:
         reference, moving: (H, W) of one shape, more than twice ``reach`` a side.
     """
     h, w = reference.shape
     inner = reference[reach : h - reach, reach : w - reach].astype(np.float32)
-    inner = inner - inner.mean()
-    best, found = -np.inf, (0, 0)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            part = moving[reach + dy : h - reach + dy, reach + dx : w - reach + dx]
-            spread = float(part.std())
-            score = float((inner * part).mean()) / spread if spread > 0 else -np.inf
-            if score > best:
-                best, found = score, (dy, dx)
-    return found
+    inner = (inner - inner.mean()) / max(float(inner.std()), 1e-9)
+
+    def score(dy: int, dx: int) -> float:
+        part = moving[reach + dy : h - reach + dy, reach + dx : w - reach + dx]
+        return float((inner * part).mean()) / max(float(part.std()), 1e-9)
+
+    span = range(-reach, reach + 1)
+    best = max((score(dy, dx), dy, dx) for dy in span for dx in span)
+    return best[1:] if best[0] > score(0, 0) + MIN_GAIN else (0, 0)
 
 
 def in_register(

@@ -1,0 +1,107 @@
+"""``bench``: the benchmark of quality, and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsi_pgdips.cli.app import EXIT_INTERRUPTED
+from wsi_pgdips.cli.say import print_rows, refuse, say_error
+
+bench_app = typer.Typer(
+    help="How good the result is: exact truth, second acquisitions, and other methods beside it.",
+    no_args_is_help=True,
+)
+
+
+@bench_app.command()
+def quality(
+    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with truth/, semisynthetic/ and slides/. "
+            "[dim]default: phantoms alone[/dim]",
+            metavar="DIR",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Presets to measure. [dim]default: balanced,fast[/dim]", metavar="NAME,..."
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods to measure. [dim]default: all but paper and time-quality[/dim]",
+            metavar="NAME,...",
+        ),
+    ] = None,
+    cases: Annotated[
+        str | None,
+        typer.Option(help="Cases to measure. [dim]default: all[/dim]", metavar="NAME,..."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Phantoms of each case.", min=1)] = 5,
+    texture: Annotated[
+        Path | None,
+        typer.Option("--from", help="One more phantom, of the tissue of a slide.", metavar="SLIDE"),
+    ] = None,
+    stains: Annotated[
+        str | None, typer.Option(help="What the slide of --from is stained with.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small, fixed slice: a few minutes.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the page.", metavar="FILE.md")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+) -> None:
+    """Measure the product, linear baselines and ablations, where the truth is known."""
+    from wsi_pgdips.bench.page import write_page
+    from wsi_pgdips.bench.quality import Request, run
+
+    if (texture is None) != (stains is None):
+        refuse("--from and --stains belong together", "--from")
+    request = Request(
+        out,
+        data=data,
+        methods=_names(methods),
+        presets=_names(preset),
+        cases=_names(cases),
+        seeds=seeds,
+        extra=None if texture is None or stains is None else (texture, stains),
+        quick=quick,
+        keep=keep,
+    )
+    try:
+        results = run(request, lambda line: None if quiet else typer.echo(line))
+    except KeyboardInterrupt:
+        say_error("interrupted; the same command with --keep goes on from there", kind="stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if page is not None:
+        write_page(out, page)
+    if not quiet:
+        written = [("records", f"{len(results.records)} in {out}")]
+        print_rows(written + ([] if page is None else [("page", str(page))]))
+
+
+@bench_app.command()
+def page(
+    results: Annotated[Path, typer.Argument(help="Records of bench quality.", metavar="FILE.json")],
+    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
+) -> None:
+    """Render the records of a benchmark as a page of tables."""
+    from wsi_pgdips.bench.page import write_page
+
+    write_page(results, output)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(t.strip() for t in text.split(",") if t.strip())

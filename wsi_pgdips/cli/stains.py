@@ -1,0 +1,77 @@
+"""``stains``: the library, and vectors from a slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from wsi_pgdips.cli.say import numbers, print_rows, stdout
+from wsi_pgdips.geometry import Region
+
+stains_app = typer.Typer(help="The stain library, and stain vectors from a slide.")
+
+
+@stains_app.callback()
+def _stains(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is not None:
+        return
+    from wsi_pgdips.optics.stains import load_stains, stain_names
+    from wsi_pgdips.run.inspect import vector_text
+
+    table = Table("name", "stain", "OD (r, g, b)", "source", box=None, header_style="bold")
+    for name in stain_names():
+        stains = load_stains(name)
+        for k, (label, color, row) in enumerate(
+            zip(stains.labels, stains.colors, stains.matrix, strict=True)
+        ):
+            swatch = Text.assemble(("■ ", f"#{color}"), label)
+            first = k == 0
+            source = Text(stains.source, style="dim") if first else ""
+            table.add_row(
+                Text(name if first else "", style="bold"), swatch, vector_text(row), source
+            )
+    stdout().print(table)
+
+
+@stains_app.command("show")
+def stains_show(
+    name: Annotated[str, typer.Argument(help="Name of a set, or a TOML file.")],
+) -> None:
+    """Print a stain set as TOML, to start your own from."""
+    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.run.stain_fit import stains_toml
+
+    typer.echo(stains_toml(load_stains(name)), nl=False)
+
+
+@stains_app.command("fit")
+def stains_fit(
+    slide: Annotated[Path, typer.Argument(help="Slide or image.", metavar="SLIDE")],
+    region: Annotated[
+        str,
+        typer.Option(help="Where one stain is alone, in level-0 pixels.", metavar="X,Y,W,H"),
+    ],
+    label: Annotated[str, typer.Option(help="Name of the stain.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.toml")],
+    color: Annotated[
+        str | None, typer.Option(help="Six hex digits. [dim]default: from the vector[/dim]")
+    ] = None,
+    add: Annotated[bool, typer.Option("--add", help="Add to a stain file that exists.")] = False,
+    mpp_source: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel, where the file is silent.")
+    ] = None,
+) -> None:
+    """Take the vector of one stain from a region of a slide, less the slide's glass."""
+    from wsi_pgdips.run.inspect import vector_text
+    from wsi_pgdips.run.stain_fit import fit_stain, save_fitted
+
+    x, y, w, h = numbers(region, ",", 4, "--region", "x,y,w,h")
+    fitted = fit_stain(slide, Region(y, x, h, w), mpp_source=mpp_source)
+    source = f"fitted on {slide.name}, region {x},{y},{w},{h}"
+    save_fitted(fitted, output, label=label, color=color, source=source, add=add)
+    glass = vector_text(fitted.background) if fitted.has_glass else "none found, not corrected"
+    print_rows([(label, vector_text(fitted.vector)), ("glass", glass), ("written", str(output))])
