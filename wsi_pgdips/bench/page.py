@@ -1,0 +1,280 @@
+"""The records of the benchmark as one page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pgdips.bench.cases import TIME_QUALITY_CASE, group_of
+from wsi_pgdips.bench.methods import BY_NAME, TIME_QUALITY
+from wsi_pgdips.bench.pictures import REGISTRATION
+from wsi_pgdips.bench.records import ALL, Record, load_records, select
+from wsi_pgdips.bench.tables import NOTHING, cell, largest, mean, ordered, per_stain, table, values
+from wsi_pgdips.errors import OutputError
+
+OURS = "balanced"
+GROUPS = {
+    "easy": "Easy phantoms",
+    "hard": "Hard phantoms",
+    "drift": "Phantoms whose S, M and B drift",
+    "real": "Phantoms on the tissue of real slides",
+}
+_INTRODUCTION = """# Quality
+
+Written by `wsi-pgdips bench page` from `{records}`; [results/README.md](results/README.md) says how
+the records are made and what each method and metric is. Figures are means over seeds, ± their
+standard deviation. q is in optical density.
+"""
+_PHANTOMS = """## Exact truth: phantoms
+
+Synthetic slides whose q, S(x) and B(x) are known at every pixel. Methods start from library vectors
+that are about 9 degrees off. Blur costs here.
+
+- **RMSE** of q over tissue pixels, per stain; **x oracle**: joint RMSE over that of non-negative
+  least squares under the true S(x) and B(x). It can be below 1: the oracle knows S and B, not the
+  noise.
+- **crosstalk**: how much of another stain's truth is found in a stain's error, largest over stains.
+- **angle** of S to the truth, degrees per stain. **B**: largest error on tissue tiles.
+- **seam**: 99th percentile of the step across tile borders, largest over stains.
+"""
+_PAIRS = """## Against a second acquisition
+
+The same field stained or lit in another way, in register. Such scores reward blur (decision 10), so
+methods are first compared at equal sharpness: every map is blurred by the Gaussian (sigma, pixels)
+that brings it down to the softest method's.
+"""
+
+
+def write_page(records: Path, page: Path) -> None:
+    """Render a file of records; replaces the page.
+
+    Raises:
+        SettingsError: the records cannot be read. OutputError: the page cannot be written.
+    """
+    text = render(load_records(records), records.name)
+    partial = page.with_name(page.name + ".partial")
+    try:
+        partial.write_text(text)
+        partial.replace(page)
+    except OSError as error:
+        raise OutputError("the page cannot be written", where=page, found=error.strerror) from None
+
+
+def render(records: Sequence[Record], name: str = "quality.json") -> str:
+    """The page: what there are no records of is left out."""
+    phantoms = [r for r in select(records, kind="phantom") if r["case"] != TIME_QUALITY_CASE]
+    parts = [_INTRODUCTION.format(records=f"results/{name}")]
+    if phantoms:
+        parts += [_margins(phantoms), _PHANTOMS, *_phantom_tables(phantoms)]
+    fields = select(phantoms, metric="gap_closed")
+    if fields:
+        parts.append(_fields(phantoms))
+    pairs = [r for kind in ("paired", "semisynthetic") for r in select(records, kind=kind)]
+    if pairs:
+        parts += [_PAIRS, *_pair_tables(pairs)]
+    shifts = select(records, kind="consistency")
+    if shifts:
+        parts.append(_shifts(shifts))
+    timed = select(records, case=TIME_QUALITY_CASE)
+    if timed:
+        parts.append(_time_quality(timed))
+    return "\n".join(parts)
+
+
+def _margins(records: Sequence[Record]) -> str:
+    """Joint RMSE of ours beside the best of the linear baselines, unblurred and blurred."""
+    rows = []
+    for case in ordered(r["case"] for r in records):
+        own = select(records, case=case, metric="rmse_joint")
+        ours = mean(select(own, method=OURS, blur_px=0), "rmse_joint")
+        if not np.isfinite(ours):
+            continue
+        plain = _best(own, lambda r: r["blur_px"] == 0)
+        blurred = _best(own, lambda r: r["blur_px"] > 0)
+        ratio = cell(
+            select(records, case=case, method=OURS, blur_px=0), "rmse_joint_over_oracle", digits=2
+        )
+        cells = [
+            f"{v:.4f} ({name}, {v / ours - 1:+.0%})" if name else NOTHING
+            for v, name in (plain, blurred)
+        ]
+        rows.append([case, group_of(case), f"{ours:.4f}", *cells, ratio])
+    header = ["case", "group", OURS, "best linear", "best linear, blurred", "x oracle"]
+    said = (
+        "## Margins\n\nJoint RMSE of q. In brackets the method, and by how much its error is larger "
+        f"than that of `{OURS}`.\n\n"
+    )
+    return said + table(header, rows)
+
+
+def _best(records: Sequence[Record], chosen: Callable[[Record], bool]) -> tuple[float, str]:
+    """Smallest mean joint RMSE of a linear method, and its name with its blur."""
+    found: dict[str, list[float]] = {}
+    for r in records:
+        if r["value"] is not None and chosen(r) and _family(r["method"]) == "linear":
+            blur = f", {r['blur_px']:g} px" if r["blur_px"] else ""
+            found.setdefault(r["method"] + blur, []).append(r["value"])
+    means = {name: float(np.mean(v)) for name, v in found.items()}
+    name = min(means, key=lambda n: means[n], default="")
+    return means.get(name, float("nan")), name
+
+
+def _phantom_tables(records: Sequence[Record]) -> list[str]:
+    parts = []
+    cases = ordered(r["case"] for r in records)
+    for group, title in GROUPS.items():
+        members = [case for case in cases if group_of(case) == group]
+        if members:
+            parts.append(f"### {title}\n")
+        for case in members:
+            parts += [
+                _phantom(case, select(records, case=case)),
+                _blurs(select(records, case=case)),
+            ]
+    return parts
+
+
+def _phantom(case: str, records: Sequence[Record]) -> str:
+    stains = _stains(records)
+    seeds = len({r["seed"] for r in records})
+    rows = []
+    for method in ordered(r["method"] for r in records):
+        own = select(records, method=method, blur_px=0)
+        rows.append(
+            [
+                method,
+                per_stain(own, "rmse", stains),
+                cell(own, "rmse_joint_over_oracle", digits=2),
+                largest(own, "crosstalk", stains, 3),
+                per_stain(own, "angle_deg", stains, 1),
+                cell(own, "background_od", digits=3),
+                largest(own, "seam_step_od", stains),
+            ]
+        )
+    header = ["method", "RMSE", "x oracle", "crosstalk", "angle", "B", "seam"]
+    said = f"#### {case}\n\n{', '.join(stains)}; {seeds} seed{'s' if seeds > 1 else ''}.\n\n"
+    return said + table(header, rows)
+
+
+def _blurs(records: Sequence[Record]) -> str:
+    """Joint RMSE at equal blur."""
+    sigmas = sorted({r["blur_px"] for r in records})
+    rows = []
+    for method in ordered(r["method"] for r in records):
+        own = select(records, method=method)
+        rows.append([method, *(cell(select(own, blur_px=s), "rmse_joint") for s in sigmas)])
+    header = ["joint RMSE, blurred by", *(f"{s:g} px" for s in sigmas)]
+    return table(header, rows)
+
+
+def _fields(records: Sequence[Record]) -> str:
+    rows = []
+    for case in ordered(r["case"] for r in select(records, metric="gap_closed")):
+        own = select(records, case=case, blur_px=0)
+        joint = [
+            cell(select(own, method=f"fields-{f}"), "rmse_joint")
+            for f in ("constant", "blended", "oracle")
+        ]
+        blended = select(own, method="fields-blended")
+        each = per_stain(blended, "gap_closed", _stains(own), 2)
+        rows.append([case, *joint, cell(blended, "gap_closed", digits=2), each])
+    header = ["case", "constant", "blended", "true fields", "gap closed", "per stain"]
+    said = (
+        "## What the fields are worth\n\nOne closed form under the slide's constants, the blended "
+        "fields and the true fields: joint RMSE, and the share of the way that the blended fields "
+        "go.\n\n"
+    )
+    return said + table(header, rows)
+
+
+def _pair_tables(records: Sequence[Record]) -> list[str]:
+    parts = []
+    for kind in ("paired", "semisynthetic"):
+        own = select(records, kind=kind)
+        cases = ordered(r["case"] for r in own)
+        # pictures of one kind with nothing but their field to tell them apart share a table
+        groups = [[case] for case in cases] if kind == "paired" else [cases]
+        for group in groups:
+            members = [r for r in own if r["case"] in group]
+            for label in ordered(r["stain"] for r in members if r["stain"] != ALL):
+                title = group[0] if len(group) == 1 else f"{kind}, {len(group)} pictures"
+                parts.append(f"### {title}: {label}\n\n" + _pair(members, label))
+    return parts
+
+
+def _pair(records: Sequence[Record], label: str) -> str:
+    shifts = [values(records, f"shift_{axis}_px", label) for axis in "yx"]
+    moved = [f"({y:g}, {x:g})" for y, x in zip(*shifts, strict=True)]
+    rows = []
+    for method in ordered(r["method"] for r in records if r["method"] != REGISTRATION):
+        own = select(records, method=method, stain=label)
+        plain, blurred = select(own, blur_px=0), select(own, blur_px=2)
+        rows.append(
+            [
+                method,
+                cell(plain, "pcc_equal", label, 3),
+                cell(plain, "ssim_equal", label, 3),
+                cell(plain, "equal_sigma_px", label, 2),
+                cell(plain, "pcc", label, 3),
+                cell(plain, "ssim", label, 3),
+                cell(plain, "sharpness", label, 3),
+                cell(blurred, "pcc", label, 3),
+                cell(blurred, "ssim", label, 3),
+            ]
+        )
+    header = [
+        "method",
+        "PCC =",
+        "SSIM =",
+        "sigma",
+        "PCC",
+        "SSIM",
+        "sharpness",
+        "PCC, 2 px",
+        "SSIM, 2 px",
+    ]
+    return f"Moved by (y, x) {', '.join(moved)} pixels.\n\n" + table(header, rows)
+
+
+def _shifts(records: Sequence[Record]) -> str:
+    methods = ordered(r["method"] for r in records)
+    rows = []
+    for case in ordered(r["case"] for r in records):
+        own = select(records, case=case)
+        cells = [per_stain(select(own, method=m), "shift_rmse", _stains(own)) for m in methods]
+        rows.append([case, ", ".join(_stains(own)), *cells])
+    said = (
+        "## The same tissue on a shifted tile grid\n\nRMS difference of q between two runs whose "
+        "tile grids are half a tile apart, per stain.\n\n"
+    )
+    return said + table(["case", "stains", *methods], rows)
+
+
+def _time_quality(records: Sequence[Record]) -> str:
+    rows = []
+    for method in ordered(r["method"] for r in records if r["method"] != TIME_QUALITY):
+        own = select(records, method=method)
+        rows.append(
+            [
+                method,
+                cell(own, "seconds", digits=1),
+                cell(own, "rmse_joint"),
+                cell(own, "pcc", digits=3),
+            ]
+        )
+    ratio = cell(select(records, method=TIME_QUALITY), "seconds_ratio", digits=0)
+    said = (
+        "## Time and quality\n\nOne picture of 256 x 256 pixels of a phantom, all iterations of "
+        f"`paper`; it takes {ratio} times as long.\n\n"
+    )
+    return said + table(["method", "seconds", "joint RMSE", "PCC"], rows)
+
+
+def _stains(records: Sequence[Record]) -> list[str]:
+    return [s for s in ordered(r["stain"] for r in records) if s != ALL]
+
+
+def _family(method: str) -> str:
+    return BY_NAME[method].family if method in BY_NAME else ""
