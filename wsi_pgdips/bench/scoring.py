@@ -12,7 +12,7 @@ from wsi_pgdips.bench.blur import SIGMAS, blurred
 from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import Scene
-from wsi_pgdips.geometry import Region
+from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.records import BoolArray, FloatArray
 from wsi_pgdips.report.seams import seam_steps, seam_summary
 from wsi_pgdips.report.truth import background_error, stain_angles
@@ -108,7 +108,9 @@ class Scorer:
         sheet.add_each(method, "angle_deg", labels, angles, seconds=seconds)
         error = background_error(result.background, background, self.scene.weight)
         sheet.add(method, "background_od", error.largest, seconds=seconds)
-        sheet.add_each(method, "seam_step_od", labels, self._seams(result.maps), seconds=seconds)
+        for metric, offset in (("seam_step_od", 0), ("seam_control_od", self.scene.grid.tile // 2)):
+            steps = self._seams(result.maps, offset)
+            sheet.add_each(method, metric, labels, steps, seconds=seconds)
         for sigma, maps in blurred(boxed, SIGMAS):
             self._add(method, self._truth.error(maps), sigma, seconds)
         return found
@@ -127,15 +129,20 @@ class Scorer:
         ratio = error.joint / self.oracle
         sheet.add(method, "rmse_joint_over_oracle", ratio, blur_px=blur, seconds=seconds)
 
-    def _seams(self, maps: FloatArray) -> Floats:
-        tissue, reference = self.scene.tissue, self.scene.reference
+    def _seams(self, maps: FloatArray, offset: int) -> Floats:
+        """(N,) seam summary on a tile grid that begins ``offset`` pixels down and to the right."""
+        tissue, reference, grid = self.scene.tissue, self.scene.reference, self.scene.grid
+        if min(grid.shape) - offset < grid.tile:
+            return np.full(len(maps), np.nan)
+        shape = (grid.shape[0] - offset, grid.shape[1] - offset)
+        moved = OutputGrid(shape, 1.0, grid.mpp, grid.tile, grid.block)
 
-        def difference(r: Region) -> FloatArray:
-            own = (slice(None), slice(r.y, r.stop_y), slice(r.x, r.stop_x))
-            return maps[own] - reference[own]
+        def own(r: Region) -> tuple[slice, slice]:
+            y, x = r.y + offset, r.x + offset
+            return slice(y, y + r.h), slice(x, x + r.w)
 
         steps, _ = seam_steps(
-            self.scene.grid, difference, lambda r: tissue[r.y : r.stop_y, r.x : r.stop_x]
+            moved, lambda r: maps[:, *own(r)] - reference[:, *own(r)], lambda r: tissue[own(r)]
         )
         return seam_summary(steps) if steps.size else np.full(len(maps), np.nan)
 
