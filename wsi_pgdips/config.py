@@ -38,10 +38,10 @@ class ScientificSettings(_Frozen):
     store_residual: bool = False
     iterations: int | None = Field(default=None, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
-    alpha: float = Field(default=1.0, ge=0)
-    beta: float = Field(default=0.01, ge=0)
+    alpha: float | None = Field(default=None, ge=0)
+    beta: float | None = Field(default=None, ge=0)
     calibration_tiles: int = Field(default=16, ge=1)
-    calibration_steps: int = Field(default=100, ge=1)
+    calibration_steps: int = Field(default=240, ge=1)
     prior_weight: float | Literal["auto"] = "auto"
 
     @field_validator("tile")

@@ -105,6 +105,22 @@ class TileSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Acquisition:
+    """What happened to a slide's pixels before they were read (decision 22).
+
+    Attributes:
+        noise: standard deviation in counts at white; falls as the root of the intensity.
+        quality: of the JPEG, 0 where none shows.
+        chroma: its sampling, ``4:4:4``, ``4:2:2`` or ``4:2:0``; ``rgb`` without a change of colour
+            space, as some scanners write.
+    """
+
+    noise: float
+    quality: int
+    chroma: str
+
+
+@dataclass(frozen=True)
 class SlidePrior:
     """What ``calibrate`` knows of a slide before any tile is fitted.
 
@@ -117,9 +133,10 @@ class SlidePrior:
         pooled_noise_od: of OD pooled 4x4, across the rays (decision 15).
         prior_weight: (N,) Lambda of the data-consistent render, >= 0 (decision 19).
         measured: (N,) bool, stains whose vector the slide itself supports.
-        network: name -> array of the slide-level network, empty where there is none.
+        network: name -> array of the slide's network, empty where there is none.
         flags: words on what could not be done (``no_glass``, ``stain_gated:DAB``...).
-        loss: mean squared OD error of the slide-level fit.
+        loss: of the slide's network, mean squared error of q on simulated pixels, OD.
+        acquisition: under which the network was trained, or None.
     """
 
     stain_matrix: FloatArray
@@ -133,6 +150,7 @@ class SlidePrior:
     network: dict[str, FloatArray] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     loss: float = float("nan")
+    acquisition: Acquisition | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +164,8 @@ class BlockFit:
         confidence: (T, N) in [0, 1].
         loss: (T,) mean squared OD error. steps: (T,) int32. flags: (T,) int32, ``TileFlag`` bits.
         statistics: name -> (T, ...) sufficient statistics (see ``solver.statistics``).
-        concentration: (T, N, h, w) float16 q of the network at half resolution with its halo, or
-            None where no network ran.
+        concentration: (T, N, h, w) float16 q of the tiles' own networks with their halo, or None
+            where tiles have none.
     """
 
     index: npt.NDArray[np.int32]

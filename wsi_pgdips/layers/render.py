@@ -55,30 +55,26 @@ def cross_faded(
     maps: dict[tuple[int, int], npt.NDArray[np.float16]],
     fade: FloatArray,
     side: int,
-    border: int,
 ) -> FloatArray:
-    """One tile's prior map with its neighbours' faded in, at the network's resolution.
+    """One tile's prior map with its neighbours' faded in.
 
     Args:
         maps: (dy, dx) in -1..1 -> (N, side + 2 halo, side + 2 halo) of the tile and of those of its
             neighbours that have one; the tile itself is (0, 0).
-        fade: (side + 2 halo,) weight along one axis. side: of a tile. border: extra pixels on each
-            side of the result, at most halo.
+        fade: (side + 2 halo,) weight along one axis. side: of a tile.
 
     Returns:
-        (N, side + 2 border, side + 2 border) float32; weights are normalised by their sum.
+        (N, side, side) float32; weights are normalised by their sum.
     """
     halo = (len(fade) - side) // 2
     n = maps[0, 0].shape[0]
-    size = side + 2 * border
-    total = np.zeros((n, size, size), np.float32)
-    mass = np.zeros((size, size), np.float32)
+    total = np.zeros((n, side, side), np.float32)
+    mass = np.zeros((side, side), np.float32)
     for (dy, dx), q in sorted(maps.items()):
         spans = []
         for d in (dy, dx):
-            # the neighbour's map starts at d * side - halo, the result at -border
-            start = d * side - halo + border
-            first, last = max(start, 0), min(start + len(fade), size)
+            start = d * side - halo  # of the neighbour's map
+            first, last = max(start, 0), min(start + len(fade), side)
             spans.append((slice(first, last), slice(first - start, last - start)))
         (oy, iy), (ox, ix) = spans
         weight = fade[iy, None] * fade[None, ix]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
@@ -174,6 +175,7 @@ def provenance_block(
             "prior_weight": prior.prior_weight,
             "flags": prior.flags,
             "loss": prior.loss,
+            "acquisition": None if prior.acquisition is None else asdict(prior.acquisition),
         }
     block.update(extra or {})
     clean: Json = to_json(block)

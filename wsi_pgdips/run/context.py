@@ -66,11 +66,17 @@ class Context:
         full = Region(tile[0] * side, tile[1] * side, side, side).grown(HALO)
         return full.clipped(self.grid.shape)
 
-    def tile_input(self, tile: tuple[int, int], rgb: ByteArray) -> TileInput:
-        """The solver's view of a tile whose pixels with halo were read."""
+    def tile_input(
+        self, tile: tuple[int, int], rgb: ByteArray, *, halo_read: bool = True
+    ) -> TileInput:
+        """The solver's view of a tile whose pixels were read.
+
+        Args:
+            halo_read: False where ``rgb`` holds the tile's own pixels alone; the halo is reflected.
+        """
         side = self.grid.tile
         full = Region(tile[0] * side, tile[1] * side, side, side).grown(HALO)
-        have = full.clipped(self.grid.shape)
+        have = self.with_halo(tile) if halo_read else self.grid.tile_region(*tile)
         return tile_input(
             rgb,
             self.tissue.window(have.y, have.x, have.h, have.w),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
+from wsi_pgdips.records import Acquisition, BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import load_arrays, save_array, save_arrays
-from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles, uses_network
+from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.prior import calibrate_prior
 from wsi_pgdips.solver.tile import TileInput
@@ -95,7 +95,7 @@ def fit_block(
 ) -> BlockFit:
     """Fit the tiles of one block; a tile that fails is flagged and never ends the block."""
     chosen = set(plan.fit)
-    with_maps = uses_network(context.preset, prior)
+    with_maps = context.preset.noise_input
     fits: dict[TileIndex, TileFit] = {}
     maps: dict[TileIndex, Map] = {}
     for tile in plan.render:
@@ -123,7 +123,7 @@ def _fitted(
     workers = threads if device.type == "cpu" else 1
     chosen = set(plan.fit)
     # where maps are blended, tiles with little tissue need one too, or a border would show
-    wanted = plan.render if uses_network(context.preset, prior) else plan.fit
+    wanted = plan.render if context.preset.noise_input else plan.fit
 
     def solve(group: list[tuple[TileIndex, ByteArray | Exception]]) -> list[Row]:
         try:
@@ -141,7 +141,7 @@ def _fitted(
         if pixels is None:
             return tile, _failed(context, prior, tile, _why_unread(context, tile)), None
         fit = fit or _failed(context, prior, tile, TileFlag.LOW_TISSUE)
-        return tile, fit, _map(fit, pixels, context, prior)
+        return tile, fit, _map(fit, pixels, context)
 
     regions = [context.with_halo(t) for t in wanted]
     reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
@@ -175,14 +175,13 @@ def _why_unread(context: Context, tile: TileIndex) -> TileFlag:
     return TileFlag.FAILED
 
 
-def _map(fit: TileFit, tile: TileInput, context: Context, prior: SlidePrior) -> Map:
-    """The network's map of a tile, or the closed form at its resolution where there is none."""
+def _map(fit: TileFit, tile: TileInput, context: Context) -> Map:
+    """The map of a tile's own networks, or the closed form where it has none."""
     if fit.concentration is not None:
         return fit.concentration
-    if not uses_network(context.preset, prior):
+    if not context.preset.noise_input:
         return np.zeros(0, np.float16)
-    shrink = context.preset.shrink
-    od = F.avg_pool2d(torch.from_numpy(tile.od)[None], shrink)[0]
+    od = torch.from_numpy(tile.od)
     q = unmix(od, torch.from_numpy(fit.stain_matrix), torch.from_numpy(fit.background))
     return q.numpy().astype(np.float16)
 
@@ -196,7 +195,7 @@ def _block_fit(
     rows = [fits[t] for t in plan.render]
     concentration = None
     if maps is not None:
-        side = (context.grid.tile + 2 * HALO) // context.preset.shrink
+        side = context.grid.tile + 2 * HALO
         shape = (len(rows), context.stains.n, side, side)
         concentration = np.full(shape, np.nan, np.float16)
         for i, tile in enumerate(plan.render):
@@ -232,6 +231,10 @@ def save_prior(prior: SlidePrior, path: Path) -> None:
         measured=prior.measured,
         flags=np.array(prior.flags, dtype=np.str_),
         loss=np.float64(prior.loss),
+        acquisition=np.array(
+            [] if prior.acquisition is None else [str(v) for v in astuple(prior.acquisition)],
+            dtype=np.str_,
+        ),
         **{f"network.{k}": v for k, v in prior.network.items()},
     )
 
@@ -250,7 +253,14 @@ def load_prior(path: Path) -> SlidePrior:
         network={k[len("network.") :]: v for k, v in a.items() if k.startswith("network.")},
         flags=tuple(str(f) for f in a["flags"]),
         loss=float(a["loss"]),
+        acquisition=_acquisition(a["acquisition"]),
     )
+
+
+def _acquisition(words: npt.NDArray[np.str_]) -> Acquisition | None:
+    if not len(words):
+        return None
+    return Acquisition(float(words[0]), int(words[1]), str(words[2]))
 
 
 _PLAIN = (

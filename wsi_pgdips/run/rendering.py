@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from wsi_pgdips.field.windows import crossfade, interpolate
 from wsi_pgdips.geometry import Region
@@ -20,14 +19,16 @@ from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, SlidePrior
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.fitting import READ_THREADS
-from wsi_pgdips.solver.fit import NEUTRAL_PRIOR_WEIGHT, uses_network
+from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.presets import HALO
+from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.tiles.grid import BlockPlan
 from wsi_pgdips.tiles.stream import stream_tiles
 
 TileIndex = tuple[int, int]
 Maps = Callable[[TileIndex], npt.NDArray[np.float16] | None]
 SIDES = ("top", "bottom", "left", "right")
+NEUTRAL_PRIOR_WEIGHT = 1e-3  # below, a prior map moves q by less than the stored step
 BORDER = 2  # pixel rows or columns kept along each side of a tile for the seam step
 
 
@@ -85,19 +86,26 @@ def render_block(
     strips: dict[TileIndex, Strips] = {}
     failed: list[TileIndex] = []
 
-    def work(tile: TileIndex, rgb: ByteArray) -> None:
+    network = _on_device(prior, device)
+
+    def work(tile: TileIndex, rgb: ByteArray, whole: bool) -> None:
         region = context.grid.tile_region(*tile)
         own = np.s_[
             region.y - block.y : region.stop_y - block.y,
             region.x - block.x : region.stop_x - block.x,
         ]
-        od = np.ascontiguousarray(rgb_to_od(rgb).transpose(2, 0, 1))
+        wide = context.tile_input(tile, rgb, halo_read=whole) if network else None
+        od = rgb_to_od(rgb).transpose(2, 0, 1) if wide is None else _own(wide, region, wide.od)
+        od = np.ascontiguousarray(od)
         s = _unit(interpolate(fields.stain_matrix, context.grid, region))
         b = interpolate(fields.background, context.grid, region)
-        weight, anchor = None, None
-        if uses_maps(context, prior):
+        anchor, closed = None, None
+        if wide is not None:
+            pair = slide_map(context, prior, network, fields, tile, wide)
+            anchor, closed = (_own(wide, region, q) for q in pair)
+        elif context.preset.noise_input:
             anchor = prior_map(context, tile, region, maps)
-            weight = None if anchor is None else prior.prior_weight
+        weight = None if anchor is None else prior.prior_weight
         rendered = render_tile(od, s, b, weight, anchor, device=device)
         codes[(slice(None), *own)] = encode(
             rendered.concentration, np.ones((region.h, region.w), bool)
@@ -107,20 +115,30 @@ def render_block(
             # against the stored, quantised q, so that recomposition is lossless
             stored = codes[(slice(None), *own)].astype(np.float32) * np.float32(1e-3)
             residual_od[(slice(None), *own)] = od - b - np.einsum("nhw,nchw->chw", stored, s)
-        strips[tile] = _strips(
-            context, fields, slide_matrix, tile, od, rendered.concentration, weight, anchor
-        )
+        if closed is None:
+            strips[tile] = _strips(
+                context, fields, slide_matrix, tile, od, rendered.concentration, weight, anchor
+            )
+        else:
+            # the slide's network adds no border of its own (it sees past the tile's); what remains
+            # is the fields' part, and the closed form shows it without the noise of the other
+            strips[tile] = _strips(context, fields, slide_matrix, tile, od, closed, None, None)
 
-    regions = [context.grid.tile_region(*t) for t in plan.render]
-    reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * threads)
+    read = context.with_halo if network else lambda t: context.grid.tile_region(*t)
+    reads = stream_tiles(
+        context.source, [read(t) for t in plan.render], threads=READ_THREADS, depth=2 * threads
+    )
     with ThreadPoolExecutor(threads, thread_name_prefix="render") as executor:
         pending: list[Future[None]] = []
         for tile, (_, pixels) in zip(plan.render, reads, strict=True):
+            whole = not isinstance(pixels, Exception)
+            if isinstance(pixels, Exception) and network:
+                pixels = _without_halo(context, tile)
             if isinstance(pixels, Exception):
                 failed.append(tile)
                 on_tile()
                 continue
-            pending.append(executor.submit(work, tile, pixels))
+            pending.append(executor.submit(work, tile, pixels, whole))
             while len(pending) > 2 * threads:
                 pending.pop(0).result()
                 on_tile()
@@ -131,11 +149,48 @@ def render_block(
     return RenderedBlock(codes, tissue, residual_sq, residual_od, strips, tuple(failed))
 
 
-def uses_maps(context: Context, prior: SlidePrior) -> bool:
-    """Whether Lambda is large enough for the network's maps to move a stored value."""
-    return uses_network(context.preset, prior) and bool(
-        prior.prior_weight.max() > NEUTRAL_PRIOR_WEIGHT
-    )
+def _on_device(prior: SlidePrior, device: str) -> dict[str, torch.Tensor]:
+    """The slide's network; empty where there is none, or where Lambda lets it move nothing."""
+    if prior.prior_weight.max() < NEUTRAL_PRIOR_WEIGHT:
+        return {}
+    return {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
+
+
+def _without_halo(context: Context, tile: TileIndex) -> ByteArray | Exception:
+    """A tile's own pixels, where something is wrong with those around it."""
+    own = context.grid.tile_region(*tile)
+    try:
+        return context.source.read(own.y, own.x, own.h, own.w)
+    except Exception as error:
+        return error
+
+
+def _own(tile: TileInput, region: Region, a: FloatArray) -> FloatArray:
+    """A tile's own pixels of an array with its halo, as far as the slide goes."""
+    first = tile.halo
+    return np.ascontiguousarray(a[:, first : first + region.h, first : first + region.w])
+
+
+def slide_map(
+    context: Context,
+    prior: SlidePrior,
+    network: dict[str, torch.Tensor],
+    fields: Fields,
+    tile: TileIndex,
+    pixels: TileInput,
+) -> tuple[FloatArray, FloatArray]:
+    """(N, H, W) q of a tile with its halo under the fields: of the slide's network, closed form."""
+    side = context.grid.tile
+    region = Region(tile[0] * side, tile[1] * side, side, side).grown(pixels.halo)
+    s = _unit(interpolate(fields.stain_matrix, context.grid, region))
+    b = interpolate(fields.background, context.grid, region)
+    device = next(iter(network.values())).device
+    od, s_t, b_t = (torch.from_numpy(a).to(device) for a in (pixels.od, s, b))
+    with torch.no_grad():
+        q, closed = slide_network.estimate(
+            network, od, s_t, b_t, float(prior.spectral_correction.mean())
+        )
+    return q.clamp_min(0).cpu().numpy(), closed.cpu().numpy()
 
 
 def _unit(s: FloatArray) -> FloatArray:
@@ -148,7 +203,7 @@ def prior_map(context: Context, tile: TileIndex, region: Region, maps: Maps) -> 
 
     None for a tile without a map, as one that could not be fitted.
     """
-    shrink, side = context.preset.shrink, context.grid.tile
+    side = context.grid.tile
     found = {}
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
@@ -157,15 +212,8 @@ def prior_map(context: Context, tile: TileIndex, region: Region, maps: Maps) -> 
                 found[dy, dx] = q
     if (0, 0) not in found:
         return None
-    border = BORDER if shrink > 1 else 0
-    small = cross_faded(found, crossfade(side // shrink, HALO // shrink), side // shrink, border)
-    if shrink == 1:
-        return np.ascontiguousarray(small[:, : region.h, : region.w])
-    full = F.interpolate(
-        torch.from_numpy(small)[None], scale_factor=float(shrink), mode="bilinear"
-    )[0].numpy()
-    first = border * shrink
-    return np.ascontiguousarray(full[:, first : first + region.h, first : first + region.w])
+    faded = cross_faded(found, crossfade(side, HALO), side)
+    return np.ascontiguousarray(faded[:, : region.h, : region.w])
 
 
 def _strips(

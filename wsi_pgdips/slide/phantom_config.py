@@ -61,7 +61,7 @@ class PhantomConfig(_Frozen):
     name: str
     seed: int = Field(default=0, ge=0)
     shape: tuple[int, int] = (2048, 2560)
-    mpp: float = Field(default=0.5, ge=0.2, le=1.0)
+    mpp: float = Field(default=0.5, ge=0.2, le=2.0)
     stains: tuple[PhantomStain, ...] = Field(min_length=1, max_length=3)
     tilt_deg: float = Field(default=9.0, ge=0, le=25)
     true_stain_matrix: tuple[Vector, ...] | None = None

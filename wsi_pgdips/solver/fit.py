@@ -23,7 +23,6 @@ from wsi_pgdips.solver.tile import TileInput, batch
 
 TILE_GATE_DEG = 20.0
 SATURATED_SHARE = 0.01  # of tissue pixels
-NEUTRAL_PRIOR_WEIGHT = 1e-3  # below, a prior map moves q by less than the stored step
 _HALF_CONFIDENCE = 0.05  # share of pixels with a stain at which its confidence is one half
 _FIT_SCALE_OD = 0.03  # residual at which confidence halves
 
@@ -43,16 +42,6 @@ class TileFit:
     concentration: npt.NDArray[np.float16] | None
 
 
-def uses_network(preset: Preset, prior: SlidePrior) -> bool:
-    """Whether tiles need the network at all: not where Lambda is neutral and no step is taken.
-
-    Nor can they use it where their own OD is the input and the slide has no trained network.
-    """
-    if not (preset.noise_input or prior.network):
-        return False
-    return preset.steps > 0 or bool(prior.prior_weight.max() > NEUTRAL_PRIOR_WEIGHT)
-
-
 def fit_tiles(
     tiles: Sequence[TileInput], prior: SlidePrior, preset: Preset, device: torch.device
 ) -> list[TileFit]:
@@ -66,7 +55,7 @@ def fit_tiles(
     """
     measured = [_measure(t, prior) for t in tiles]
     busy = [i for i, m in enumerate(measured) if not m.flags & TileFlag.BLANK]
-    if not busy or not uses_network(preset, prior):
+    if not busy or not preset.noise_input:
         return measured
     solution = _solve([tiles[i] for i in busy], prior, preset, device)
     out = list(measured)
@@ -128,33 +117,22 @@ def _solve(
     tiles: list[TileInput], prior: SlidePrior, preset: Preset, device: torch.device
 ) -> optimise.Solution:
     n, count = len(prior.stain_matrix), len(tiles)
-    spec = preset.network(n)
-    od, valid, background = batch(tiles, preset.shrink, device)
+    spec = preset.network
+    od, valid, background = batch(tiles, device)
     start = optimise.Physics(
         torch.from_numpy(prior.stain_matrix).to(device)[None],
         torch.from_numpy(prior.spectral_correction).to(device)[None],
         background,
     ).repeat(count)
     generators = [torch.Generator().manual_seed(t.seed) for t in tiles]
-    if preset.noise_input:
-        shape = (NOISE_CHANNELS, *od.shape[2:])
-        inputs = torch.stack([torch.rand(shape, generator=g) * 0.1 for g in generators]).to(device)
-        per_stain = [g for g in generators for _ in range(n)]
-        bias = _mean_logits(od, valid, start).reshape(-1, 1).cpu()
-        fresh = network.init_weights(spec, per_stain, bias)
-        weights = {k: v.to(device) for k, v in fresh.items()}
-    else:
-        inputs = od - background[:, :, None, None]
-        weights = {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
-        if preset.steps:
-            weights = {k: v.expand(count, *v.shape[1:]) for k, v in weights.items()}
-    if preset.steps:
-        jitter = [torch.Generator(device).manual_seed(t.seed ^ 1) for t in tiles]
-        return optimise.solve(od, valid, inputs, weights, start, preset, spec, jitter)
-    with torch.no_grad():
-        c = optimise.maps(weights, inputs, spec, n)
-        _, loss = optimise.objective(c, od, valid, start, start, preset)
-    return optimise.Solution(c * start.spectral_correction[:, :, None, None], start, loss)
+    shape = (NOISE_CHANNELS, *od.shape[2:])
+    inputs = torch.stack([torch.rand(shape, generator=g) * 0.1 for g in generators]).to(device)
+    per_stain = [g for g in generators for _ in range(n)]
+    bias = _mean_logits(od, valid, start).reshape(-1, 1).cpu()
+    fresh = network.init_weights(spec, per_stain, bias)
+    weights = {k: v.to(device) for k, v in fresh.items()}
+    jitter = [torch.Generator(device).manual_seed(t.seed ^ 1) for t in tiles]
+    return optimise.solve(od, valid, inputs, weights, start, preset, spec, jitter)
 
 
 def _mean_logits(od: Tensor, valid: Tensor, start: optimise.Physics) -> Tensor:

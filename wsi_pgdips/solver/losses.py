@@ -1,6 +1,6 @@
 """The PGDIPS objective: reconstruction of OD by the Beer-Lambert mixture, and exclusion.
 
-    L = alpha * MSE(OD) + beta * exclusion  (+ priors that hold S and B)
+    L = alpha * MSE(OD) + beta * exclusion
 
 Every loss keeps the tile axis, so that the tiles of a batch stay independent problems.
 """
@@ -71,20 +71,3 @@ def exclusion(maps: Tensor) -> Tensor:
             # fourth root: back to the unit of one gradient; the floor keeps its slope finite
             total = total + (shared + 1e-12).pow(0.25).mean(1)
     return total / (2 * _SCALES)
-
-
-def stain_prior(stain_matrix: Tensor, anchor: Tensor) -> Tensor:
-    """Sum over stains of the squared distance of unit vectors, per tile (about angle squared).
-
-    Args:
-        stain_matrix: (T, N, 3). anchor: (T, N, 3) or (1, N, 3).
-
-    Returns:
-        (T,).
-    """
-    return ((stain_matrix - anchor) ** 2).sum((1, 2))
-
-
-def background_prior(background: Tensor, anchor: Tensor) -> Tensor:
-    """Squared distance from the glass, per tile. Both (T, 3) or (1, 3); returns (T,)."""
-    return ((background - anchor) ** 2).sum(1)

@@ -2,8 +2,9 @@
 
 Architecture as published for PGDIPS and Double-DIP: five scales of 8-16-32-64-128 channels, 5x5
 kernels, reflection padding, leaky ReLU, bilinear upsampling, skip branches, sigmoid output.
-Weights carry a leading problem axis T: with T independent tiles the convolutions are grouped, one
-launch for all; with T = 1 one set of weights serves the whole batch.
+Weights carry a leading problem axis T: the convolutions of T independent problems are grouped, one
+launch for all. Each layer is normalised by its own statistics: batch norm with a batch of one, as
+published.
 """
 
 from __future__ import annotations
@@ -26,14 +27,10 @@ class NetworkSpec:
     """Shape of a generator.
 
     Attributes:
-        inputs: input channels (3 for a tile's own OD, more for noise).
-        outputs: maps it makes (N for a shared network, 1 where each stain has its own).
+        inputs: input channels. outputs: maps it makes.
         channels: channels of the scales, finest first.
         skip: channels of each skip branch.
         kernel: odd kernel side.
-        tile_norm: True normalises by the tile's own statistics (batch norm with a batch of one, as
-            published); False keeps per-channel scale and shift frozen at their calibration, so that
-            absolute optical density survives and every tile sees the same function.
     """
 
     inputs: int
@@ -41,7 +38,6 @@ class NetworkSpec:
     channels: tuple[int, ...] = (8, 16, 32, 64, 128)
     skip: int = 4
     kernel: int = 5
-    tile_norm: bool = False
 
     @property
     def multiple(self) -> int:
@@ -107,39 +103,22 @@ def _conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return y.reshape(b, out, *y.shape[2:])
 
 
-def _layer(
-    x: Tensor,
-    weights: Weights,
-    name: str,
-    spec: NetworkSpec,
-    stride: int,
-    probe: dict[str, Tensor] | None,
-) -> Tensor:
+def _layer(x: Tensor, weights: Weights, name: str, stride: int) -> Tensor:
     y = _conv(x, weights[f"{name}.weight"], stride)
+    var, mean = torch.var_mean(y.float(), dim=(2, 3), keepdim=True, correction=0)
+    y = (y - mean.to(y.dtype)) * torch.rsqrt(var + _EPS).to(y.dtype)
     gain, bias = weights[f"{name}.gain"], weights[f"{name}.bias"]
-    if spec.tile_norm:
-        var, mean = torch.var_mean(y.float(), dim=(2, 3), keepdim=True, correction=0)
-        y = (y - mean.to(y.dtype)) * torch.rsqrt(var + _EPS).to(y.dtype)
-    elif probe is not None:
-        var, mean = torch.var_mean(y.float(), dim=(0, 2, 3), correction=0)
-        probe[f"{name}.gain"] = torch.rsqrt(var + _EPS)[None]
-        probe[f"{name}.bias"] = (-mean * torch.rsqrt(var + _EPS))[None]
-        gain, bias = probe[f"{name}.gain"], probe[f"{name}.bias"]
     y = y * gain[:, :, None, None].to(y.dtype) + bias[:, :, None, None].to(y.dtype)
     return F.leaky_relu(y, _SLOPE)
 
 
-def forward(
-    weights: Weights, x: Tensor, spec: NetworkSpec, probe: dict[str, Tensor] | None = None
-) -> Tensor:
+def forward(weights: Weights, x: Tensor, spec: NetworkSpec) -> Tensor:
     """Maps C in (0, 1).
 
     Args:
-        weights: from :func:`init_weights`, T = 1 (shared) or T = batch.
+        weights: from :func:`init_weights`.
         x: (T, inputs, H, W); H and W multiples of ``spec.multiple``.
         spec: the network.
-        probe: where given (frozen normalisation only), filled with the scale and shift that
-            standardise each layer on this batch: data-dependent initialisation.
 
     Returns:
         (T, outputs, H, W) float32.
@@ -153,30 +132,17 @@ def forward(
             f"input sides must be multiples of {spec.multiple} and at least {least}, "
             f"got {tuple(x.shape[2:])}"
         )
-    if next(iter(weights.values())).shape[0] == 1 and x.is_cuda:
-        # grouped convolutions fold tiles into channels, where this layout would be a copy
-        x = x.contiguous(memory_format=torch.channels_last)
     skips: list[Tensor] = []
     for i in range(len(spec.channels)):
-        skips.append(_layer(x, weights, f"skip{i}", spec, 1, probe))
-        x = _layer(x, weights, f"down{i}", spec, 2, probe)
-        x = _layer(x, weights, f"deep{i}", spec, 1, probe)
+        skips.append(_layer(x, weights, f"skip{i}", 1))
+        x = _layer(x, weights, f"down{i}", 2)
+        x = _layer(x, weights, f"deep{i}", 1)
     for i in reversed(range(len(spec.channels))):
         x = F.interpolate(x, size=skips[i].shape[2:], mode="bilinear", align_corners=False)
         x = torch.cat([skips[i], x], 1)
-        x = _layer(x, weights, f"up{i}", spec, 1, probe)
-        x = _layer(x, weights, f"mix{i}", spec, 1, probe)
+        x = _layer(x, weights, f"up{i}", 1)
+        x = _layer(x, weights, f"mix{i}", 1)
     logits = _conv(x, weights["head.weight"], 1) + weights["head.bias"][:, :, None, None].to(
         x.dtype
     )
     return torch.sigmoid(logits.float())
-
-
-def calibrate_weights(
-    weights: dict[str, Tensor], x: Tensor, spec: NetworkSpec
-) -> dict[str, Tensor]:
-    """Weights whose frozen normalisation standardises every layer on the batch ``x``."""
-    probe: dict[str, Tensor] = {}
-    with torch.no_grad():
-        forward(weights, x, spec, probe)
-    return {**weights, **probe}

@@ -5,9 +5,8 @@ No value is read back to the host inside the loop; a tile that diverges is notic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ from wsi_pgdips.solver import losses, network
 from wsi_pgdips.solver.network import NetworkSpec
 from wsi_pgdips.solver.presets import Preset
 
-_FREE_FAN_IN = 10
 _JITTER = 0.03  # standard deviation of the noise added to the input at each step
 
 
@@ -52,41 +50,15 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)
 
 
-def parameter_groups(
-    weights: Mapping[str, Tensor], rate: float, spec: NetworkSpec
-) -> list[dict[str, Any]]:
-    """Adam groups of a network.
-
-    Adam moves every weight by about its rate, so a layer's output moves by rate times fan-in. The
-    published network undoes that by normalising each layer anew at every step; one whose
-    normalisation is frozen needs the rate divided by the fan-in instead, or it collapses.
-    """
-    if spec.tile_norm:
-        return [{"params": list(weights.values()), "lr": rate}]
-    groups = []
-    for name, value in weights.items():
-        fan_in = value[0, 0].numel() if name.endswith(".weight") else 1
-        groups.append({"params": [value], "lr": rate * min(1.0, _FREE_FAN_IN / fan_in)})
-    return groups
-
-
 def maps(weights: network.Weights, x: Tensor, spec: NetworkSpec, n: int) -> Tensor:
-    """C (T, N, H, W) from one network with N heads, or from N networks of one head each."""
+    """C (T, N, H, W) from T * N networks; the N of a tile see the same input (T, C, H, W)."""
     with autocast(x.device):
-        if spec.outputs == n:
-            return network.forward(weights, x, spec)
-        # (T, inputs, H, W) -> (T*N, inputs, H, W): each stain's network sees the same input
         stacked = network.forward(weights, x.repeat_interleave(n, 0), spec)
     return stacked.reshape(x.shape[0], n, *stacked.shape[2:])
 
 
 def objective(
-    concentration: Tensor,
-    od: Tensor,
-    valid: Tensor,
-    physics: Physics,
-    anchor: Physics,
-    preset: Preset,
+    concentration: Tensor, od: Tensor, valid: Tensor, physics: Physics, preset: Preset
 ) -> tuple[Tensor, Tensor]:
     """(loss to minimise (T,), reconstruction part (T,))."""
     q = concentration * physics.spectral_correction[:, :, None, None]
@@ -96,14 +68,6 @@ def objective(
     total = preset.alpha * fit
     if preset.beta:
         total = total + preset.beta * losses.exclusion(concentration)
-    if preset.stain_hold:
-        total = total + preset.stain_hold * losses.stain_prior(
-            physics.stain_matrix, anchor.stain_matrix
-        )
-    if preset.background_hold:
-        total = total + preset.background_hold * losses.background_prior(
-            physics.background, anchor.background
-        )
     return total, fit
 
 
@@ -126,8 +90,8 @@ def solve(
 
     Args:
         od: (T, 3, H, W) float32. valid: (T, 1, H, W). inputs: (T, inputs, H, W).
-        weights: (T, ...) starting weights (T*N problems where each stain has its own network).
-        start: physics to start from, and the anchor of its priors.
+        weights: (T*N, ...) starting weights: each stain of each tile has its own network.
+        start: physics to start from.
         preset, spec: how. generators: one a tile, on the device of ``od``, for the jitter of its
             input; so a tile's result does not depend on which others share its batch.
 
@@ -140,10 +104,7 @@ def solve(
     log_scale = start.spectral_correction.clamp_min(1e-3).log().requires_grad_()
     background = start.background.clone().requires_grad_()
     optimiser = torch.optim.Adam(
-        [
-            *parameter_groups(trained, preset.learning_rate, spec),
-            {"params": [rows, log_scale, background], "lr": preset.physics_rate},
-        ]
+        [*trained.values(), rows, log_scale, background], preset.learning_rate
     )
 
     def physics() -> Physics:
@@ -153,18 +114,17 @@ def solve(
     turns = torch.randint(8, (preset.steps,), generator=torch.Generator().manual_seed(0)).tolist()
     for step in range(preset.steps):
         x, y, v = inputs, od, valid
-        if preset.augment:
-            x, y, v = (_turned(t, turns[step] if step % 2 else 0) for t in (x, y, v))
-            jitter = [torch.randn(x.shape[1:], generator=g, device=x.device) for g in generators]
-            x = x + _JITTER * torch.stack(jitter)
-        total, _ = objective(maps(trained, x, spec, n), y, v, physics(), start, preset)
+        x, y, v = (_turned(t, turns[step] if step % 2 else 0) for t in (x, y, v))
+        jitter = [torch.randn(x.shape[1:], generator=g, device=x.device) for g in generators]
+        x = x + _JITTER * torch.stack(jitter)
+        total, _ = objective(maps(trained, x, spec, n), y, v, physics(), preset)
         optimiser.zero_grad(set_to_none=True)
         total.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.no_grad():
         final = physics()
         c = maps(trained, inputs, spec, n)
-        _, fit = objective(c, od, valid, final, start, preset)
+        _, fit = objective(c, od, valid, final, preset)
         q = c * final.spectral_correction[:, :, None, None]
     return Solution(q, final, fit)
 

@@ -7,59 +7,43 @@ from dataclasses import dataclass, replace
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.solver.network import NetworkSpec
 
-HALO = 32  # output pixels a tile sees beyond its border; its maps are cross-faded there
+HALO = 32  # output pixels a tile sees beyond its border
 NOISE_CHANNELS = 32
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a tile is solved.
+    """How a slide is solved.
 
     Attributes:
         name: ``paper``, ``balanced`` or ``fast``.
-        noise_input: fixed random noise into the network (as published) instead of the tile's OD.
-        separate: one network a stain (as published) instead of one network with N heads.
-        shrink: the network runs at 1/shrink of the output resolution.
-        steps: optimisation steps on each tile; 0 runs the slide-level network forward only.
-        learning_rate: Adam, network; where the network's normalisation is frozen it is scaled by
-            each layer's fan-in (``optimise.parameter_groups``). physics_rate: Adam, S, M and B.
+        noise_input: each tile has its own networks, one a stain, from noise, as published.
+        slide_network: one network for the slide, trained on its own tissue (decision 22).
+        steps: optimisation steps on each tile.
+        learning_rate: Adam, of the tiles' networks and of S, M and B.
         alpha, beta: weights of reconstruction and exclusion.
-        stain_hold, background_hold: weights of the priors on S and B (0: free, as published).
-        augment: flips and rotations of (input, target) on alternate steps, and input jitter.
         field_source: ``statistics`` (neighbourhood sums) or ``parameters`` (the tiles' S, M, B).
     """
 
     name: str
     noise_input: bool
-    separate: bool
-    shrink: int
+    slide_network: bool
     steps: int
     learning_rate: float
-    physics_rate: float
     alpha: float
     beta: float
-    stain_hold: float
-    background_hold: float
-    augment: bool
     field_source: str
 
-    def network(self, n: int) -> NetworkSpec:
-        """The generator for n stains."""
-        return NetworkSpec(
-            inputs=NOISE_CHANNELS if self.noise_input else 3,
-            outputs=1 if self.separate else n,
-            tile_norm=self.noise_input,
-        )
+    @property
+    def network(self) -> NetworkSpec:
+        """The generator of one stain on one tile."""
+        return NetworkSpec(inputs=NOISE_CHANNELS, outputs=1)
 
 
-_PAPER = Preset("paper", True, True, 1, 6000, 5e-4, 5e-4, 1.0, 0.01, 0.0, 0.0, True, "parameters")
-_BALANCED = Preset(
-    "balanced", False, False, 2, 20, 5e-3, 1e-3, 1.0, 0.01, 0.05, 1.0, False, "statistics"
-)
 _PRESETS = {
-    "paper": _PAPER,
-    "balanced": _BALANCED,
-    "fast": replace(_BALANCED, name="fast", steps=0),
+    "paper": Preset("paper", True, False, 6000, 5e-4, 1.0, 0.01, "parameters"),
+    "balanced": Preset("balanced", False, True, 0, 5e-4, 0.0, 0.0, "statistics"),
+    "fast": Preset("fast", False, False, 0, 5e-4, 0.0, 0.0, "statistics"),
 }
 
 
@@ -73,6 +57,6 @@ def resolve(settings: ScientificSettings) -> Preset:
         preset,
         steps=steps,
         learning_rate=settings.learning_rate or preset.learning_rate,
-        alpha=settings.alpha,
-        beta=settings.beta,
+        alpha=preset.alpha if settings.alpha is None else settings.alpha,
+        beta=preset.beta if settings.beta is None else settings.beta,
     )

@@ -7,14 +7,23 @@ glass and pooled 4x4, which quiets sensor and chroma noise before an angle is ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.optics.cone import TAIL, Plane, cone_edges, edge_histograms
+from wsi_pgdips.optics.cone import (
+    TILE_TAIL,
+    Plane,
+    aligned_edges,
+    cone_edges,
+    edge_histograms,
+    pixel_noise,
+)
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray
+from wsi_pgdips.solver.vertices import smallest_cone
 
 POOL = 4
 MIN_MEAN_OD = 0.1  # low enough that pale, pure counterstain counts
@@ -22,8 +31,15 @@ SATURATED_OD = 2.0  # beyond, a channel sits at the detector's floor and bends t
 GATE_DEG = 30.0
 MIN_CELLS = 60  # pooled cells below which nothing is estimated
 _SQUARE = 16  # pooled cells
+_ROUNDS = 2
+_HALF_EVIDENCE = 20.0  # OD squared, of one stain beyond the other, at which a tilt counts half
+_LEAST_DEG = 2.0  # closer rays span no plane
+_HALF_MASS = 500.0  # pooled cells (as strength) on a side at which a tile's edge counts half
 _ITERATIONS = 12
 _PURE_NOISE = 0.01  # OD of pooled noise by which a pixel's purity is marked down
+
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,15 +83,17 @@ def across_noise(y: FloatArray, plane: Plane) -> float:
     return float(1.4826 * np.median(np.abs(out - np.median(out)))) if len(y) else 0.0
 
 
-def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
+def estimate_rays(y: FloatArray, library: FloatArray, tiles: Sequence[int] | None = None) -> Rays:
     """The slide's stain vectors from pooled pixels, gated by angle to the library.
 
     Args:
         y: (P, 3) from :func:`pool_od`. library: (N, 3) unit rows.
+        tiles: how many rows of y come from each tile, in order; all from one by default. Colours
+            may differ between tiles, and the result is then their mean.
 
     Returns:
         Rows in the library's order. One stain: mean direction. Two: extreme rays of the slide's
-        plane. More: purest pixels by the dual vectors, iterated. A stain that is too scarce, or
+        plane. Three: the smallest cone, from purest pixels. More: purest pixels. A stain that is too scarce, or
         whose ray leaves the gate of 30 degrees, keeps the library's vector and is marked unmeasured
         (not turned into the slide's plane, which noise defines where a stain is absent).
     """
@@ -86,9 +104,11 @@ def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
     if n == 1:
         found, measured = unit_rows(y.sum(0, keepdims=True)), (True,)
     elif n == 2:
-        found, measured = _two_rays(y, library)
+        found, measured = _two_rays(y, library, [len(y)] if tiles is None else tiles)
     else:
         found, measured = _purest(y, library)
+        if n == 3 and all(measured):
+            found = smallest_cone(y, found, library)
     ok = [
         m and bool(angle_deg(row, known) < GATE_DEG)
         for m, row, known in zip(measured, found, library, strict=True)
@@ -97,13 +117,57 @@ def estimate_rays(y: FloatArray, library: FloatArray) -> Rays:
     return Rays(unit_rows(rows), tuple(ok))
 
 
-def _two_rays(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool, ...]]:
+def _two_rays(
+    y: FloatArray, library: FloatArray, tiles: Sequence[int]
+) -> tuple[FloatArray, tuple[bool, ...]]:
     plane = fitted_plane(y, library)
-    edges, strength = cone_edges(edge_histograms(y, plane, across_noise(y, plane)))
-    mean_strength = float(np.linalg.norm(y, axis=1).mean())
-    measured = strength > MIN_CELLS * mean_strength
+    noise = across_noise(y, plane)
+    edges, _ = cone_edges(edge_histograms(y, plane, noise))
+    strength = np.linalg.norm(y, axis=1)
+    beyond = plane.angles(y)[:, None] * (-1, 1) > (noise / np.maximum(strength, 1e-3))[:, None]
+    measured = (strength[:, None] * beyond).sum(0) > MIN_CELLS * strength.mean()
+    measured &= np.isfinite(edges)
     rows = np.where(measured[:, None], plane.rays(np.nan_to_num(edges)), library)
-    return rows, tuple(measured.tolist())
+    parts = np.split(y, np.cumsum(tiles)[:-1])
+    parts = [part for part in parts if len(part) >= MIN_CELLS] or [y]
+    for _ in range(_ROUNDS):
+        if angle_deg(rows[0], rows[1]) < _LEAST_DEG:
+            break
+        rows = np.where(measured[:, None], _refined(parts, unit_rows(rows)), rows)
+    return unit_rows(rows), tuple(measured.tolist())
+
+
+def _refined(parts: Sequence[FloatArray], rows: FloatArray) -> FloatArray:
+    """(2, 3) edges of tiles that may drift: each aligned to their mean before they are summed."""
+    plane = Plane.of(rows)
+    own = plane.angles(rows)
+    noise = across_noise(np.concatenate(parts), plane)
+    histograms = np.stack(
+        [edge_histograms(part, plane, pixel_noise(part, plane, own, noise)) for part in parts]
+    )
+    edges, mass = cone_edges(histograms, tail=TILE_TAIL)
+    edges = np.where(np.isfinite(edges), edges, own)
+    vote = mass / (mass + _HALF_MASS)
+    count = np.array([len(part) for part in parts], np.float64)
+    weight = vote * count[:, None] + 1e-9
+    shift = vote * (edges - (weight * edges).sum(0) / weight.sum(0))
+    shift -= (count[:, None] * shift).sum(0) / count.sum()
+    angles = aligned_edges(histograms, shift, (own + shift).mean(1))
+    angles = np.where(np.isfinite(angles), angles, own)
+    tilts, evidence = np.array([_tilt(part, plane, rows) for part in parts]).swapaxes(0, 1)
+    worth = evidence / (evidence + _HALF_EVIDENCE) * count[:, None] + 1e-9
+    tilt = (worth * tilts).sum(0) / worth.sum(0)
+    return unit_rows(plane.rays(angles) + tilt[:, None] * plane.normal)
+
+
+def _tilt(part: FloatArray, plane: Plane, rows: FloatArray) -> tuple[Floats, Floats]:
+    """(2,) each row's component out of the plane in a tile, and (2,) sum of its own q squared."""
+    along = part.astype(np.float64) @ np.linalg.pinv(rows.astype(np.float64))
+    gram = along.T @ along
+    ridge = (1e-3 * np.trace(gram) + 1.0) * np.eye(2)
+    tilt = np.linalg.solve(gram + ridge, along.T @ (part @ plane.normal))
+    own = np.diag(gram) - gram[0, 1] ** 2 / np.maximum(np.diag(gram)[::-1], 1e-9)
+    return tilt, np.maximum(own, 0)
 
 
 def fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
@@ -133,7 +197,7 @@ def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool,
             if measured[k]:
                 order = np.argsort(-share[own], kind="stable")
                 mass = np.cumsum(strength[own][order])
-                pure = order[mass <= max(2 * TAIL * mass[-1], mass[min(MIN_CELLS, len(mass)) - 1])]
+                pure = order[mass <= max(4e-2 * mass[-1], mass[min(MIN_CELLS, len(mass)) - 1])]
                 updated[k] = y[own][pure].sum(0)
         updated = np.asarray(unit_rows(np.maximum(updated, 0)), np.float64)
         if np.abs(updated - rows).max() < 1e-4:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.optics.cone import Plane, edge_histograms
+from wsi_pgdips.optics.cone import Plane, edge_histograms, pixel_noise
 from wsi_pgdips.records import FloatArray
 
 Q_BINS = 300
@@ -25,12 +25,12 @@ def tile_statistics(
     stain_matrix: FloatArray,
     noise: float,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of one tile; all sums, so that tiles may be added.
+    """Statistics of one tile; all sums, so that those of tiles may be added.
 
     Args:
         y: (P, 3) pooled, glass-corrected OD. half: (P,) interleaved halves.
         q: (N, K) q of tissue pixels under the slide's S0. stain_matrix: (N, 3) S0.
-        noise: of pooled OD, across the rays.
+        noise: of pooled OD across the rays, where the tile has too few cells to tell.
 
     Returns:
         ``count`` () pooled cells; ``moment`` (2, 3, 3) sum of y y' per half; ``sum`` (2, 3) per
@@ -52,8 +52,9 @@ def tile_statistics(
         plane = Plane.of(stain_matrix)
         dual = np.linalg.pinv(stain_matrix.astype(np.float64))  # (3, 2)
         angles, qq, qr = [], [], []
-        for part in halves:
-            angles.append(edge_histograms(part, plane, noise))
+        spread = pixel_noise(y, plane, plane.angles(stain_matrix), noise)
+        for part, own in zip(halves, (spread[~half], spread[half]), strict=True):
+            angles.append(edge_histograms(part, plane, own))
             along = part @ dual
             qq.append(along.T @ along)
             qr.append(along.T @ (part @ plane.normal))

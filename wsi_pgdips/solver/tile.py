@@ -72,19 +72,15 @@ def tile_input(
     return TileInput(np.ascontiguousarray(od), inside, background, halo, seed)
 
 
-def batch(
-    tiles: list[TileInput], shrink: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors of T tiles at the network's resolution.
+def batch(tiles: list[TileInput], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors of T tiles.
 
     Every pixel counts, glass too: there the maps must be zero, and B shows.
 
     Returns:
-        od (T, 3, H/shrink, W/shrink), valid (T, 1, ...) ones, background (T, 3).
+        od (T, 3, H, W), valid (T, 1, H, W) ones, background (T, 3).
     """
     od = torch.from_numpy(np.stack([t.od for t in tiles]))
-    if shrink > 1:
-        od = torch.nn.functional.avg_pool2d(od, shrink)
     valid = torch.ones_like(od[:, :1])
     background = torch.from_numpy(np.stack([t.background for t in tiles]).astype(np.float32))
     return tuple(  # type: ignore[return-value]

@@ -1,0 +1,148 @@
+"""How a slide's pixels came to be, found in the pixels themselves: JPEG and sensor noise.
+
+A file rarely says what happened to its pixels, so it is measured. Coding a JPEG a second time with
+its own tables changes little, with others more: the change as a function of the quality dips at the
+true one. The noise is what the forward model must add for quiet tissue to look as quiet as it does.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.optics.density import I0, rgb_to_od
+from wsi_pgdips.records import Acquisition, BoolArray, ByteArray, FloatArray
+from wsi_pgdips.solver.tile import TileInput
+
+QUALITIES = range(20, 97)
+CHROMAS = ("4:4:4", "4:2:2", "4:2:0", "rgb")
+_APART = 3  # qualities a dip is compared with, on each side
+_DIP = 0.75  # a change below this share of its neighbours' is a dip
+_SIDE = 256  # pixels of a tile that are coded again
+_TILES = 3
+_NOISES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2, 4.7, 7.0)  # counts at white
+SATURATED_OD = 2.0
+UNKNOWN_NOISE_OD = 0.01  # of a tile without a quiet square of tissue
+_SQUARE = 16
+# counts; a JPEG leaves little of it, and no way to tell that from fine texture; figures change by
+# less than one per cent between 0.5 and 3
+NOISE_UNDER_JPEG = 1.5
+
+
+def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) -> FloatArray:
+    """OD as the scanner and the file would show it.
+
+    Args:
+        od: (3, H, W) true optical density. acquisition: what happens to it. rng: of the noise.
+
+    Returns:
+        (3, H, W) float32 OD of the 8-bit pixels: photon noise, rounding, JPEG.
+    """
+    intensity = np.exp(od * np.float32(-np.log(10.0))) * np.float32(I0)
+    # photon noise: variance proportional to the intensity
+    spread = np.sqrt(intensity * np.float32(1 / I0)) * np.float32(acquisition.noise)
+    intensity += spread * rng.standard_normal(intensity.shape, np.float32)
+    rgb = np.clip(np.rint(intensity), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    if acquisition.quality:
+        rgb = _coded(rgb, acquisition.quality, acquisition.chroma)
+    return np.ascontiguousarray(rgb_to_od(rgb).transpose(2, 0, 1))
+
+
+def estimate_acquisition(
+    tiles: Sequence[TileInput], clean: Sequence[FloatArray], executor: Executor
+) -> Acquisition:
+    """What happened to the pixels of a slide.
+
+    Args:
+        tiles: sampled tiles; their corner must lie on the grid of the JPEG's blocks, as tiles read
+            at the slide's own resolution do. Pixels that were resampled show no dip.
+        clean: (3, H, W) optical density without noise and about as busy, one for each tile.
+        executor: threads that share the work.
+
+    Returns:
+        Quality 0 where no JPEG shows; then all that differs from ``clean`` counts as noise.
+    """
+    chosen = sorted(tiles, key=lambda t: -float(t.own_tissue.mean()))[:_TILES]
+    quality, chroma = _find_jpeg([_pixels(t) for t in chosen], executor)
+    if quality:
+        return Acquisition(NOISE_UNDER_JPEG, quality, chroma)
+    level = float(np.median([tissue_noise(t.corrected, t.own_tissue) for t in tiles]))
+    found = [
+        _noise_like(level, od, t.tissue) for t, od in list(zip(tiles, clean, strict=True))[:_TILES]
+    ]
+    # fine texture cannot be told from noise: half of the variance is left to it
+    return Acquisition(float(np.median(found)) / math.sqrt(2), 0, "")
+
+
+def tissue_noise(od: FloatArray, tissue: BoolArray) -> float:
+    """Standard deviation of pixel noise in OD: the quiet fifth of diagonal differences.
+
+    Real detail also differs from pixel to pixel, so only the quietest squares count.
+
+    Args:
+        od: (3, H, W). tissue: (H, W).
+    """
+    od = np.minimum(od, SATURATED_OD)
+    d = (od[:, :-1, :-1] - od[:, :-1, 1:] - od[:, 1:, :-1] + od[:, 1:, 1:]) / 2
+    h, w = (s // _SQUARE for s in d.shape[1:])
+    if not h or not w:
+        return UNKNOWN_NOISE_OD
+    cut = np.s_[: h * _SQUARE, : w * _SQUARE]
+    squares = (h, _SQUARE, w, _SQUARE)
+    power = (d[:, *cut] ** 2).mean(0).reshape(squares).mean((1, 3))
+    full = tissue[:-1, :-1][cut].reshape(squares).all((1, 3))
+    return float(np.sqrt(np.quantile(power[full], 0.2))) if full.any() else UNKNOWN_NOISE_OD
+
+
+def _pixels(tile: TileInput) -> ByteArray:
+    """(h, w, 3) the 8-bit pixels of a tile's middle, from its first block on."""
+    side = min(_SIDE, *tile.od.shape[1:])
+    top, left = ((s - side) // 2 // _SQUARE * _SQUARE for s in tile.od.shape[1:])
+    od = tile.od[:, top : top + side, left : left + side]
+    rgb = np.rint(I0 * 10.0 ** -od.astype(np.float64)).astype(np.uint8)
+    return np.ascontiguousarray(rgb.transpose(1, 2, 0))
+
+
+def _coded(rgb: ByteArray, quality: int, chroma: str) -> ByteArray:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    how = {"keep_rgb": True} if chroma == "rgb" else {"subsampling": chroma}
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, **how)
+    return np.asarray(Image.open(buffer))
+
+
+def _find_jpeg(pictures: Sequence[ByteArray], executor: Executor) -> tuple[int, str]:
+    """(quality, chroma) of the deepest dip, (0, "") where there is none."""
+
+    def change(place: tuple[str, int]) -> float:
+        chroma, quality = place
+        return sum(
+            float(((p.astype(np.float32) - _coded(p, quality, chroma)) ** 2).mean())
+            for p in pictures
+        )
+
+    places = [(c, q) for c in CHROMAS for q in QUALITIES]
+    curves = np.array(list(executor.map(change, places))).reshape(len(CHROMAS), -1) + 1e-3
+    inner = curves[:, _APART:-_APART]
+    dips = inner / np.sqrt(curves[:, : -2 * _APART] * curves[:, 2 * _APART :])
+    c, q = np.unravel_index(int(dips.argmin()), dips.shape)
+    if dips[c, q] > _DIP:
+        return 0, ""
+    return QUALITIES[int(q) + _APART], CHROMAS[int(c)]
+
+
+def _noise_like(level: float, clean: FloatArray, tissue: BoolArray) -> float:
+    """Counts of noise with which ``clean`` shows the wanted level of noise in quiet tissue."""
+    seen: list[float] = []
+    for noise in _NOISES:
+        rng = np.random.default_rng(0)
+        shown = degrade(clean, Acquisition(noise, 0, ""), rng)
+        seen.append(tissue_noise(shown, tissue))
+    rising: npt.NDArray[np.float64] = np.maximum.accumulate(np.array(seen))
+    return float(np.interp(level, rising, _NOISES))

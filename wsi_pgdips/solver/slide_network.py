@@ -1,0 +1,156 @@
+"""The slide's network: q from optical density, knowing what noise and JPEG did to it (decision 22).
+
+A small U-Net over 2x2 groups of pixels, one for all tiles of a slide. It sees each pixel in the
+coordinates of its own stain vectors (amounts along the rows, and what lies outside them) and adds a
+correction to the closed form there. So it follows the fields S(x) and B(x) without being told of
+them, and since it looks no further than ``REACH`` pixels, tiles read with that halo give the same
+maps as the whole slide would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsi_pgdips.optics.unmix import unmix
+
+Weights = Mapping[str, Tensor]
+MAX_STAINS = 3  # more than channels have no coordinates of their own
+WIDTH = 24
+MULTIPLE = 4  # sides of its input
+REACH = 24  # pixels; a tile's halo must hold it
+_SLOPE = 0.1
+
+
+def layer_shapes(n: int) -> dict[str, tuple[int, int, int]]:
+    """Convolutions for n stains: name -> (out channels, in channels, kernel)."""
+    w = WIDTH
+    return {
+        "fine0": (w, 12, 3),
+        "fine1": (w, w, 3),
+        "down": (2 * w, w, 2),
+        "coarse0": (2 * w, 2 * w, 3),
+        "coarse1": (2 * w, 2 * w, 3),
+        "coarse2": (2 * w, 2 * w, 3),
+        "up": (4 * w, 2 * w, 1),
+        "join": (w, 2 * w, 3),
+        "head": (4 * n, w, 1),
+    }
+
+
+def init_weights(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Fresh ``X.weight`` and ``X.bias`` on the CPU; with its head of zeros q is the closed form."""
+    weights: dict[str, Tensor] = {}
+    for name, (out, inp, k) in layer_shapes(n).items():
+        bound = math.sqrt(6.0 / ((1 + _SLOPE**2) * inp * k * k))
+        fresh = (torch.rand(out, inp, k, k, generator=generator) * 2 - 1) * bound
+        weights[f"{name}.weight"] = fresh * (name != "head")
+        weights[f"{name}.bias"] = torch.zeros(out)
+    return weights
+
+
+def forward(weights: Weights, x: Tensor) -> Tensor:
+    """Correction to q.
+
+    Args:
+        weights: from :func:`init_weights`. x: (T, 3, H, W) coordinates, sides multiples of 4.
+
+    Returns:
+        (T, N, H, W), in the unit of ``x``.
+    """
+    y = F.pixel_unshuffle(x, 2)  # (T, 12, H/2, W/2)
+    if x.is_cuda:
+        y = y.contiguous(memory_format=torch.channels_last)
+    fine = _layer(_layer(y, weights, "fine0"), weights, "fine1")
+    y = _act(F.conv2d(fine, weights["down.weight"], weights["down.bias"], stride=2))
+    y = y + _layer(_layer(y, weights, "coarse0"), weights, "coarse1")
+    y = _layer(y, weights, "coarse2")
+    y = F.pixel_shuffle(_layer(y, weights, "up"), 2)  # (T, w, H/2, W/2)
+    y = _layer(torch.cat([fine, y], 1), weights, "join")
+    y = F.conv2d(y, weights["head.weight"], weights["head.bias"])
+    return F.pixel_shuffle(y, 2)
+
+
+def estimate(
+    weights: Weights, od: Tensor, stain_matrix: Tensor, background: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """q of one tile or several under their own S and B.
+
+    Args:
+        weights: of the network. od: (T, 3, H, W) or (3, H, W). stain_matrix: (N, 3) unit rows, or
+            (N, 3, H, W) where they vary. background: (3,), or (3, H, W). scale: OD that the network
+            takes for one.
+
+    Returns:
+        Its q, which may be slightly negative, and the closed form (non-negative least squares),
+        both (T, N, H, W) or (N, H, W) float32.
+    """
+    batched = od if od.ndim == 4 else od[None]
+    planes = batched.transpose(0, 1)  # (3, T, H, W): unmix takes channels first
+    rows = stain_matrix if stain_matrix.ndim == 2 else stain_matrix[:, :, None]
+    glass = background if background.ndim == 1 else background[:, None]
+    if rows.ndim > 2:
+        rows = rows.expand(-1, -1, *planes.shape[1:])
+        glass = glass.expand(*planes.shape)
+    closed = unmix(planes, rows, glass).transpose(0, 1)
+    corrected = planes - (glass if glass.ndim > 1 else glass[:, None, None, None])
+    x = coordinates(corrected, rows).transpose(0, 1) / scale
+    with _autocast(od.device):
+        change = forward(weights, x)
+    q = closed + change.float() * scale
+    return (q, closed) if od.ndim == 4 else (q[0], closed[0])
+
+
+def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:
+    """Optical density along the stain vectors, and along what completes them to a basis.
+
+    Args:
+        od: (3, ...) glass-corrected. stain_matrix: (N, 3) or (N, 3, ...), N at most 3.
+
+    Returns:
+        (3, ...) u with od = sum_i u_i R_i, where the first N rows of R are the stain vectors and
+        the others are unit and normal to them: u_i of a stain is its unconstrained least squares.
+    """
+    extra = (1,) * (od.ndim - 1)
+    rows = (
+        stain_matrix if stain_matrix.ndim > 2 else stain_matrix.reshape(*stain_matrix.shape, *extra)
+    )
+    a = rows[0]
+    if len(rows) == 1:
+        # any fixed direction off the stain does: red and blue are never the whole of a colour
+        other = torch.tensor([1.0, 0.0, -1.0], device=od.device).reshape(3, *extra)
+        b = other - (other * a).sum(0) * a
+        b = b / b.norm(dim=0)
+    else:
+        b = rows[1]
+    if len(rows) == 3:
+        c = rows[2]
+    else:
+        c = torch.linalg.cross(a, b, dim=0)
+        c = c / c.norm(dim=0)
+    # a row is (3, 1, ...) where it is the same everywhere, b and c then are too
+    bc, ca, ab = (torch.linalg.cross(p, q, dim=0) for p, q in ((b, c), (c, a), (a, b)))
+    volume = (a * bc).sum(0)
+    volume = torch.where(volume.abs() < 1e-4, torch.full_like(volume, 1e-4), volume)
+    return torch.stack([(od * d).sum(0) / volume for d in (bc, ca, ab)])
+
+
+def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
+    weight = weights[f"{name}.weight"]
+    k = weight.shape[-1]
+    if k > 1:
+        x = F.pad(x, (k // 2,) * 4, mode="reflect")
+    return _act(F.conv2d(x, weight, weights[f"{name}.bias"]))
+
+
+def _act(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, _SLOPE)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    supported = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)

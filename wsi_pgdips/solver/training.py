@@ -1,0 +1,231 @@
+"""Training of the slide's network on the slide's own tissue, degraded once more (decision 22).
+
+Nobody knows the true concentrations of a slide, but everybody knows what a scanner does to them.
+So the closed form's maps of sampled tiles are taken for a truth, at half the resolution, where
+noise and lost chroma have averaged out, and now and then at full resolution, so that the tissue's
+own scale is seen too. The forward model turns them into pixels, noise and JPEG included, and the
+network learns the way back. No other data enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsi_pgdips.optics.physics import compose_od
+from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.records import Acquisition, BoolArray, FloatArray, SlidePrior
+from wsi_pgdips.solver import losses, slide_network
+from wsi_pgdips.solver.acquisition import degrade, estimate_acquisition
+from wsi_pgdips.solver.presets import Preset
+from wsi_pgdips.solver.tile import TileInput
+
+CROP = 96  # pixels, side of a training crop
+GROUPS, CROPS_PER_GROUP = 4, 2  # a group is computed at once; fixed, so that threads change nothing
+RATE = 4e-3  # Adam, peak of a one-cycle schedule
+FULL_RESOLUTION_SHARE = 0.15  # of the crops
+MIN_TISSUE = 0.3  # of a crop
+_TRIES = 12
+_CHECKED_TILES = 4
+MAX_PRIOR_WEIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The slide's network.
+
+    Attributes:
+        weights: name -> array. loss: mean squared error of q over the last steps, OD.
+        prior_weight: (N,) Lambda. acquisition: what the pixels were degraded by.
+    """
+
+    weights: dict[str, FloatArray]
+    loss: float
+    prior_weight: FloatArray
+    acquisition: Acquisition
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Concentrations to draw crops from: (N, H, W) q, (H, W) tissue, and B of the place."""
+
+    q: FloatArray
+    tissue: BoolArray
+    background: FloatArray
+
+
+def train_slide_network(
+    tiles: Sequence[TileInput],
+    prior: SlidePrior,
+    preset: Preset,
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    executor: Executor,
+) -> Trained:
+    """Train on sampled tiles.
+
+    Args:
+        tiles: at least one with tissue. prior: the slide's S0 and M0. preset: weights of the
+            PGDIPS loss on real crops, 0 for none. steps: of Adam. seed: of the slide.
+        device: where. executor: threads that share the work; how many changes nothing.
+    """
+    rows = prior.stain_matrix
+    n, scale = len(rows), float(prior.spectral_correction.mean())
+    full = [_Sheet(_closed(t, rows), t.tissue, t.background) for t in tiles]
+    half = [_Sheet(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
+    busy = [s.tissue.any() for s in full]
+    full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
+    lit = [t for t, some in zip(tiles, busy, strict=True) if some]
+    clean = [compose_od(_smooth(s.q), rows, np.zeros(3, np.float32)) for s in full]
+    acquisition = estimate_acquisition(lit, clean, executor)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        k: v.to(device).requires_grad_()
+        for k, v in slide_network.init_weights(n, generator).items()
+    }
+    trained = list(weights.values())
+    optimiser = torch.optim.Adam(trained, RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, RATE, total_steps=max(steps, 2), pct_start=0.1
+    )
+    matrix = torch.from_numpy(rows).to(device)
+    simulated = (half, full)
+
+    def gradient(place: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+        rng = np.random.default_rng([seed, *place])
+        crops = []
+        for _ in range(CROPS_PER_GROUP):
+            q, glass = _crop(simulated[int(rng.random() < FULL_RESOLUTION_SHARE)], rng)
+            od = degrade(compose_od(q, rows, glass), acquisition, rng)
+            crops.append((q, od - glass[:, None, None]))
+        truth, pixels = (
+            torch.from_numpy(np.stack(part)).to(device) for part in zip(*crops, strict=True)
+        )
+        found, _ = slide_network.estimate(
+            weights, pixels, matrix, torch.zeros(3, device=device), scale
+        )
+        error = ((found - truth) ** 2).mean()
+        total = error / scale**2
+        if preset.alpha or preset.beta:
+            total = total + _pgdips(weights, lit, prior, preset, rng, device)
+        return list(torch.autograd.grad(total, trained)), error.detach()
+
+    history: list[Tensor] = []
+    for step in range(steps):
+        results = list(executor.map(gradient, [(step, group) for group in range(GROUPS)]))
+        for i, p in enumerate(trained):
+            # summed in the order of the groups, whichever thread was first
+            p.grad = torch.stack([g[i] for g, _ in results]).mean(0)
+        optimiser.step()
+        schedule.step()
+        history.append(torch.stack([error for _, error in results]).mean())
+    final = {k: v.detach() for k, v in weights.items()}
+    return Trained(
+        {k: v.cpu().numpy() for k, v in final.items()},
+        float(torch.stack(history[-20:]).mean()),
+        _prior_weight(lit, final, prior, acquisition, scale, device),
+        acquisition,
+    )
+
+
+def _closed(tile: TileInput, rows: FloatArray) -> FloatArray:
+    q = unmix(torch.from_numpy(tile.od), torch.from_numpy(rows), torch.from_numpy(tile.background))
+    return np.asarray(q.numpy())
+
+
+def _halved(a: FloatArray | BoolArray) -> FloatArray:
+    """(C, H, W) -> (C, H/2, W/2) by the mean."""
+    return np.asarray(F.avg_pool2d(torch.from_numpy(np.asarray(a, np.float32))[None], 2)[0].numpy())
+
+
+def _smooth(q: FloatArray) -> FloatArray:
+    """q at full size from its half resolution."""
+    small = torch.from_numpy(_halved(q))[None]
+    return np.asarray(F.interpolate(small, size=q.shape[1:], mode="bilinear")[0].numpy())
+
+
+def _crop(sheets: Sequence[_Sheet], rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """(N, CROP, CROP) q, turned at random, from a place with tissue; and (3,) B there."""
+    for _ in range(_TRIES):
+        sheet = sheets[int(rng.integers(len(sheets)))]
+        h, w = sheet.tissue.shape
+        side = min(CROP, h, w)
+        y, x = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
+        own = np.s_[y : y + side, x : x + side]
+        if sheet.tissue[own].mean() >= MIN_TISSUE:
+            break
+    q = np.rot90(sheet.q[(slice(None), *own)], int(rng.integers(4)), (1, 2))
+    q = q[:, :, ::-1] if rng.random() < 0.5 else q
+    return np.ascontiguousarray(q), sheet.background
+
+
+def _pgdips(
+    weights: dict[str, Tensor],
+    tiles: Sequence[TileInput],
+    prior: SlidePrior,
+    preset: Preset,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> Tensor:
+    """The published loss on a crop of real pixels: alpha reconstruction + beta exclusion."""
+    tile = tiles[int(rng.integers(len(tiles)))]
+    y, x = (int(rng.integers(s - CROP + 1)) for s in tile.od.shape[1:])
+    od = (tile.od - tile.background[:, None, None])[:, y : y + CROP, x : x + CROP]
+    real = torch.from_numpy(np.ascontiguousarray(od)).to(device)[None]
+    matrix = torch.from_numpy(prior.stain_matrix).to(device)
+    m = torch.from_numpy(prior.spectral_correction).to(device)
+    nothing = torch.zeros(3, device=device)
+    q, _ = slide_network.estimate(weights, real, matrix, nothing, float(m.mean()))
+    model = losses.mixture(q, matrix[None], nothing[None])
+    fit = losses.reconstruction(real, model, torch.ones_like(real[:, :1]))
+    shared = losses.exclusion((q / m[:, None, None]).clamp(0, 1))
+    return (preset.alpha * fit + preset.beta * shared).sum()
+
+
+def _prior_weight(
+    tiles: Sequence[TileInput],
+    weights: dict[str, Tensor],
+    prior: SlidePrior,
+    acquisition: Acquisition,
+    scale: float,
+    device: torch.device,
+) -> FloatArray:
+    """Lambda_n = noise variance of the closed form over what the network may be wrong by.
+
+    The network's maps differ from the closed form's by the noise it took away. Degrade its maps
+    once more, and it takes away as much again, if the tissue is as it was trained for. What it
+    takes away beyond that on the real pixels is not noise, and counts as its own error.
+    """
+    rows = prior.stain_matrix
+    matrix = torch.from_numpy(rows).to(device)
+    taken, expected, noise = (np.zeros(len(rows)) for _ in range(3))
+    for index, tile in enumerate(tiles[:_CHECKED_TILES]):
+        glass = torch.from_numpy(tile.background).to(device)
+
+        def both(od: FloatArray, glass: Tensor = glass) -> tuple[FloatArray, FloatArray]:
+            with torch.no_grad():
+                found = slide_network.estimate(
+                    weights, torch.from_numpy(od).to(device), matrix, glass, scale
+                )
+            return tuple(t.cpu().numpy() for t in found)  # type: ignore[return-value]
+
+        q, closed = both(tile.od)
+        q = np.maximum(q, 0)
+        rng = np.random.default_rng([index])
+        again, closed_again = both(degrade(compose_od(q, rows, tile.background), acquisition, rng))
+        inside = tile.tissue
+        taken += ((closed - q)[:, inside] ** 2).sum(1)
+        expected += ((closed_again - np.maximum(again, 0))[:, inside] ** 2).sum(1)
+        noise += ((closed_again - q)[:, inside] ** 2).sum(1)
+    gain = np.diag(np.linalg.pinv(rows.astype(np.float64) @ rows.T.astype(np.float64)))
+    excess = np.maximum(taken - expected, noise / MAX_PRIOR_WEIGHT)
+    weight = noise / np.maximum(excess * gain, 1e-12)
+    return np.asarray(np.minimum(weight, MAX_PRIOR_WEIGHT), np.float32)
