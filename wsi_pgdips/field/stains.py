@@ -1,9 +1,12 @@
-"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 16).
+"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 22).
 
-Each tile's statistics come in two interleaved halves. What both halves agree on is a property of
-the place; what they do not is the estimator's own noise. The field keeps the share of the local
-deviation that the halves support: none where nothing is resolved, so that a field is not worse than
-a constant.
+Two stains: a tile's own edges lean inwards where it lacks pure pixels, and the edges of a sum of
+tiles lie outwards where they drift. So the tiles' edges and tilts only say what course the stains
+take over the slide, as far as it predicts tiles that it has not seen; the level comes from the sum
+of all tiles after each has been aligned by that course.
+
+One stain: the mean direction of the neighbourhood. What two interleaved halves of each tile agree
+on is a property of the place, what they do not is noise; the share they support is kept.
 """
 
 from __future__ import annotations
@@ -15,16 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.field.windows import neighbourhood_sum
-from wsi_pgdips.optics.cone import Plane, cone_edges
+from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
+from wsi_pgdips.optics.course import follow
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 
 Floats = npt.NDArray[np.float64]
 Statistics = dict[str, npt.NDArray[Any]]
 
-SIGMA_TILES = 0.75  # wider sums span the drift itself and push both edges outwards
+SIGMA_TILES = 0.75  # of one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
-_HALF_MASS = 400.0  # pooled cells (as strength) on a stain's side at which its angle counts half
+_HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
+_MAX_PLACES = 400
+_NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a tile's own estimate, over the course's variance
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ def stain_field(
         measured: (N,) stains whose vector the slide itself supports; the others stay.
 
     Returns:
-        One stain: direction of the local mean. Two: local edges of the cone, and the local tilt of
-        its plane. More: constant.
+        One stain: direction of the local mean. Two: edges of the cone and tilts of its plane. More:
+        constant.
     """
     n = len(anchor)
     shape = statistics["count"].shape
@@ -97,33 +103,92 @@ def _direction(total: Floats, slide: FloatArray) -> Floats:
 
 
 def _two(statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]) -> StainField:
-    plane = Plane.of(anchor)
-    edges = statistics["edges"].astype(np.float64)  # (GY, GX, 2 halves, 2 stains, A)
-    slide_angle, slide_mass = cone_edges(edges.sum((0, 1, 2)))
-    own = plane.angles(anchor)
-    known = measured & np.isfinite(slide_angle) & (slide_mass > _HALF_MASS)
-    slide_angle = np.where(known, slide_angle, own)
-    local = neighbourhood_sum(edges, SIGMA_TILES)
-    both, mass = cone_edges(local.sum(2))
-    halves, _ = cone_edges(local)  # (GY, GX, 2, 2)
-    trust = mass / (mass + _HALF_MASS) * known
-    deviation = _clipped(both - slide_angle) * trust
-    split = _clipped(halves - slide_angle) * trust[:, :, None]
-    here = statistics["count"].astype(np.float64)
-    kept = np.array([supported_share(split[..., k : k + 1], here) for k in (0, 1)])
-    tilt, tilt_kept = _plane_tilt(statistics, here)
-    tilt = tilt * measured
-    rows = plane.rays(slide_angle + kept * deviation) + tilt[..., None] * plane.normal
-    slide = plane.rays(slide_angle) + (measured * _slide_tilt(statistics))[:, None] * plane.normal
-    kept_by_name = {"edge_0": float(kept[0]), "edge_1": float(kept[1]), "tilt": tilt_kept}
+    """Edges and tilts of coarse tiles, what course they follow, and the edges of all, aligned."""
+    plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
+    shape = statistics["count"].shape
+    coarse = _coarse(statistics, shape)
+    count = coarse["count"].astype(np.float64)
+    known = np.zeros(2, bool)
+    if len(count):
+        known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
+    if not known.any():
+        return _constant(statistics, plane, anchor)
+    edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
+    edges = own + _clipped(edges - own)
+    qq, qr = coarse["plane_qq"], coarse["plane_qr"]
+    tilt = _solve(qq, qr)
+    with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
+    alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
+    places, to = _places(coarse["place"], shape)
+    kept, local, everywhere = {}, {}, {}
+    for name, values, evidence in (("edge", edges, mass / _HALF_MASS), ("tilt", tilt, alone / 20)):
+        vote = np.maximum(evidence / (evidence + 1), 1e-3)
+        for k in np.nonzero(known)[0].tolist():
+            mean = np.average(values[:, k], weights=vote[:, k])
+            off = (values[:, k] - mean)[:, None]
+            out, trust = follow(places, off, vote[:, k], np.concatenate([places, to]), noise=_NOISE)
+            local[name, k] = mean + out[: len(places), 0]
+            everywhere[name, k] = mean + out[len(places) :, 0]
+            kept[f"{name}_{k}"] = trust
+    here = np.stack([local["edge", k] if known[k] else own[k] + 0 * count for k in (0, 1)], -1)
+    shift = here - np.average(here, axis=0, weights=count)
+    aligned = aligned_edges(coarse["edges"], shift, here.mean(1))
+    rows = np.broadcast_to(anchor, (*shape, 2, 3)).astype(np.float64)
+    for k in np.nonzero(known)[0].tolist():
+        angle = everywhere["edge", k] - np.average(here[:, k], weights=count) + aligned[k]
+        angle = own[k] + _clipped(angle - own[k])
+        row = plane.rays(angle) + everywhere["tilt", k][:, None] * plane.normal
+        rows[:, :, k] = unit_rows(row).reshape(*shape, 3)
+    weight = statistics["count"].astype(np.float64)[..., None, None]
+    slide = np.where(known[:, None], unit_rows((weight * rows).sum((0, 1))), anchor)
     return StainField(
-        unit_rows(rows), unit_rows(slide), _raw(statistics, plane, slide_angle), kept_by_name
+        rows.astype(np.float32), slide.astype(np.float32), _raw(statistics, plane, own), kept
     )
+
+
+def _constant(statistics: Statistics, plane: Plane, anchor: FloatArray) -> StainField:
+    rows = np.broadcast_to(anchor, (*statistics["count"].shape, 2, 3)).astype(np.float32)
+    return StainField(rows, anchor, _raw(statistics, plane, plane.angles(anchor)), {})
+
+
+def _coarse(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
+    """Sums over both halves and over squares of tiles, at most ``_MAX_PLACES`` of them.
+
+    Returns:
+        name -> (K, ...) of squares that hold anything; ``place`` (K, 2) mean tile index (y, x).
+    """
+    iy, ix = np.nonzero(statistics["count"] > 0)
+    side = 1
+    while True:
+        index = (iy // side) * shape[1] + ix // side
+        used, position = np.unique(index, return_inverse=True)
+        if len(used) <= _MAX_PLACES:
+            break
+        side += 1
+    out: Statistics = {}
+    for name in ("edges", "plane_qq", "plane_qr", "count"):
+        tiles = statistics[name][iy, ix].astype(np.float64)
+        tiles = tiles if name == "count" else tiles.sum(1)
+        out[name] = np.zeros((len(used), *tiles.shape[1:]))
+        np.add.at(out[name], position, tiles)
+    place = np.zeros((len(used), 2))
+    weight = statistics["count"][iy, ix].astype(np.float64)
+    np.add.at(place, position, weight[:, None] * np.stack([iy, ix], 1))
+    out["place"] = place / np.maximum(out["count"], 1)[:, None]
+    return out
+
+
+def _places(place: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Squares and all tiles (GY * GX) in units of the extent of the squares."""
+    extent = max(float(np.ptp(place, axis=0).max()), 1.0)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 2)
+    centre = place.mean(0)
+    return (place - centre) / extent, (grid - centre) / extent
 
 
 def _raw(statistics: Statistics, plane: Plane, slide_angle: Floats) -> FloatArray:
     """(GY, GX, 2, 3) what each tile says by itself, as per-tile methods would use it."""
-    own, mass = cone_edges(statistics["edges"].astype(np.float64).sum(2))
+    own, mass = cone_edges(statistics["edges"].astype(np.float64).sum(2), tail=TILE_TAIL)
     angle = slide_angle + np.where(mass > 0, _clipped(own - slide_angle), 0.0)
     tilt = _solve(
         statistics["plane_qq"].astype(np.float64).sum(2),
@@ -141,24 +206,6 @@ def _solve(qq: Floats, qr: Floats) -> Floats:
     """Regression of the out-of-plane component on q, with a ridge for stains that are absent."""
     ridge = 1e-3 * np.trace(qq, axis1=-2, axis2=-1)[..., None, None] + 1.0
     return np.asarray(np.linalg.solve(qq + ridge * np.eye(2), qr[..., None])[..., 0])
-
-
-def _slide_tilt(statistics: Statistics) -> Floats:
-    return _solve(
-        statistics["plane_qq"].astype(np.float64).sum((0, 1, 2)),
-        statistics["plane_qr"].astype(np.float64).sum((0, 1, 2)),
-    )
-
-
-def _plane_tilt(statistics: Statistics, weight: Floats) -> tuple[Floats, float]:
-    """(GY, GX, 2) component of each row out of the slide's plane, and the share kept."""
-    slide = _slide_tilt(statistics)
-    qq = neighbourhood_sum(statistics["plane_qq"], SIGMA_TILES)
-    qr = neighbourhood_sum(statistics["plane_qr"], SIGMA_TILES)
-    split = _solve(qq, qr) - slide
-    kept = supported_share(split, weight)
-    local = _solve(qq.sum(2), qr.sum(2)) - slide
-    return slide + kept * local, kept
 
 
 def supported_share(split: Floats, weight: Floats) -> float:

@@ -1,8 +1,9 @@
 """The cone of colours of two stains: its plane, and its edges from histograms of angles.
 
 A stain is identified by its purest pixels, the edge of the cone. Noise blurs that edge by an angle
-of noise / strength, so each pixel is first moved inwards by its own uncertainty; the edge is then
-where only a small share of the pixels, weighted by strength, lies outside.
+of noise / strength, so each pixel is first moved inwards by twice its own uncertainty; the edge is
+then where only a small share of the pixels, weighted by strength, lies outside. Whether many or few
+pixels are pure then matters little: a point of pure colour has its edge within half its noise.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from wsi_pgdips.records import FloatArray
 
 Floats = npt.NDArray[np.float64]
 
-TAIL = 0.02
+TAIL = 0.01  # of a slide's own side; few pixels of real tissue are pure
+TILE_TAIL = 0.02  # of one tile's: less noisy, and only differences between tiles are used
+REACH = 2.0  # pixels are moved inwards by so many times their noise
+GLASS_ERROR_OD = 0.002  # and by what is not known of the glass beneath
 ANGLE_BINS = 360
 ANGLE_RANGE = (-0.9, 0.9)  # radians around the bisector of the two stains
+_MIN_PIXELS = 50
+_ROBUST = 1.4826  # standard deviation over median absolute deviation
 EDGES: Floats = np.linspace(*ANGLE_RANGE, ANGLE_BINS + 1)
 
 
@@ -51,11 +57,49 @@ class Plane:
         return np.asarray(np.cos(p) * self.e1 + np.sin(p) * self.e2, np.float32)
 
 
-def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float) -> Floats:
+def pixel_noise(
+    y: npt.NDArray[Any], plane: Plane, angles: npt.NDArray[Any], fallback: float = 0.0
+) -> Floats:
+    """Noise across the ray of each pixel of a tile, from what lies out of the tile's own plane.
+
+    Noise in OD grows with OD and differs between colours, so it is taken by side and strength.
+
+    Args:
+        y: (P, 3) glass-corrected OD. plane: of the two stains. angles: (2,) of the stains in it.
+        fallback: where there are too few pixels.
+
+    Returns:
+        (P,) OD.
+    """
+    y = np.asarray(y, np.float64)
+    if len(y) < _MIN_PIXELS:
+        return np.full(len(y), fallback)
+    along = y @ np.linalg.pinv(plane.rays(angles).astype(np.float64))
+    out = y @ plane.normal.astype(np.float64)
+    gram = along.T @ along
+    ridge = 1e-3 * np.trace(gram) + 1.0
+    out = np.abs(out - along @ np.linalg.solve(gram + ridge * np.eye(2), along.T @ out))
+    noise = np.full(len(y), _ROBUST * np.median(out))
+    phi, strength = plane.angles(y), np.linalg.norm(y, axis=1)
+    second = phi >= np.mean(angles)
+    for side in (~second, second):
+        if side.sum() < 4 * _MIN_PIXELS:
+            continue
+        cuts = np.quantile(strength[side], [0.25, 0.5, 0.75])
+        bins = np.searchsorted(cuts, strength)
+        for k in range(4):
+            inside = side & (bins == k)
+            if inside.sum() >= _MIN_PIXELS:
+                noise[inside] = _ROBUST * np.median(out[inside])
+    return noise
+
+
+def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float | Floats) -> Floats:
     """Angles moved inwards by each pixel's uncertainty, weighted by strength.
 
     Args:
-        y: (P, 3) glass-corrected OD. plane: of the two stains. noise: OD across the ray.
+        y: (P, 3) glass-corrected OD. plane: of the two stains.
+        noise: OD across the ray, (P,) or one for all.
 
     Returns:
         (2, ANGLE_BINS): moved towards larger angles for the first stain's edge, smaller for the
@@ -63,7 +107,7 @@ def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float) -> Floats:
     """
     phi = plane.angles(y)
     strength = np.linalg.norm(y.astype(np.float64), axis=1)
-    reach = noise / np.maximum(strength, 1e-3)
+    reach = (REACH * noise + GLASS_ERROR_OD) / np.maximum(strength, 1e-3)
     return np.stack(
         [
             np.histogram(phi + sign * reach, ANGLE_BINS, ANGLE_RANGE, weights=strength)[0]
@@ -72,26 +116,52 @@ def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float) -> Floats:
     )
 
 
-def cone_edges(histograms: npt.NDArray[Any], middle: float = 0.0) -> tuple[Floats, Floats]:
+def cone_edges(
+    histograms: npt.NDArray[Any], middle: float = 0.0, tail: float = TAIL
+) -> tuple[Floats, Floats]:
     """The two edges of the cone.
 
     Args:
         histograms: (..., 2, ANGLE_BINS) from :func:`edge_histograms`, or sums of them.
-        middle: radians, divides the stains' sides.
+        middle: radians, divides the stains' sides. tail: share of a side that lies outside.
 
     Returns:
         (..., 2) radians, NaN where a side is empty; (..., 2) strength on each side.
     """
     cut = int(np.searchsorted(EDGES, middle))
     first, second = histograms[..., 0, :cut], histograms[..., 1, cut:]
-    low = _quantile(first, EDGES[: cut + 1])
-    high = -_quantile(second[..., ::-1], -EDGES[cut:][::-1])
+    low = _quantile(first, EDGES[: cut + 1], tail)
+    high = -_quantile(second[..., ::-1], -EDGES[cut:][::-1], tail)
     return np.stack([low, high], -1), np.stack([first.sum(-1), second.sum(-1)], -1)
 
 
-def _quantile(histogram: npt.NDArray[Any], edges: Floats) -> Floats:
+def aligned_edges(
+    histograms: npt.NDArray[Any], shift: npt.NDArray[Any], middle: npt.NDArray[Any]
+) -> Floats:
+    """The edges of a cone whose stains differ from place to place, each place's shift taken out.
+
+    Args:
+        histograms: (K, 2, ANGLE_BINS) of K places. shift: (K, 2) radians by which a place's edges
+            lie beyond the common ones. middle: (K,) divides the sides at each place.
+
+    Returns:
+        (2,) radians, NaN where a side is empty.
+    """
+    centres = (EDGES[1:] + EDGES[:-1]) / 2
+    total = np.zeros((2, ANGLE_BINS))
+    for pair, moved, cut in zip(histograms, shift, middle, strict=True):
+        for k, own in enumerate((centres < cut, centres >= cut)):
+            total[k] += np.histogram(
+                centres[own] - moved[k], ANGLE_BINS, ANGLE_RANGE, weights=pair[k, own]
+            )[0]
+    low = _quantile(total[0], EDGES, TAIL)
+    high = -_quantile(total[1, ::-1], -EDGES[::-1], TAIL)
+    return np.stack([low, high])
+
+
+def _quantile(histogram: npt.NDArray[Any], edges: Floats, tail: float) -> Floats:
     total = np.cumsum(np.asarray(histogram, np.float64), -1)
-    target = TAIL * total[..., -1:]
+    target = tail * total[..., -1:]
     index = np.minimum((total < target).sum(-1, keepdims=True), total.shape[-1] - 1)
     inside = np.take_along_axis(np.asarray(histogram, np.float64), index, -1)
     before = np.take_along_axis(total, index, -1) - inside

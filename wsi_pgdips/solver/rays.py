@@ -1,4 +1,4 @@
-"""Stain vectors from the edges of the cone of colours (decisions 7, 15, 20).
+"""Stain vectors from the edges of the cone of colours (decisions 7, 15, 22, 24).
 
 Reconstruction does not identify S: any rotation inside the plane of the stains fits as well. What
 identifies a stain are its purest pixels. All estimates take optical density that is corrected for
@@ -93,9 +93,9 @@ def estimate_rays(y: FloatArray, library: FloatArray, tiles: Sequence[int] | Non
 
     Returns:
         Rows in the library's order. One stain: mean direction. Two: extreme rays of the slide's
-        plane. Three: the smallest cone, from purest pixels. More: purest pixels. A stain that is too scarce, or
-        whose ray leaves the gate of 30 degrees, keeps the library's vector and is marked unmeasured
-        (not turned into the slide's plane, which noise defines where a stain is absent).
+        plane. Three: the smallest cone. More: purest pixels. A stain that is too scarce, or whose
+        ray leaves the gate of 30 degrees, keeps the library's vector and is marked unmeasured (not
+        turned into the slide's plane, which noise defines where a stain is absent).
     """
     n = len(library)
     if len(y) < MIN_CELLS:

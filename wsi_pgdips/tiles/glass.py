@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.optics.course import MIN_FOLDS, covariance, follow
 from wsi_pgdips.records import BoolArray, FloatArray
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ _MIN_PIXELS = 12  # overview pixels of glass in a cell worth a vote, unless glas
 _TRIM = 0.1
 _MIN_CELLS, _MAX_CELLS = 12, 800
 _DIRT_OD = 0.003  # by which places on one glass differ
-# (variance of the slope, length in extents of the glass): a plane, ever shorter courses, or both
-_MODELS = ((4.0, 0.0), (0.0, 2.0), (0.0, 0.5), (4.0, 0.5), (0.0, 0.15))
 _NOISE = (0.03, 0.3)  # variance of a full cell's own dirt, over that of the course
 
 
@@ -152,29 +151,13 @@ def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64) -> Float64:
     to = np.stack([to_y.ravel(), to_x.ravel()], 1)
     spread = float(np.average((deviation**2).sum(1), weights=vote))
     clean = max(0.0, 1 - 3 * _DIRT_OD**2 / max(spread, 1e-12))
-    if folds.max() < 2:  # too few places to hold one out
-        gram = _covariance(at, at, 0.0, 0.5)
-        pull = np.linalg.solve(gram + np.diag(_NOISE[0] / vote), deviation)
-        out = clean * (_covariance(to, at, 0.0, 0.5) @ pull)
-        return np.asarray(out).reshape(len(y), len(x), 3)
-    best, trust, out = np.inf, 0.0, np.zeros((len(to), 3))
-    for slope, length in _MODELS:
-        gram = _covariance(at, at, slope, length)
-        for noise in _NOISE:
-            inverse = np.asarray(np.linalg.inv(gram + np.diag(noise / vote)), np.float64)
-            pull = inverse @ deviation
-            predicted = _held_out(folds, deviation, inverse, pull)
-            error = float((vote[:, None] * (deviation - predicted) ** 2).sum())
-            if error < best:
-                best, trust = error, clean * _trust(predicted, deviation, vote, folds)
-                out = trust * (_covariance(to, at, slope, length) @ pull)
-    return np.asarray(np.clip(out, low - reach, high + reach)).reshape(len(y), len(x), 3)
-
-
-def _covariance(a: Float64, b: Float64, slope: float, length: float) -> Float64:
-    """(len(a), len(b)): a plane, and a course that forgets over ``length`` extents."""
-    distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
-    return np.asarray(slope * (a @ b.T) + (np.exp(-distance / length) if length > 0 else 0.0))
+    if folds.max() < MIN_FOLDS - 1:  # too few places to hold one out
+        pull = np.linalg.solve(covariance(at, at, 0.0, 0.5) + np.diag(_NOISE[0] / vote), deviation)
+        out = covariance(to, at, 0.0, 0.5) @ pull
+    else:
+        out, _ = follow(at, deviation, vote, to, noise=_NOISE, folds=folds)
+    out = np.clip(clean * out, low - reach, high + reach)
+    return np.asarray(out).reshape(len(y), len(x), 3)
 
 
 def _kernel_sums(cells: _Cells, values: Float64, y: Float64, x: Float64, sigma: float) -> Float64:
@@ -196,37 +179,3 @@ def _folds(cells: _Cells) -> npt.NDArray[np.intp]:
 
     _, fold = np.unique(part(cells.y) * _FOLDS + part(cells.x), return_inverse=True)
     return np.asarray(fold, np.intp)
-
-
-def _held_out(
-    folds: npt.NDArray[np.intp], target: Float64, inverse: Float64, pull: Float64
-) -> Float64:
-    """(K, 3) what each region's cells are predicted to be from all the others.
-
-    Args:
-        target: (K, 3). inverse: (K, K) of the covariance with noise. pull: ``inverse @ target``.
-    """
-    out = np.zeros_like(target)
-    for fold in range(int(folds.max()) + 1):
-        test = np.nonzero(folds == fold)[0]
-        if len(test) < len(folds):
-            out[test] = target[test] - np.linalg.solve(inverse[np.ix_(test, test)], pull[test])
-    return out
-
-
-def _trust(
-    predicted: Float64, target: Float64, vote: Float64, folds: npt.NDArray[np.intp]
-) -> float:
-    """How much of a prediction to believe, 0 to 1: the share that minimises the held-out error.
-
-    Nothing where the gain over regions is not beyond its own standard error.
-    """
-    n = int(folds.max()) + 1
-    power = float((vote[:, None] * predicted**2).sum())
-    if n < 3 or power <= 0:
-        return 0.0
-    share = float(np.clip((vote[:, None] * predicted * target).sum() / power, 0, 1))
-    gain = vote * (target**2 - (target - share * predicted) ** 2).sum(1)
-    per_region = np.bincount(folds, gain, n)
-    error = per_region.std(ddof=1) / np.sqrt(n)
-    return share if per_region.mean() > error else 0.0
