@@ -30,11 +30,15 @@ def blurred(
     wide = np.pad(maps, ((0, 0), (pad_y, pad_y), (pad_x, pad_x)), mode="symmetric")
     shape = tuple(fft.next_fast_len(s, real=True) for s in wide.shape[1:])
     spectrum = fft.rfft2(wide.astype(np.float32, copy=False), s=shape)
-    fy = fft.fftfreq(shape[0]).astype(np.float32)[:, None]
-    fx = fft.rfftfreq(shape[1]).astype(np.float32)[None, :]
     own = np.s_[:, pad_y : pad_y + h, pad_x : pad_x + w]
     for sigma in sigmas:
-        c = np.float32(-2 * (np.pi * sigma) ** 2)
-        # the transform of a Gaussian is a Gaussian in each direction
-        passed = spectrum * np.exp(c * fy**2) * np.exp(c * fx**2)
+        down, across = (_response(sigma, n) for n in shape)
+        passed = spectrum * down[:, None] * across[None, : spectrum.shape[2]]
         yield sigma, np.ascontiguousarray(fft.irfft2(passed, s=shape)[own], np.float32)
+
+
+def _response(sigma: float, n: int) -> FloatArray:
+    """(n,) transform of a sampled Gaussian, real since it is even."""
+    distance = np.minimum(np.arange(n), n - np.arange(n))
+    kernel = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= round(_TRUNCATE * sigma))
+    return np.asarray(fft.fft(kernel / kernel.sum()).real, np.float32)

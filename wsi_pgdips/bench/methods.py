@@ -37,7 +37,6 @@ def _linear(name: str, *scenes: str, two_stains: bool = False, glass: bool = Tru
 
 
 _ABLATIONS_ON_PICTURES = ("no-data-consistency", "no-glass", "no-stain-prior", "no-exclusion")
-_ABLATIONS_ON_SLIDES = ("no-blending", "no-slide-prior")
 
 METHODS: tuple[Method, ...] = (
     Method("oracle", "truth", (PHANTOM,)),
@@ -52,7 +51,8 @@ METHODS: tuple[Method, ...] = (
     *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
     *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),
-    Method("ablation-no-slide-prior", "ablation", (PHANTOM,)),
+    # as many runs as there are tiles
+    Method("ablation-no-slide-prior", "ablation", (PHANTOM,), asked=True),
     *(Method(f"fields-{f}", "fields", (PHANTOM,)) for f in ("constant", "oracle", "blended")),
     Method(TIME_QUALITY, "time", (), asked=True),
 )

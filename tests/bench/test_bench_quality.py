@@ -1,0 +1,249 @@
+"""The order of work, what is kept, the page, and the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsi_pgdips import cli
+from wsi_pgdips.bench import quality
+from wsi_pgdips.bench.methods import Method
+from wsi_pgdips.bench.page import render
+from wsi_pgdips.bench.quality import Request, run
+from wsi_pgdips.bench.records import Record, Sheet
+from wsi_pgdips.errors import SettingsError
+
+
+class FakeMeasure:
+    """Takes the place of all measuring: remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int | None, tuple[str, ...]]] = []
+
+    def __call__(self, case: Any, seed: int | None, methods: list[Method], *_: Any) -> Sheet:
+        if case.name == "scarce" and seed == 2:
+            raise SettingsError("no true stain vectors found for this phantom")
+        self.asked.append((case.name, seed, tuple(m.name for m in methods)))
+        sheet = Sheet(case.name, case.kind, seed)
+        for method in methods:
+            sheet.add(method.name, "rmse_joint", 0.1)
+        return sheet
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> FakeMeasure:
+    fake = FakeMeasure()
+    monkeypatch.setattr(quality, "_measure", fake)
+    return fake
+
+
+def test_seed_by_seed_and_what_cannot_be_is_left_out(tmp_path, measure):
+    said: list[str] = []
+    request = Request(
+        tmp_path / "r.json", methods=("oracle", "macenko-tile"), cases=("three", "scarce"), seeds=2
+    )
+    results = run(request, said.append)
+    assert measure.asked == [
+        ("scarce", 1, ("oracle", "macenko-tile")),
+        ("three", 1, ("oracle",)),  # Macenko knows two stains
+        ("three", 2, ("oracle",)),
+    ]
+    assert any("left out: no true stain vectors" in line for line in said)
+    assert json.loads((tmp_path / "r.json").read_text()) == results.records
+
+
+def test_a_kept_file_is_gone_on_with(tmp_path, measure):
+    path = tmp_path / "r.json"
+    first = Request(path, methods=("oracle", "fixed"), cases=("he",), seeds=1)
+    run(first)
+    run(Request(path, methods=("oracle", "fixed"), cases=("he",), seeds=2, keep=True))
+    assert [a[1] for a in measure.asked] == [1, 2]
+    run(Request(path, methods=("oracle", "fast"), cases=("he",), seeds=2, keep=True))
+    assert measure.asked[2:] == [("he", 1, ("fast",)), ("he", 2, ("fast",))]
+    found = json.loads(path.read_text())
+    assert sorted((r["seed"], r["method"]) for r in found) == [
+        (seed, name) for seed in (1, 2) for name in ("fast", "fixed", "oracle")
+    ]
+    run(first)
+    assert {r["seed"] for r in json.loads(path.read_text())} == {1}
+
+
+def test_ablations_are_for_the_first_seed_unless_named(tmp_path, measure):
+    run(Request(tmp_path / "r.json", cases=("he",), seeds=2))
+    named = [[m for m in methods if m.startswith("ablation")] for _, _, methods in measure.asked]
+    assert named[0]
+    assert not named[1]
+    run(Request(tmp_path / "r.json", cases=("he",), seeds=2, methods=("ablation-no-glass",)))
+    assert [a[2] for a in measure.asked[2:]] == [("ablation-no-glass",)] * 2
+
+
+def test_figures_that_hang_together_are_measured_together(tmp_path, measure):
+    (tmp_path / "truth").mkdir()
+    for name in ("A_IHC.png", "A_H.png"):
+        (tmp_path / "truth" / name).touch()
+    path = tmp_path / "r.json"
+    picture = {"data": tmp_path, "cases": ("A",), "keep": True}
+    run(Request(path, methods=("fixed",), **picture))
+    run(Request(path, methods=("fixed", "fast"), **picture))
+    assert measure.asked[1] == ("A", None, ("fixed", "fast"))  # equal sharpness is over all
+    fields = ("fields-constant", "fields-oracle", "fields-blended")
+    run(Request(path, methods=fields[:1], cases=("ramp_he",), seeds=1, keep=True))
+    run(Request(path, methods=fields, cases=("ramp_he", "he"), seeds=1, keep=True))
+    assert set(measure.asked[-1][2]) == set(fields)  # the gap is over all
+    assert measure.asked[-1][0] == "ramp_he"  # and there is none in he
+
+
+def test_quick_is_a_fixed_slice(tmp_path, measure):
+    run(Request(tmp_path / "r.json", quick=True))
+    assert [a[:2] for a in measure.asked] == [
+        (c, 1) for c in ("he", "close", "scarce", "ramp_hdab")
+    ]
+    assert all({"oracle", "rays-slide", "balanced"} <= set(a[2]) for a in measure.asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"cases": ("nosuch",)}, "--cases"),
+        ({"methods": ("nosuch",)}, "--methods"),
+        ({"presets": ("nosuch",)}, "--preset"),
+        ({"data": Path("nowhere")}, "nowhere"),
+        ({"seeds": 0}, "--seeds"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_measured(tmp_path, measure, change, part):
+    with pytest.raises(SettingsError, match=part):
+        run(Request(tmp_path / "r.json", **change))
+    assert not measure.asked
+    assert not list(tmp_path.iterdir())
+
+
+def figures() -> list[Record]:
+    """Two seeds of a phantom, a picture, a shifted grid and a time."""
+    sheets = []
+    for seed, ours in ((1, 0.1), (2, 0.2)):
+        made = Sheet("ramp_he", "phantom", seed)
+        for method, joint in (("oracle", 0.1), ("rays-slide", 0.3), ("balanced", ours)):
+            for blur in (0, 2):
+                made.add(method, "rmse_joint", joint + blur, blur_px=blur)
+            made.add_each(method, "rmse", ("H", "E"), (joint, joint / 2))
+        made.add("balanced", "rmse_joint_over_oracle", 2.0)
+        made.add("balanced", "seam_step_od", float("nan") if seed == 1 else 0.0012, "E")
+        made.add("balanced", "seam_control_od", 0.0011, "E")
+        for name in ("fields-constant", "fields-oracle", "fields-blended"):
+            made.add(name, "rmse_joint", ours)
+        made.add("fields-blended", "gap_closed", 0.75)
+        sheets.append(made)
+    pair = Sheet("A", "paired", None)
+    for axis in "yx":
+        pair.add("registration", f"shift_{axis}_px", 3, "H:DAPI")
+    pair.add("fixed", "pcc_equal", 0.876, "H:DAPI")
+    shift = Sheet("shift_ramp_he", "consistency", 1)
+    shift.add_each("balanced", "shift_rmse", ("H", "E"), (0.001, 0.002))
+    timed = Sheet("time_quality", "phantom", 1)
+    timed.add("paper", "seconds", 90.0)
+    timed.add("time-quality", "seconds_ratio", 45.0)
+    return [r for sheet in (*sheets, pair, shift, timed) for r in sheet.records]
+
+
+def test_the_page_shows_means_margins_and_all_kinds():
+    page = render(figures(), "x.json")
+    for line in (
+        "| ramp_he | drift | 0.1500 | 0.3000 (rays-slide, +100%) | 2.3000 (rays-slide, 2 px, "
+        "+1433%) | 2.00 ± 0.00 |",
+        "| balanced | 0.1500 ± 0.0707 / 0.0750 ± 0.0354 | 2.00 ± 0.00 | - | - | - | "
+        "0.0012 (0.0011) |",
+        "| balanced | 0.1500 ± 0.0707 | 2.1500 ± 0.0707 |",
+        "| ramp_he | 0.1500 ± 0.0707 | 0.1500 ± 0.0707 | 0.1500 ± 0.0707 | 0.75 ± 0.00 | - |",
+        "| fixed | 0.876 | - | - | - | - | - | - | - |",
+        "| shift_ramp_he | H, E | 0.0010 / 0.0020 |",
+        "| paper | 90.0 | - | - |",
+    ):
+        assert line in page
+    assert "Moved by (y, x) (3, 3) pixels" in page
+    assert "`results/x.json`" in page
+    assert render([]).startswith("# Quality")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the program in this process; returns its exit code."""
+
+    def program(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["wsi-pgdips", *map(str, arguments)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return program
+
+
+def test_the_command_measures_and_writes_the_page(call, tmp_path, measure, capsys):
+    out, page = tmp_path / "r.json", tmp_path / "p.md"
+    chosen = ("--methods", "oracle, fixed", "--preset", "paper", "--cases", "he", "--seeds", 1)
+    assert call("bench", "quality", "--out", out, *chosen, "--page", page) == 0
+    assert measure.asked == [("he", 1, ("oracle", "fixed", "paper"))]
+    said = capsys.readouterr().out
+    assert "[1/1] he, seed 1" in said
+    assert "3 in" in said
+    first = page.read_text()
+    page.unlink()
+    assert call("bench", "page", out, page) == 0
+    assert page.read_text() == first
+    assert call("bench", "quality", "--out", out, *chosen, "--quiet") == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--cases", "nosuch"], "some of he,"),
+        (["--from", "x.svs"], "--stains"),
+        (["--data", "nowhere"], "semisynthetic/"),
+        (["--seeds", "0"], "--seeds"),
+    ],
+)
+def test_the_command_says_what_is_wrong(call, tmp_path, capsys, arguments, part):
+    assert call("bench", "quality", "--out", tmp_path / "r.json", *arguments) == 2
+    said = capsys.readouterr().err
+    assert part in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupted_benchmark_says_how_to_go_on(call, tmp_path, monkeypatch, capsys):
+    def interrupted(*_: Any) -> Sheet:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quality, "_measure", interrupted)
+    assert call("bench", "quality", "--out", tmp_path / "r.json", "--cases", "he") == 130
+    assert "--keep" in capsys.readouterr().err
+
+
+def test_kinds_of_scenes_reach_what_measures_them(monkeypatch, tmp_path):
+    from wsi_pgdips.bench import consistency, phantoms, pictures, time_quality
+
+    came: list[str] = []
+    for module, name in (
+        (consistency, "measure_shift"),
+        (phantoms, "measure_phantom"),
+        (pictures, "measure_picture"),
+        (time_quality, "measure_time_quality"),
+    ):
+
+        def fake(*_: Any, label: str = name, **__: Any) -> Sheet:
+            came.append(label)
+            return Sheet("x", "phantom", 1)
+
+        monkeypatch.setattr(module, name, fake)
+    (tmp_path / "truth").mkdir()
+    for name in ("A_IHC.png", "A_H.png"):
+        (tmp_path / "truth" / name).touch()
+    cases = ("he", "A", "shift_ramp_he")
+    names = ("fixed", "fast", "time-quality")
+    run(Request(tmp_path / "r.json", data=tmp_path, cases=cases, methods=names, seeds=1))
+    assert came == ["measure_phantom", "measure_picture", "measure_shift", "measure_time_quality"]
