@@ -19,7 +19,7 @@ from wsi_pgdips.records import FloatArray
 Floats = npt.NDArray[np.float64]
 
 MAX_PIXELS = 8000
-OUTSIDE = 3000.0  # price of an OD outside, over that of a relative change of volume
+OUTSIDE = 1500.0  # price of an OD outside, over that of a relative change of volume
 NOISE_SHARE, NOISE_OD = 0.013, 0.001  # of pooled OD: three channels leave none to measure it in
 REACH, GLASS_ERROR_OD = 2.0, 0.002  # as for two stains (``optics.cone``)
 MIN_SEPARATION_SHARE = 0.5  # of the library's angles; a cone that collapsed is refused
