@@ -80,12 +80,11 @@ def test_pixels_are_rendered_each_on_its_own() -> None:
     np.testing.assert_allclose(part.concentration, whole.concentration[:, 2:5, 3:], atol=1e-6)
 
 
-@pytest.mark.parametrize("border", [0, 1, HALO])
-def test_a_lone_map_stays_as_it_is(border: int) -> None:
+def test_a_lone_map_stays_as_it_is() -> None:
     q = np.random.default_rng(3).random((2, FULL, FULL)).astype(np.float16)
-    out = cross_faded({(0, 0): q}, FADE, SIDE, border)
-    cut = slice(HALO - border, FULL - HALO + border)
-    assert out.shape == (2, SIDE + 2 * border, SIDE + 2 * border)
+    out = cross_faded({(0, 0): q}, FADE, SIDE)
+    cut = slice(HALO, FULL - HALO)
+    assert out.shape == (2, SIDE, SIDE)
     np.testing.assert_allclose(out, q[:, cut, cut], atol=1e-6)
 
 
@@ -98,17 +97,14 @@ def test_a_lone_map_stays_as_it_is(border: int) -> None:
         ((-1, -1), (-1, 0), (-1, 1), (0, -1), (1, -1)),
     ],
 )
-@pytest.mark.parametrize("border", [0, 1, HALO])
-def test_neighbours_that_agree_change_nothing(
-    missing: tuple[tuple[int, int], ...], border: int
-) -> None:
+def test_neighbours_that_agree_change_nothing(missing: tuple[tuple[int, int], ...]) -> None:
     """Weights are normalised, also where neighbours are missing."""
     side = 3 * SIDE + 2 * HALO
     world = np.random.default_rng(4).random((2, side, side)).astype(np.float32)
     maps = {k: v for k, v in maps_of(world).items() if k not in missing}
-    out = cross_faded(maps, FADE, SIDE, border)
-    first = SIDE + HALO - border
-    cut = slice(first, first + SIDE + 2 * border)
+    out = cross_faded(maps, FADE, SIDE)
+    first = SIDE + HALO
+    cut = slice(first, first + SIDE)
     np.testing.assert_allclose(out, world[:, cut, cut].astype(np.float16), atol=1e-6)
 
 
@@ -116,8 +112,8 @@ def test_neighbours_that_differ_meet_halfway_at_the_border() -> None:
     """What a tile makes of its right edge, its neighbour makes of its left: no step."""
     here = np.zeros((1, FULL, FULL), np.float16)
     there = np.ones((1, FULL, FULL), np.float16)
-    left = cross_faded({(0, 0): here, (0, 1): there}, FADE, SIDE, 0)[0]
-    right = cross_faded({(0, 0): there, (0, -1): here}, FADE, SIDE, 0)[0]
+    left = cross_faded({(0, 0): here, (0, 1): there}, FADE, SIDE)[0]
+    right = cross_faded({(0, 0): there, (0, -1): here}, FADE, SIDE)[0]
     line = np.concatenate([left, right], 1)
     assert (np.ptp(line, axis=0) < 1e-6).all()
     line = line[0]
@@ -125,14 +121,6 @@ def test_neighbours_that_differ_meet_halfway_at_the_border() -> None:
     np.testing.assert_allclose(line[SIDE - HALO : SIDE + HALO], expected, atol=1e-6)
     assert not line[: SIDE - HALO].any()
     np.testing.assert_allclose(line[SIDE + HALO :], 1)
-
-
-def test_the_extra_border_is_what_the_neighbour_renders_itself() -> None:
-    rng = np.random.default_rng(5)
-    here, there = rng.random((2, 1, FULL, FULL)).astype(np.float16)
-    left = cross_faded({(0, 0): here, (0, 1): there}, FADE, SIDE, 1)
-    right = cross_faded({(0, 0): there, (0, -1): here}, FADE, SIDE, 1)
-    np.testing.assert_allclose(left[0, :, -2:], right[0, :, :2], atol=1e-6)
 
 
 @pytest.mark.gpu

@@ -140,13 +140,3 @@ def test_mixture_equals_the_forward_model() -> None:
     got = losses.mixture(*(torch.from_numpy(a) for a in (q, rows, b))).numpy()
     for t in (0, 1):
         np.testing.assert_allclose(got[t], compose_od(q[t], rows[t], b[t]), atol=1e-6)
-
-
-def test_priors_are_squared_distances() -> None:
-    rng = np.random.default_rng(3)
-    s, s0, b, b0 = (torch.from_numpy(rng.random(n)) for n in ((4, 2, 3), (1, 2, 3), (4, 3), (1, 3)))
-    expected = ((s - s0) ** 2).numpy().sum((1, 2))
-    np.testing.assert_allclose(losses.stain_prior(s, s0).numpy(), expected)
-    expected = ((b - b0) ** 2).numpy().sum(1)
-    np.testing.assert_allclose(losses.background_prior(b, b0).numpy(), expected)
-    assert losses.stain_prior(s0, s0).item() == 0

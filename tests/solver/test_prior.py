@@ -14,15 +14,15 @@ from synthetic import GLASS, HDAB, HE, THREE, concentrations, tile_of
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.physics import angle_deg
 from wsi_pgdips.records import FloatArray, SlidePrior
-from wsi_pgdips.solver import network
+from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.fit import fit_tiles
 from wsi_pgdips.solver.presets import Preset, resolve
-from wsi_pgdips.solver.prior import UNKNOWN_NOISE_OD, calibrate_prior, tile_noise
+from wsi_pgdips.solver.prior import calibrate_prior
 from wsi_pgdips.solver.tile import TileInput
 
 CPU = torch.device("cpu")
 PRESETS = {
-    name: replace(resolve(ScientificSettings(preset=name)), shrink=1)
+    name: resolve(ScientificSettings(preset=name))  # type: ignore[arg-type]
     for name in ("paper", "balanced", "fast")
 }
 
@@ -78,11 +78,14 @@ def test_each_preset(name: str, rows: FloatArray) -> None:
         assert prior.network == {}
         assert prior.prior_weight.tolist() == [100.0] * n
         assert np.isnan(prior.loss)
+    elif name == "fast":
+        assert prior.network == {}
+        assert not prior.prior_weight.any()
     else:
-        shapes = network.layer_shapes(PRESETS[name].network(n))
-        assert {k.split(".")[0] for k in prior.network} == set(shapes)
+        assert {k.split(".")[0] for k in prior.network} == set(slide_network.layer_shapes(n))
         assert all(np.isfinite(v).all() for v in prior.network.values())
         assert np.isfinite(prior.loss)
+        assert prior.acquisition is not None
 
 
 def test_the_number_of_threads_does_not_change_a_byte() -> None:
@@ -97,28 +100,10 @@ def test_the_number_of_threads_does_not_change_a_byte() -> None:
         assert value.tobytes() == three.network[name].tobytes(), name
 
 
-def test_training_lowers_the_loss() -> None:
-    tiles = tiles_of(HDAB)
-    few, many = (
-        calibrate(tiles, HDAB, PRESETS["balanced"], steps=steps, weight=0.0) for steps in (1, 15)
-    )
-    assert many.loss < 0.9 * few.loss
-
-
-def test_lambda_follows_the_noise() -> None:
-    clean, noisy = (
-        calibrate(tiles_of(HDAB, noise=noise), HDAB, PRESETS["balanced"], steps=4)
-        for noise in (0.003, 0.1)
-    )
-    assert (clean.prior_weight > 0).all()
-    assert clean.prior_weight.max() < 2e-2
-    assert (noisy.prior_weight > 10 * clean.prior_weight).all()
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_given_lambda_is_kept(name: str) -> None:
     prior = calibrate(tiles_of(HDAB, 1), HDAB, PRESETS[name], weight=0.25)
-    assert prior.prior_weight.tolist() == [0.25, 0.25]
+    assert prior.prior_weight.tolist() == [0.25 * (name != "fast")] * 2
 
 
 def test_an_absent_stain_is_flagged_and_keeps_the_library() -> None:
@@ -143,26 +128,25 @@ def test_nothing_to_sample_leaves_the_library(name: str, tiles: list[TileInput])
     assert fit.confidence.min() > 0.5
 
 
-@pytest.mark.parametrize("noise", [0.002, 0.01, 0.03])
-def test_tile_noise_is_that_of_quiet_tissue(noise: float) -> None:
-    tile = tile_of(concentrations(2, 128, 0, sigma=16.0), HE, noise=noise)
-    # the quietest fifth of the squares lies a little below the mean
-    assert 0.8 * noise < tile_noise(tile) < 1.05 * noise
-
-
-def test_tile_noise_without_a_quiet_square_is_a_default() -> None:
-    tile = tile_of(concentrations(1, 96, 0), HE[:1], tissue=False)
-    assert tile_noise(tile) == UNKNOWN_NOISE_OD
-    assert tile_noise(tile_of(concentrations(1, 12, 0), HE[:1])) == UNKNOWN_NOISE_OD
+def test_more_stains_than_channels_have_no_network() -> None:
+    rows = np.concatenate([HDAB, HE])
+    rows[2] = THREE[2]
+    prior = calibrate(tiles_of(rows), rows, PRESETS["balanced"])
+    assert prior.network == {}
+    assert not prior.prior_weight.any()
 
 
 def test_settings_reach_the_preset() -> None:
     settings = ScientificSettings(
-        preset="balanced", iterations=7, learning_rate=0.1, alpha=2.0, beta=0.5
+        preset="paper", iterations=7, learning_rate=0.1, alpha=2.0, beta=0.5
     )
     preset = resolve(settings)
     assert (preset.steps, preset.learning_rate) == (7, 0.1)
     assert (preset.alpha, preset.beta) == (2.0, 0.5)
-    # `fast` takes no step on a tile, however many are asked for
-    assert resolve(ScientificSettings(preset="fast", iterations=7)).steps == 0
-    assert resolve(ScientificSettings(preset="paper")).steps == 6000
+    paper, balanced = PRESETS["paper"], PRESETS["balanced"]
+    assert (paper.steps, paper.alpha, paper.beta) == (6000, 1.0, 0.01)
+    # the published loss does not help the slide's network, so it has no weight there
+    assert (balanced.alpha, balanced.beta) == (0.0, 0.0)
+    # only tiles with networks of their own take steps
+    for name in ("balanced", "fast"):
+        assert resolve(ScientificSettings(preset=name, iterations=7)).steps == 0  # type: ignore[arg-type]

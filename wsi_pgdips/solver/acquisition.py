@@ -8,7 +8,6 @@ true one. The noise is what the forward model must add for quiet tissue to look 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
@@ -29,9 +28,7 @@ _NOISES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2, 4.7, 7.0)  # counts at white
 SATURATED_OD = 2.0
 UNKNOWN_NOISE_OD = 0.01  # of a tile without a quiet square of tissue
 _SQUARE = 16
-# counts; a JPEG leaves little of it, and no way to tell that from fine texture; figures change by
-# less than one per cent between 0.5 and 3
-NOISE_UNDER_JPEG = 1.5
+LEAST_NOISE_UNDER_JPEG = 1.5  # counts; quiet tissue does not show what a JPEG swallowed
 
 
 def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) -> FloatArray:
@@ -54,29 +51,32 @@ def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) 
 
 
 def estimate_acquisition(
-    tiles: Sequence[TileInput], clean: Sequence[FloatArray], executor: Executor
+    tiles: Sequence[TileInput],
+    clean: Sequence[tuple[FloatArray, BoolArray]],
+    executor: Executor,
 ) -> Acquisition:
     """What happened to the pixels of a slide.
 
     Args:
         tiles: sampled tiles; their corner must lie on the grid of the JPEG's blocks, as tiles read
             at the slide's own resolution do. Pixels that were resampled show no dip.
-        clean: (3, H, W) optical density without noise and about as busy, one for each tile.
+        clean: of each tile, (3, H, W) optical density without noise, at least as busy as the tile,
+            and (H, W) its tissue.
         executor: threads that share the work.
 
     Returns:
-        Quality 0 where no JPEG shows; then all that differs from ``clean`` counts as noise.
+        Quality 0 where no JPEG shows. The noise is rather too small than too large, since ``clean``
+        is busier than the tile.
     """
     chosen = sorted(tiles, key=lambda t: -float(t.own_tissue.mean()))[:_TILES]
     quality, chroma = _find_jpeg([_pixels(t) for t in chosen], executor)
-    if quality:
-        return Acquisition(NOISE_UNDER_JPEG, quality, chroma)
     level = float(np.median([tissue_noise(t.corrected, t.own_tissue) for t in tiles]))
-    found = [
-        _noise_like(level, od, t.tissue) for t, od in list(zip(tiles, clean, strict=True))[:_TILES]
-    ]
-    # fine texture cannot be told from noise: half of the variance is left to it
-    return Acquisition(float(np.median(found)) / math.sqrt(2), 0, "")
+
+    def noise(pair: tuple[FloatArray, BoolArray]) -> float:
+        return _noise_like(level, *pair, quality, chroma)
+
+    found = float(np.median(list(executor.map(noise, clean[:_TILES]))))
+    return Acquisition(max(found, LEAST_NOISE_UNDER_JPEG) if quality else found, quality, chroma)
 
 
 def tissue_noise(od: FloatArray, tissue: BoolArray) -> float:
@@ -137,12 +137,14 @@ def _find_jpeg(pictures: Sequence[ByteArray], executor: Executor) -> tuple[int, 
     return QUALITIES[int(q) + _APART], CHROMAS[int(c)]
 
 
-def _noise_like(level: float, clean: FloatArray, tissue: BoolArray) -> float:
+def _noise_like(
+    level: float, clean: FloatArray, tissue: BoolArray, quality: int, chroma: str
+) -> float:
     """Counts of noise with which ``clean`` shows the wanted level of noise in quiet tissue."""
     seen: list[float] = []
     for noise in _NOISES:
         rng = np.random.default_rng(0)
-        shown = degrade(clean, Acquisition(noise, 0, ""), rng)
+        shown = degrade(clean, Acquisition(noise, quality, chroma), rng)
         seen.append(tissue_noise(shown, tissue))
     rising: npt.NDArray[np.float64] = np.maximum.accumulate(np.array(seen))
     return float(np.interp(level, rising, _NOISES))

@@ -26,7 +26,7 @@ from wsi_pgdips.solver.acquisition import degrade, estimate_acquisition
 from wsi_pgdips.solver.presets import Preset
 from wsi_pgdips.solver.tile import TileInput
 
-CROP = 96  # pixels, side of a training crop
+CROP = 96  # pixels, side of a training crop, a multiple of 4
 GROUPS, CROPS_PER_GROUP = 4, 2  # a group is computed at once; fixed, so that threads change nothing
 RATE = 4e-3  # Adam, peak of a one-cycle schedule
 FULL_RESOLUTION_SHARE = 0.15  # of the crops
@@ -84,7 +84,7 @@ def train_slide_network(
     busy = [s.tissue.any() for s in full]
     full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
     lit = [t for t, some in zip(tiles, busy, strict=True) if some]
-    clean = [compose_od(_smooth(s.q), rows, np.zeros(3, np.float32)) for s in full]
+    clean = [(compose_od(s.q, rows, np.zeros(3, np.float32)), s.tissue) for s in half]
     acquisition = estimate_acquisition(lit, clean, executor)
     generator = torch.Generator().manual_seed(seed)
     weights = {
@@ -98,12 +98,13 @@ def train_slide_network(
     )
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
+    side = min(CROP, *(s // 4 * 4 for sheet in half for s in sheet.tissue.shape))
 
     def gradient(place: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         rng = np.random.default_rng([seed, *place])
         crops = []
         for _ in range(CROPS_PER_GROUP):
-            q, glass = _crop(simulated[int(rng.random() < FULL_RESOLUTION_SHARE)], rng)
+            q, glass = _crop(simulated[int(rng.random() < FULL_RESOLUTION_SHARE)], side, rng)
             od = degrade(compose_od(q, rows, glass), acquisition, rng)
             crops.append((q, od - glass[:, None, None]))
         truth, pixels = (
@@ -115,7 +116,7 @@ def train_slide_network(
         error = ((found - truth) ** 2).mean()
         total = error / scale**2
         if preset.alpha or preset.beta:
-            total = total + _pgdips(weights, lit, prior, preset, rng, device)
+            total = total + _pgdips(weights, lit, prior, preset, side, rng, device)
         return list(torch.autograd.grad(total, trained)), error.detach()
 
     history: list[Tensor] = []
@@ -146,18 +147,13 @@ def _halved(a: FloatArray | BoolArray) -> FloatArray:
     return np.asarray(F.avg_pool2d(torch.from_numpy(np.asarray(a, np.float32))[None], 2)[0].numpy())
 
 
-def _smooth(q: FloatArray) -> FloatArray:
-    """q at full size from its half resolution."""
-    small = torch.from_numpy(_halved(q))[None]
-    return np.asarray(F.interpolate(small, size=q.shape[1:], mode="bilinear")[0].numpy())
-
-
-def _crop(sheets: Sequence[_Sheet], rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """(N, CROP, CROP) q, turned at random, from a place with tissue; and (3,) B there."""
+def _crop(
+    sheets: Sequence[_Sheet], side: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """(N, side, side) q, turned at random, from a place with tissue; and (3,) B there."""
     for _ in range(_TRIES):
         sheet = sheets[int(rng.integers(len(sheets)))]
         h, w = sheet.tissue.shape
-        side = min(CROP, h, w)
         y, x = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
         own = np.s_[y : y + side, x : x + side]
         if sheet.tissue[own].mean() >= MIN_TISSUE:
@@ -172,13 +168,14 @@ def _pgdips(
     tiles: Sequence[TileInput],
     prior: SlidePrior,
     preset: Preset,
+    side: int,
     rng: np.random.Generator,
     device: torch.device,
 ) -> Tensor:
     """The published loss on a crop of real pixels: alpha reconstruction + beta exclusion."""
     tile = tiles[int(rng.integers(len(tiles)))]
-    y, x = (int(rng.integers(s - CROP + 1)) for s in tile.od.shape[1:])
-    od = (tile.od - tile.background[:, None, None])[:, y : y + CROP, x : x + CROP]
+    y, x = (int(rng.integers(s - side + 1)) for s in tile.od.shape[1:])
+    od = (tile.od - tile.background[:, None, None])[:, y : y + side, x : x + side]
     real = torch.from_numpy(np.ascontiguousarray(od)).to(device)[None]
     matrix = torch.from_numpy(prior.stain_matrix).to(device)
     m = torch.from_numpy(prior.spectral_correction).to(device)

@@ -1,0 +1,175 @@
+"""The slide's network: its coordinates, how far it looks, and that it learns to undo noise."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from synthetic import GLASS, HDAB, HE, THREE, concentrations, prior_of
+
+from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.optics.physics import compose_od
+from wsi_pgdips.records import Acquisition, FloatArray, SlidePrior
+from wsi_pgdips.solver import slide_network, training
+from wsi_pgdips.solver.acquisition import degrade
+from wsi_pgdips.solver.presets import HALO, resolve
+from wsi_pgdips.solver.tile import TileInput
+
+CPU = torch.device("cpu")
+NOISY = Acquisition(1.5, 50, "4:2:0")
+BALANCED = resolve(ScientificSettings(preset="balanced"))
+ZERO = torch.zeros(3)
+
+
+def some_weights(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights that change something."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = slide_network.init_weights(n, generator)
+    weights["head.weight"] = torch.randn(weights["head.weight"].shape, generator=generator) * 0.02
+    return weights
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 throughout."""
+    monkeypatch.setattr(
+        slide_network, "_autocast", lambda device: torch.autocast(device.type, enabled=False)
+    )
+
+
+@pytest.mark.parametrize("rows", [HE[:1], HDAB, THREE], ids=["one", "two", "three"])
+@pytest.mark.parametrize("varying", [False, True])
+def test_coordinates_of_a_mixture_are_its_amounts(rows: FloatArray, varying: bool) -> None:
+    n = len(rows)
+    q = concentrations(n, 16, 0)
+    od = torch.from_numpy(compose_od(q, rows, np.zeros(3, np.float32)))
+    s = torch.from_numpy(rows)
+    if varying:
+        s = s[:, :, None, None].expand(n, 3, 16, 16)
+    u = slide_network.coordinates(od, s)
+    np.testing.assert_allclose(u[:n].numpy(), q, atol=2e-5)
+    np.testing.assert_allclose(u[n:].numpy(), 0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [HE[:1], HDAB, THREE], ids=["one", "two", "three"])
+def test_fresh_weights_leave_the_closed_form(rows: FloatArray) -> None:
+    weights = slide_network.init_weights(len(rows), torch.Generator().manual_seed(0))
+    od = torch.rand(2, 3, 32, 40)
+    q, closed = slide_network.estimate(weights, od, torch.from_numpy(rows), ZERO, 1.0)
+    assert q.shape == (2, len(rows), 32, 40)
+    assert torch.equal(q, closed)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_constant_field_equals_a_constant() -> None:
+    od, rows = torch.rand(3, 32, 32), torch.from_numpy(HDAB)
+    glass = torch.from_numpy(GLASS)
+    weights = some_weights(2)
+    one = slide_network.estimate(weights, od, rows, glass, 0.8)
+    field = slide_network.estimate(
+        weights,
+        od,
+        rows[:, :, None, None].expand(2, 3, 32, 32),
+        glass[:, None, None].expand(3, 32, 32),
+        0.8,
+    )
+    for a, b in zip(one, field, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_tile_with_its_halo_equals_the_whole() -> None:
+    """No seam can come from the network: it looks no further than the halo."""
+    assert slide_network.REACH <= HALO
+    weights, rows = some_weights(2), torch.from_numpy(HDAB)
+    od = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(1))
+    whole, _ = slide_network.estimate(weights, od, rows, ZERO, 1.0)
+    y, x, side, reach = 96, 64, 96, slide_network.REACH
+    part = od[:, y - reach : y + side + reach, x - reach : x + side + reach]
+    tile, _ = slide_network.estimate(weights, part.contiguous(), rows, ZERO, 1.0)
+    own = tile[:, reach:-reach, reach:-reach]
+    torch.testing.assert_close(own, whole[:, y : y + side, x : x + side], atol=1e-5, rtol=1e-4)
+
+
+def degraded(seed: int, side: int = 192) -> tuple[FloatArray, TileInput]:
+    q = concentrations(2, side, seed, sigma=5.0)
+    od = degrade(compose_od(q, HDAB, GLASS), NOISY, np.random.default_rng(seed))
+    return q, TileInput(od, np.ones((side, side), bool), GLASS, 0, seed)
+
+
+def train(
+    steps: int, threads: int = 1, preset: str = "balanced", **changes: float
+) -> training.Trained:
+    tiles = [degraded(s)[1] for s in range(3)]
+    with ThreadPoolExecutor(threads) as executor:
+        return training.train_slide_network(
+            tiles,
+            prior(),
+            replace(BALANCED, **changes),  # type: ignore[arg-type]
+            steps=steps,
+            seed=3,
+            device=CPU,
+            executor=executor,
+        )
+
+
+def prior() -> SlidePrior:
+    return replace(prior_of(HDAB), spectral_correction=np.full(2, 1.0, np.float32))
+
+
+def test_it_learns_to_undo_noise_and_jpeg_on_a_tile_it_has_not_seen() -> None:
+    trained = train(120)
+    assert trained.acquisition.quality == NOISY.quality
+    assert trained.acquisition.chroma == NOISY.chroma
+    truth, tile = degraded(9)
+    weights = {k: torch.from_numpy(v) for k, v in trained.weights.items()}
+    q, closed = slide_network.estimate(
+        weights, torch.from_numpy(tile.od), torch.from_numpy(HDAB), torch.from_numpy(GLASS), 1.0
+    )
+    errors = [float(((m.numpy() - truth) ** 2).mean() ** 0.5) for m in (q, closed)]
+    assert errors[0] < 0.85 * errors[1]
+    assert (trained.prior_weight > 1).all()
+    assert trained.loss < 0.05**2
+
+
+def test_the_number_of_threads_does_not_change_a_byte() -> None:
+    one, three = train(4, threads=1), train(4, threads=3)
+    assert one.loss == three.loss
+    assert one.prior_weight.tobytes() == three.prior_weight.tobytes()
+    for name, value in one.weights.items():
+        assert value.tobytes() == three.weights[name].tobytes(), name
+
+
+def test_the_published_loss_can_be_added() -> None:
+    plain, added = train(2), train(2, alpha=1.0, beta=0.01)
+    assert any((plain.weights[k] != added.weights[k]).any() for k in plain.weights)
+    assert all(np.isfinite(v).all() for v in added.weights.values())
+
+
+def test_a_network_that_takes_away_more_than_noise_is_trusted_less() -> None:
+    """Lambda falls where real pixels lose more to the network than simulated ones do."""
+    tiles = [degraded(s)[1] for s in range(2)]
+    weights = some_weights(2, seed=2)
+    weights["head.bias"] = torch.full_like(weights["head.bias"], 0.3)  # a bias is no noise
+    biased = training._prior_weight(tiles, weights, prior(), NOISY, 1.0, CPU)
+    fresh = slide_network.init_weights(2, torch.Generator().manual_seed(0))
+    honest = training._prior_weight(tiles, fresh, prior(), NOISY, 1.0, CPU)
+    assert np.isfinite(biased).all()
+    assert (biased >= 0).all()
+    assert (honest > 0).all()
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    weights, rows = some_weights(2), torch.from_numpy(HDAB)
+    od = torch.rand(2, 3, 64, 64)
+    here, _ = slide_network.estimate(weights, od, rows, ZERO, 1.0)
+    there, _ = slide_network.estimate(
+        {k: v.cuda() for k, v in weights.items()}, od.cuda(), rows.cuda(), ZERO.cuda(), 1.0
+    )
+    torch.testing.assert_close(there.cpu(), here, atol=2e-2, rtol=2e-2)
