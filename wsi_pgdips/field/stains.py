@@ -1,4 +1,4 @@
-"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 22).
+"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 23).
 
 Two stains: a tile's own edges lean inwards where it lacks pure pixels, and the edges of a sum of
 tiles lie outwards where they drift. So the tiles' edges and tilts only say what course the stains

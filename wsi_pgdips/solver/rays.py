@@ -1,4 +1,4 @@
-"""Stain vectors from the edges of the cone of colours (decisions 7, 15, 22, 24).
+"""Stain vectors from the edges of the cone of colours (decisions 7, 15, 23, 24).
 
 Reconstruction does not identify S: any rotation inside the plane of the stains fits as well. What
 identifies a stain are its purest pixels. All estimates take optical density that is corrected for
