@@ -18,17 +18,13 @@ from wsi_pgdips.slide.reader import open_source
 CPU, THREADS = torch.device("cpu"), 2
 STEPS = {k: v for k, v in CHEAP.items() if k.startswith("calibration")}
 # no network: what it is worth is not asked here, and each tile alone would train one
-SETTINGS = make_settings(
-    {"preset": "fast", "mpp": "native", "tile": 256, "block": 1024, **STEPS}
-).science
+SETTINGS = make_settings({"preset": "fast", "mpp": "native", "block": 1024, **STEPS}).science
 
 
 @pytest.fixture(scope="module")
 def context(slide: Slide) -> Context:
     stains = load_stains(slide.stains)
-    return make_context(
-        open_source(slide.path, mpp="native", tile=256, block=1024), stains, SETTINGS
-    )
+    return make_context(open_source(slide.path, mpp="native", block=1024), stains, SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.records import Fields, StainSet
 from wsi_pgdips.run import pool, worker
 from wsi_pgdips.run.ablation import ablate
-from wsi_pgdips.run.image import Deconvolution, render, solve
+from wsi_pgdips.run.context import make_context
+from wsi_pgdips.run.image import Deconvolution, Solved, render, solve
 from wsi_pgdips.run.pipeline import deconvolve_slide
 from wsi_pgdips.slide.source import PyramidSource
 
@@ -63,11 +64,17 @@ def run_in_memory(
         name = method.removeprefix(ABLATION)
         done = ablate(name, source, stains, settings, device=device, threads=threads)
     else:
-        from wsi_pgdips.run.context import make_context
-
-        context = make_context(source, stains, _settings(method, stains_name, source))
-        done = render(solve(context, device, threads), device, threads)
+        done = render(solve_in_memory(method, source, stains, stains_name), device, threads)
     return done, time.perf_counter() - begin
+
+
+def solve_in_memory(
+    preset: str, source: PyramidSource, stains: StainSet, stains_name: str
+) -> Solved:
+    """Context, prior, fits and fields of a preset, before the render."""
+    device, threads = machine()
+    context = make_context(source, stains, _settings(preset, stains_name, source))
+    return solve(context, device, threads)
 
 
 def run_ablation(method: str, scene: Scene) -> Outcome:
