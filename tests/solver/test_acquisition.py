@@ -37,7 +37,7 @@ def estimated(acquisition: Acquisition, sigma: float = 3.0) -> Acquisition:
     ]
     everywhere = np.ones((SIDE, SIDE), bool)
     with ThreadPoolExecutor(2) as executor:
-        return estimate_acquisition(tiles, [(od, everywhere) for od in clean], executor)
+        return estimate_acquisition(tiles, [(od, everywhere) for od in clean], HE, executor)
 
 
 @pytest.mark.parametrize("chroma", ["4:4:4", "4:2:2", "4:2:0", "rgb"])
@@ -62,7 +62,7 @@ def test_how_many_threads_look_changes_nothing() -> None:
     found = []
     for threads in (1, 3):
         with ThreadPoolExecutor(threads) as executor:
-            found.append(estimate_acquisition([tile], [(od, tile.tissue)], executor))
+            found.append(estimate_acquisition([tile], [(od, tile.tissue)], HE, executor))
     assert found[0] == found[1]
 
 
@@ -109,5 +109,5 @@ def test_a_tile_smaller_than_the_window_is_enough() -> None:
     tile = tile_of(concentrations(2, 96, 0), HE)
     clean = compose_od(concentrations(2, 96, 0), HE, GLASS)
     with ThreadPoolExecutor(1) as executor:
-        found = estimate_acquisition([tile], [(clean, tile.tissue)], executor)
+        found = estimate_acquisition([tile], [(clean, tile.tissue)], HE, executor)
     assert found.noise > 0

@@ -53,6 +53,7 @@ def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) 
 def estimate_acquisition(
     tiles: Sequence[TileInput],
     clean: Sequence[tuple[FloatArray, BoolArray]],
+    stain_matrix: FloatArray,
     executor: Executor,
 ) -> Acquisition:
     """What happened to the pixels of a slide.
@@ -62,6 +63,7 @@ def estimate_acquisition(
             at the slide's own resolution do. Pixels that were resampled show no dip.
         clean: of each tile, (3, H, W) optical density without noise, at least as busy as the tile,
             and (H, W) its tissue.
+        stain_matrix: (N, 3); what lies off its rows holds no tissue, and noise is best seen there.
         executor: threads that share the work.
 
     Returns:
@@ -70,10 +72,12 @@ def estimate_acquisition(
     """
     chosen = sorted(tiles, key=lambda t: -float(t.own_tissue.mean()))[:_TILES]
     quality, chroma = _find_jpeg([_pixels(t) for t in chosen], executor)
-    level = float(np.median([tissue_noise(t.corrected, t.own_tissue) for t in tiles]))
+    n = len(stain_matrix)
+    seen = np.linalg.svd(stain_matrix.astype(np.float64))[2][n % 3 :].astype(np.float32)
+    level = float(np.median([tissue_noise(_along(seen, t.corrected), t.own_tissue) for t in tiles]))
 
     def noise(pair: tuple[FloatArray, BoolArray]) -> float:
-        return _noise_like(level, *pair, quality, chroma)
+        return _noise_like(level, *pair, seen, quality, chroma)
 
     found = float(np.median(list(executor.map(noise, clean[:_TILES]))))
     return Acquisition(max(found, LEAST_NOISE_UNDER_JPEG) if quality else found, quality, chroma)
@@ -137,14 +141,24 @@ def _find_jpeg(pictures: Sequence[ByteArray], executor: Executor) -> tuple[int, 
     return QUALITIES[int(q) + _APART], CHROMAS[int(c)]
 
 
+def _along(directions: FloatArray, od: FloatArray) -> FloatArray:
+    """(K, 3) unit directions, (3, H, W) -> (K, H, W)."""
+    return np.asarray(np.tensordot(directions, od, 1), np.float32)
+
+
 def _noise_like(
-    level: float, clean: FloatArray, tissue: BoolArray, quality: int, chroma: str
+    level: float,
+    clean: FloatArray,
+    tissue: BoolArray,
+    seen: FloatArray,
+    quality: int,
+    chroma: str,
 ) -> float:
     """Counts of noise with which ``clean`` shows the wanted level of noise in quiet tissue."""
-    seen: list[float] = []
+    levels: list[float] = []
     for noise in _NOISES:
         rng = np.random.default_rng(0)
         shown = degrade(clean, Acquisition(noise, quality, chroma), rng)
-        seen.append(tissue_noise(shown, tissue))
-    rising: npt.NDArray[np.float64] = np.maximum.accumulate(np.array(seen))
+        levels.append(tissue_noise(_along(seen, shown), tissue))
+    rising: npt.NDArray[np.float64] = np.maximum.accumulate(np.array(levels))
     return float(np.interp(level, rising, _NOISES))

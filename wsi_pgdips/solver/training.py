@@ -85,7 +85,7 @@ def train_slide_network(
     full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
     lit = [t for t, some in zip(tiles, busy, strict=True) if some]
     clean = [(compose_od(s.q, rows, np.zeros(3, np.float32)), s.tissue) for s in half]
-    acquisition = estimate_acquisition(lit, clean, executor)
+    acquisition = estimate_acquisition(lit, clean, rows, executor)
     generator = torch.Generator().manual_seed(seed)
     weights = {
         k: v.to(device).requires_grad_()
