@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,23 +27,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run of the product says, its fields, and how long it took."""
+    """What a run of the product says, its fields, and how long it took.
+
+    Attributes:
+        seams: label -> seam step as the run itself measures it, where it does.
+    """
 
     result: Result
     fields: Fields
     seconds: float
+    seams: dict[str, float | None] = field(default_factory=dict)
 
 
 def run_preset(preset: str, scene: Scene, folder: Path) -> Outcome:
     """Deconvolve the phantom's file as a user would, and read the layers back."""
     begin = time.perf_counter()
     out = folder / f"{preset}.ome.zarr"
-    deconvolve_slide(scene.slide, out, stains=str(scene.stains_file), preset=preset, mpp="native")
+    summary = deconvolve_slide(
+        scene.slide, out, stains=str(scene.stains_file), preset=preset, mpp="native"
+    )
     seconds = time.perf_counter() - begin
     layers = open_layers(out)
     maps = layers.read(0, 0, *layers.grid.shape)
     fields = layers.fields
-    return Outcome(Result(maps, fields.stain_matrix, fields.background), fields, seconds)
+    result = Result(maps, fields.stain_matrix, fields.background)
+    return Outcome(result, fields, seconds, summary.seam_step_od)
 
 
 def run_in_memory(

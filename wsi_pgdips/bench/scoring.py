@@ -108,9 +108,10 @@ class Scorer:
         sheet.add_each(method, "angle_deg", labels, angles, seconds=seconds)
         error = background_error(result.background, background, self.scene.weight)
         sheet.add(method, "background_od", error.largest, seconds=seconds)
-        for metric, offset in (("seam_step_od", 0), ("seam_control_od", self.scene.grid.tile // 2)):
-            steps = self._seams(result.maps, offset)
-            sheet.add_each(method, metric, labels, steps, seconds=seconds)
+        sheet.add_each(method, "seam_step_od", labels, self._seams(result.maps, 0), seconds=seconds)
+        quarter = self.scene.grid.tile // 4
+        control = np.mean([self._seams(result.maps, k * quarter) for k in (1, 2, 3)], axis=0)
+        sheet.add_each(method, "seam_control_od", labels, control, seconds=seconds)
         for sigma, maps in blurred(boxed, SIGMAS):
             self._add(method, self._truth.error(maps), sigma, seconds)
         return found
@@ -118,6 +119,11 @@ class Scorer:
     def lost(self, method: str, seconds: float | None = None) -> None:
         """A method that gave no result."""
         self.sheet.add(method, "rmse_joint", math.nan, seconds=seconds)
+
+    def own_seam(self, method: str, label: str, step: float | None, seconds: float) -> None:
+        """The seam step that a run measured itself; None for a stain it did not find."""
+        value = math.nan if step is None else step
+        self.sheet.add(method, "seam_own_od", value, label, seconds=seconds)
 
     def _boxed(self, maps: FloatArray) -> FloatArray:
         return np.nan_to_num(maps[:, *self._box], nan=0.0)
