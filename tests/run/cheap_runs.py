@@ -23,8 +23,8 @@ CHEAP: dict[str, Any] = {
     "device": "cpu",
 }
 FAST: dict[str, Any] = {**CHEAP, "preset": "fast"}
-# with a weight that makes the network's maps count
-BALANCED: dict[str, Any] = {**CHEAP, "preset": "balanced", "iterations": 2, "prior_weight": 0.05}
+BALANCED: dict[str, Any] = {**CHEAP, "preset": "balanced"}
+PAPER: dict[str, Any] = {**CHEAP, "preset": "paper", "iterations": 1}
 
 
 @dataclass(frozen=True)

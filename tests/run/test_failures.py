@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import zarr
-from cheap_runs import BALANCED, FAST, Slide, differing
+from cheap_runs import BALANCED, FAST, PAPER, Slide, differing
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -254,7 +254,7 @@ def test_a_network_that_diverges(
 
     monkeypatch.setattr(optimise, "solve", solve)
     output = tmp_path / "out.ome.zarr"
-    done = slide.run(output, **BALANCED)
+    done = slide.run(output, **PAPER)
     flags = flags_of(open_layers(output, unfinished=True))
     assert has(flags, TileFlag.DIVERGED).sum() >= done.tiles // 2
     assert (has(flags, TileFlag.INHERITED) | ~has(flags, TileFlag.DIVERGED)).all()

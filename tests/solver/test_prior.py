@@ -128,6 +128,14 @@ def test_nothing_to_sample_leaves_the_library(name: str, tiles: list[TileInput])
     assert fit.confidence.min() > 0.5
 
 
+def test_a_training_that_explodes_leaves_the_closed_form() -> None:
+    wild = replace(PRESETS["balanced"], learning_rate=1e30)
+    prior = calibrate(tiles_of(HDAB), HDAB, wild, steps=4)
+    assert prior.flags == ("no_glass", "network_diverged")
+    assert prior.network == {}
+    assert not prior.prior_weight.any()
+
+
 def test_more_stains_than_channels_have_no_network() -> None:
     rows = np.concatenate([HDAB, HE])
     rows[2] = THREE[2]

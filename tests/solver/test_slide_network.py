@@ -100,12 +100,10 @@ def degraded(seed: int, side: int = 192) -> tuple[FloatArray, TileInput]:
     return q, TileInput(od, np.ones((side, side), bool), GLASS, 0, seed)
 
 
-def train(
-    steps: int, threads: int = 1, preset: str = "balanced", **changes: float
-) -> training.Trained:
+def train(steps: int, threads: int = 1, **changes: float) -> training.Trained:
     tiles = [degraded(s)[1] for s in range(3)]
     with ThreadPoolExecutor(threads) as executor:
-        return training.train_slide_network(
+        trained = training.train_slide_network(
             tiles,
             prior(),
             replace(BALANCED, **changes),  # type: ignore[arg-type]
@@ -114,6 +112,8 @@ def train(
             device=CPU,
             executor=executor,
         )
+    assert trained is not None
+    return trained
 
 
 def prior() -> SlidePrior:

@@ -20,7 +20,7 @@ class Preset:
         noise_input: each tile has its own networks, one a stain, from noise, as published.
         slide_network: one network for the slide, trained on its own tissue (decision 22).
         steps: optimisation steps on each tile.
-        learning_rate: Adam, of the tiles' networks and of S, M and B.
+        learning_rate: Adam; of the tiles' networks, S, M and B, or the peak of the slide's network.
         alpha, beta: weights of reconstruction and exclusion.
         field_source: ``statistics`` (neighbourhood sums) or ``parameters`` (the tiles' S, M, B).
     """
@@ -42,7 +42,7 @@ class Preset:
 
 _PRESETS = {
     "paper": Preset("paper", True, False, 6000, 5e-4, 1.0, 0.01, "parameters"),
-    "balanced": Preset("balanced", False, True, 0, 5e-4, 0.0, 0.0, "statistics"),
+    "balanced": Preset("balanced", False, True, 0, 4e-3, 0.0, 0.0, "statistics"),
     "fast": Preset("fast", False, False, 0, 5e-4, 0.0, 0.0, "statistics"),
 }
 

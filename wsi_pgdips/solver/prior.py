@@ -21,6 +21,7 @@ from wsi_pgdips.solver.training import train_slide_network
 
 PERCENTILE_M = 99.9
 MIN_PRESENCE_OD = 0.05
+NETWORK_DIVERGED = "network_diverged"  # flag: the closed form is what is left
 NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
 
 
@@ -83,6 +84,8 @@ def calibrate_prior(
     trained = train_slide_network(
         tiles, prior, preset, steps=steps, seed=seed, device=device, executor=executor
     )
+    if trained is None:
+        return replace(prior, flags=(*flags, NETWORK_DIVERGED))
     return replace(
         prior,
         prior_weight=trained.prior_weight if fixed is None else fixed,

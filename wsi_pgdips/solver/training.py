@@ -28,7 +28,6 @@ from wsi_pgdips.solver.tile import TileInput
 
 CROP = 96  # pixels, side of a training crop, a multiple of 4
 GROUPS, CROPS_PER_GROUP = 4, 2  # a group is computed at once; fixed, so that threads change nothing
-RATE = 4e-3  # Adam, peak of a one-cycle schedule
 FULL_RESOLUTION_SHARE = 0.15  # of the crops
 MIN_TISSUE = 0.3  # of a crop
 _TRIES = 12
@@ -69,8 +68,8 @@ def train_slide_network(
     seed: int,
     device: torch.device,
     executor: Executor,
-) -> Trained:
-    """Train on sampled tiles.
+) -> Trained | None:
+    """Train on sampled tiles; None where the training did not stay finite.
 
     Args:
         tiles: at least one with tissue. prior: the slide's S0 and M0. preset: weights of the
@@ -92,9 +91,9 @@ def train_slide_network(
         for k, v in slide_network.init_weights(n, generator).items()
     }
     trained = list(weights.values())
-    optimiser = torch.optim.Adam(trained, RATE, betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam(trained, preset.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, RATE, total_steps=max(steps, 2), pct_start=0.1
+        optimiser, preset.learning_rate, total_steps=max(steps, 2), pct_start=0.1
     )
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
@@ -129,12 +128,12 @@ def train_slide_network(
         schedule.step()
         history.append(torch.stack([error for _, error in results]).mean())
     final = {k: v.detach() for k, v in weights.items()}
-    return Trained(
-        {k: v.cpu().numpy() for k, v in final.items()},
-        float(torch.stack(history[-20:]).mean()),
-        _prior_weight(lit, final, prior, acquisition, scale, device),
-        acquisition,
-    )
+    loss = float(torch.stack(history[-20:]).mean())
+    if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
+        return None
+    prior_weight = _prior_weight(lit, final, prior, acquisition, scale, device)
+    arrays = {k: v.cpu().numpy() for k, v in final.items()}
+    return Trained(arrays, loss, prior_weight, acquisition)
 
 
 def _closed(tile: TileInput, rows: FloatArray) -> FloatArray:
