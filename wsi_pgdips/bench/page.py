@@ -46,7 +46,8 @@ _PAIRS = """## Against a second acquisition
 
 The same field stained or lit in another way, in register. Such scores reward blur (decision 10), so
 methods are first compared at equal sharpness: every map is blurred by the Gaussian (sigma, pixels)
-that brings it down to the softest method's.
+that brings it down to the softest method's. SSIM looks at small windows: it falls where glass is
+taken off and the empty part of a map is cut to zero, though PCC rises.
 """
 
 
