@@ -75,8 +75,8 @@ def test_methods_come_out_in_the_order_they_must(records):
     )
     each = [value(records, "fixed", "rmse", stain) for stain in ("Hematoxylin", "DAB")]
     assert joint("fixed") == pytest.approx(np.sqrt(np.mean(np.square(each))), rel=2e-3)
-    assert joint("fields-oracle") == joint("oracle")
-    assert joint("fields-constant") == joint("rays-slide")
+    # the same network under the true fields: what it takes away of the noise
+    assert joint("fields-oracle") < joint("oracle")
 
 
 def test_what_is_known_of_s_and_b_is_scored(records):
@@ -122,7 +122,7 @@ def test_a_method_that_cannot_cope_leaves_a_null(monkeypatch):
     made = phantoms.measure_phantom(
         case,
         1,
-        choose_methods(["macenko-slide", "fields-oracle"]),
+        choose_methods(["macenko-slide"]),
         shape=(512, 512),
         say=said.append,
     )

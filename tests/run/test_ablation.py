@@ -52,7 +52,7 @@ def test_all_measure_the_same_pixels(solved, ablated):
 def test_without_glass_b_is_nothing(ablated):
     assert (ablated["no-glass"].background == 0).all()
     assert (ablated["no-glass"].fields.background == 0).all()
-    assert ablated["no-exclusion"].background.min() > 0
+    assert ablated["no-blending"].background.min() > 0
 
 
 def test_without_the_slides_vectors_there_are_the_librarys(context, ablated):

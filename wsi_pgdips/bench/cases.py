@@ -14,7 +14,6 @@ QUICK_CASES = ("he", "scarce", "close", "ramp_hdab")
 QUICK_SHAPE = (1024, 1024)
 TIME_QUALITY_CASE = "time_quality"
 FIELD_GROUP = "drift"
-FIELD_GROUPS = (FIELD_GROUP, "real")  # where S and B vary over the slide
 
 _FOLDER = Path(str(resources.files("wsi_pgdips.bench"))) / "cases"
 

@@ -5,69 +5,66 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from wsi_pgdips.bench.linear import Result
-from wsi_pgdips.bench.picture import unmix_od
 from wsi_pgdips.bench.scene import Scene
 from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import Region
-from wsi_pgdips.optics.density import rgb_to_od
-from wsi_pgdips.records import Fields, FloatArray, SlidePrior, TileSource
+from wsi_pgdips.layers.render import render_tile
+from wsi_pgdips.records import FloatArray
+from wsi_pgdips.solver import slide_network
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.context import Context
+    from wsi_pgdips.run.image import Solved
 
 
 def render_under(
-    source: TileSource,
-    context: Context | None,
-    prior: SlidePrior | None,
-    stain_field: FloatArray,
-    background_field: FloatArray,
+    od: FloatArray, solved: Solved, stain_field: FloatArray, background_field: FloatArray
 ) -> FloatArray:
-    """Maps of a whole slide under given fields, by one and the same render.
-
-    Plain non-negative least squares per pixel; a render that needs more of the slide finds it in
-    ``context`` and ``prior``.
+    """Maps of a whole slide under given fields, by the render and the network of a solved run.
 
     Args:
-        context, prior: of the slide's solved run; not needed by the closed form.
+        od: (3, H, W) of the whole slide. solved: whose network and Lambda are used.
         stain_field: (N, 3), or (N, 3, H, W) at the pixels. background_field: (3,) or (3, H, W).
 
     Returns:
         (N, H, W) float32 q.
     """
-    od = rgb_to_od(source.read(0, 0, *source.grid.shape)).transpose(2, 0, 1)
-    return unmix_od(od, stain_field, background_field)
+    prior = solved.prior
+    if not prior.network:
+        return render_tile(od, stain_field, background_field).concentration
+    weights = {k: torch.from_numpy(v) for k, v in prior.network.items()}
+    pixels, s, b = (
+        torch.from_numpy(np.ascontiguousarray(a)) for a in (od, stain_field, background_field)
+    )
+    h, w = od.shape[1:]
+    gap = (0, -w % slide_network.MULTIPLE, 0, -h % slide_network.MULTIPLE)
+
+    def padded(a: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(a, gap, mode="replicate") if a.ndim > 2 else a
+
+    with torch.no_grad():
+        q, _ = slide_network.estimate(
+            weights, padded(pixels), padded(s), padded(b), float(prior.spectral_correction.mean())
+        )
+    anchor = q[:, :h, :w].clamp_min(0).numpy()
+    return render_tile(od, stain_field, background_field, prior.prior_weight, anchor).concentration
 
 
-def fields_result(
-    name: str,
-    scene: Scene,
-    blended: Fields | None,
-    context: Context | None = None,
-    prior: SlidePrior | None = None,
-) -> Result:
-    """The result of ``fields-constant``, ``fields-oracle`` or ``fields-blended``.
-
-    Args:
-        blended: the product's fields of this phantom; for ``fields-blended`` only.
-    """
+def fields_result(name: str, scene: Scene, solved: Solved) -> Result:
+    """The result of ``fields-constant``, ``fields-oracle`` or ``fields-blended``."""
+    od = scene.picture.od
     if name == "fields-constant":
-        rows, background = scene.linear.rays, scene.picture.glass
-        maps = render_under(scene.source, context, prior, rows, background)
-        return Result(maps, rows, background)
+        rows, background = solved.slide_matrix, solved.context.b0
+        return Result(render_under(od, solved, rows, background), rows, background)
     if name == "fields-oracle":
-        maps = render_under(scene.source, context, prior, *scene.pixel_fields())
-        return Result(maps, *scene.tile_fields)
-    if blended is None:
-        raise ValueError("fields-blended needs the fields of a run")
-    whole = Region(0, 0, *scene.grid.shape)
-    s = interpolate(blended.stain_matrix, scene.grid, whole)
+        return Result(render_under(od, solved, *scene.pixel_fields()), *scene.tile_fields)
+    fields, whole = solved.fields, Region(0, 0, *scene.grid.shape)
+    s = interpolate(fields.stain_matrix, scene.grid, whole)
     s /= np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6)
-    b = interpolate(blended.background, scene.grid, whole)
-    maps = render_under(scene.source, context, prior, s, b)
-    return Result(maps, blended.stain_matrix, blended.background)
+    b = interpolate(fields.background, scene.grid, whole)
+    return Result(render_under(od, solved, s, b), fields.stain_matrix, fields.background)
 
 
 def gap_closed(constant: float, blended: float, oracle: float) -> float:

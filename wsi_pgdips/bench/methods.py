@@ -36,7 +36,14 @@ def _linear(name: str, *scenes: str, two_stains: bool = False, glass: bool = Tru
     return [Method(n, "linear", scenes, two_stains) for n in names]
 
 
-_ABLATIONS_ON_PICTURES = ("no-data-consistency", "no-glass", "no-stain-prior", "no-exclusion")
+_ABLATIONS_ON_PICTURES = (
+    "no-network",
+    "no-data-consistency",
+    "no-glass",
+    "no-stain-prior",
+    "exclusion",
+    "pgdips-loss",
+)
 
 METHODS: tuple[Method, ...] = (
     Method("oracle", "truth", (PHANTOM,)),

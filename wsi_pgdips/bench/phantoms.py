@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wsi_pgdips.bench.cases import FIELD_GROUPS, Case
+from wsi_pgdips.bench.cases import Case
 from wsi_pgdips.bench.fields import fields_result, gap_closed
 from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.methods import PHANTOM, Method, fits
-from wsi_pgdips.bench.product import Outcome, run_ablation, run_preset
+from wsi_pgdips.bench.product import run_ablation, run_preset, solve_in_memory
 from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import Scene, open_scene
 from wsi_pgdips.bench.scoring import MapError, Scorer
 from wsi_pgdips.errors import WsiPgdipsError
-from wsi_pgdips.records import Fields
+from wsi_pgdips.run.image import Solved
 
 Say = Callable[[str], None]
 
@@ -49,8 +49,6 @@ def measure_phantom(
         for method in methods:
             if not fits(method, PHANTOM, len(scene.labels)):
                 continue
-            if method.family == "fields" and case.group not in FIELD_GROUPS:
-                continue
             found = run.measure(method)
             if found is not None:
                 errors[method.name] = found
@@ -64,7 +62,7 @@ def measure_phantom(
 class _PhantomRun:
     def __init__(self, scene: Scene, scorer: Scorer, folder: Path) -> None:
         self.scene, self.scorer, self.folder = scene, scorer, folder
-        self._blended: Fields | None = None
+        self._solved: Solved | None = None
 
     def measure(self, method: Method) -> MapError | None:
         begin = time.perf_counter()
@@ -78,7 +76,7 @@ class _PhantomRun:
     def _result(self, method: Method) -> tuple[Result, float]:
         name, scene = method.name, self.scene
         if method.family == "preset":
-            outcome = self._preset(name)
+            outcome = run_preset(name, scene, self.folder)
             return outcome.result, outcome.seconds
         if method.family == "ablation":
             outcome = run_ablation(name, scene)
@@ -87,25 +85,19 @@ class _PhantomRun:
         if method.family == "truth":
             result = scene.oracle(constant=name == "oracle-constant")
         elif method.family == "fields":
-            blended = self._fields() if name == "fields-blended" else None
-            begin = time.perf_counter()
-            result = fields_result(name, scene, blended)
+            result = fields_result(name, scene, self._solve())
         else:
             result = scene.linear.result(name)
         return result, time.perf_counter() - begin
 
-    def _preset(self, name: str) -> Outcome:
-        outcome = run_preset(name, self.scene, self.folder)
-        for label, step in outcome.seams.items():
-            self.scorer.own_seam(name, label, step, outcome.seconds)
-        if name == "balanced":
-            self._blended = outcome.fields
-        return outcome
-
-    def _fields(self) -> Fields:
-        if self._blended is None:
-            self._blended = run_preset("balanced", self.scene, self.folder).fields
-        return self._blended
+    def _solve(self) -> Solved:
+        """``balanced`` before its render, once for the three pairs of fields."""
+        if self._solved is None:
+            scene = self.scene
+            self._solved = solve_in_memory(
+                "balanced", scene.source, scene.stains, str(scene.stains_file)
+            )
+        return self._solved
 
 
 def _add_gap(sheet: Sheet, labels: Sequence[str], errors: dict[str, MapError]) -> None:

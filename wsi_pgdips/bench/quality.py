@@ -134,8 +134,6 @@ def _missing(
     if case.name == TIME_QUALITY_CASE:
         return [] if have else [m for m in methods if m.name == TIME_QUALITY]
     wanted = [m for m in methods if fits(m, case.scene, known_cases.stains_of(case))]
-    if case.group not in known_cases.FIELD_GROUPS:
-        wanted = [m for m in wanted if m.family != "fields"]
     missing = [m for m in wanted if m.name not in have]
     # figures at equal sharpness depend on all methods of the picture, the gap on all fields
     if missing and case.scene == known_methods.PICTURE:

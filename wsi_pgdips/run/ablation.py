@@ -36,17 +36,21 @@ def _free_stains(context: Context) -> Context:
 
 
 _SETTINGS: dict[str, dict[str, float]] = {
+    "no-network": {"prior_weight": 0.0},
     "no-data-consistency": {"prior_weight": NETWORK_ONLY},
-    "no-exclusion": {"beta": 0.0},
+    "exclusion": {"beta": 0.01},
+    "pgdips-loss": {"alpha": 1.0, "beta": 0.01},
 }
 _CONTEXTS: dict[str, Change] = {"no-glass": _without_glass, "no-stain-prior": _free_stains}
 ABLATIONS = (
+    "no-network",
     "no-blending",
     "no-data-consistency",
     "no-glass",
     "no-stain-prior",
-    "no-exclusion",
     "no-slide-prior",
+    "exclusion",
+    "pgdips-loss",
 )
 
 
@@ -59,15 +63,18 @@ def ablate(
     device: torch.device,
     threads: int,
 ) -> Deconvolution:
-    """A picture deconvolved with one part of the method taken away.
+    """A picture deconvolved with one part of the method taken away, or put back.
 
     * ``no-blending``: every tile is rendered under its own parameters, constant over the tile.
     * ``no-data-consistency``: the network's maps are the result (Lambda 100).
     * ``no-glass``: B is 0.
     * ``no-stain-prior``: the slide's own vectors give way to the library's, and the fields come
       from the tiles' parameters, not from their statistics.
-    * ``no-exclusion``: beta is 0, where the preset has any.
     * ``no-slide-prior``: each tile is a picture of its own.
+    * ``no-network``: the closed form under the same fields (Lambda 0).
+
+    Two put back what ``balanced`` does without: ``exclusion`` adds the exclusion loss to the
+    training of the slide's network, ``pgdips-loss`` that and the reconstruction of real pixels.
 
     Args:
         source, stains, settings: as of a run. device, threads: as of a run.

@@ -36,6 +36,7 @@ def blend(
         context.background,
         source=context.preset.field_source,
         q_max=Q_MAX,
+        library=context.stains.stain_matrix,
     )
 
 
