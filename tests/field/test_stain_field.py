@@ -8,7 +8,7 @@ import pytest
 
 from wsi_pgdips.field import stains
 from wsi_pgdips.field.stains import StainField, stain_field, supported_share
-from wsi_pgdips.optics.cone import Plane
+from wsi_pgdips.optics.cone import EDGES, Plane
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import FloatArray
@@ -240,3 +240,25 @@ def test_share_guards_nothing_and_constants() -> None:
     one = np.zeros((4, 4))
     one[1, 1] = 1
     assert supported_share(split, one) == 0
+
+
+def test_the_level_leans_on_the_library_where_no_pixel_is_pure() -> None:
+    """As S0 did: an anchor further out than any pixel stays where the library supports it."""
+    inner = PLANE.rays(PLANE.angles(HDAB) + np.radians([0.0, -4.0]))
+    tiles = constant(inner)
+    statistics = slide(tiles, HDAB)
+    alone = stain_field(statistics, HDAB, every(2))
+    kept = stain_field(statistics, HDAB, every(2), HDAB)
+    np.testing.assert_allclose(angle_deg(alone.slide, inner), 0, atol=0.7)
+    # a tenth of the tiles' cells are pure, so the edge holds
+    assert angle_deg(kept.slide, alone.slide).max() < 0.5
+    spread = np.asarray(statistics["edges"])
+    spread[..., 1, : spread.shape[-1] // 2] = 0
+    rng = np.random.default_rng(0)
+    own = rng.dirichlet(np.ones(60), spread.shape[:3]) * 600
+    first = int(np.searchsorted(EDGES, np.radians(1.0)))
+    spread[..., 1, first : first + 60] = own * np.linspace(1, 0, 60) ** 3
+    spread[..., 1, first + 60 :] = 0
+    pulled = stain_field(statistics, HDAB, every(2), HDAB)
+    away = stain_field(statistics, HDAB, every(2))
+    assert angle_deg(pulled.slide, HDAB)[1] < angle_deg(away.slide, HDAB)[1] - 3.0

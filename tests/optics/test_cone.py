@@ -215,11 +215,12 @@ def test_aligned_edges_take_the_shift_of_each_place_out() -> None:
             for s in shift
         ]
     )
-    edges = aligned_edges(stack, shift, (own + shift).mean(1))
+    edges, sides = aligned_edges(stack, shift, (own + shift).mean(1))
     np.testing.assert_allclose(edges, own, atol=2 * WIDTH)
-    alone = aligned_edges(stack[1:2], np.zeros((1, 2)), np.zeros(1))
+    np.testing.assert_allclose(sides.sum(1), [150, 150], rtol=1e-5)  # nothing of the other stain
+    alone, _ = aligned_edges(stack[1:2], np.zeros((1, 2)), np.zeros(1))
     np.testing.assert_allclose(alone, cone_edges(stack[1])[0], atol=2 * WIDTH)
-    assert np.isnan(aligned_edges(0 * stack, shift, np.zeros(3))).all()
+    assert np.isnan(aligned_edges(0 * stack, shift, np.zeros(3))[0]).all()
 
 
 def test_zero_rows_stay_out_of_the_way() -> None:

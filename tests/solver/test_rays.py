@@ -98,6 +98,24 @@ def test_tiles_that_drift_do_not_widen_the_cone() -> None:
     assert (apart < 1.0).all()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stain_that_is_never_pure_moves_to_the_library(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brown always lies over blue: its edge leans in, and few pixels lie near it."""
+    rng = np.random.default_rng(seed)
+    q = rng.gamma(3.0, 0.2, (2, 20_000))
+    q[1] *= rng.random(20_000) < 0.5
+    least = np.where(rng.random(20_000) < 0.04, 0.15, rng.uniform(0.6, 1.0, 20_000))
+    q[0] = np.maximum(q[0], q[1] * least)
+    y = np.asarray(q.T @ HDAB + rng.normal(0, 0.003, (20_000, 3)), np.float32)
+    moved = angle_deg(estimate_rays(y, HDAB).stain_matrix, HDAB)
+    monkeypatch.setattr("wsi_pgdips.solver.rays.outward", lambda *_: np.zeros(2))
+    edge = angle_deg(estimate_rays(y, HDAB).stain_matrix, HDAB)
+    assert moved[0] == pytest.approx(edge[0], abs=0.5)
+    assert moved[1] < edge[1] - 2.0
+
+
 def test_one_stain_is_the_direction_of_the_mean() -> None:
     y = mixtures(HE[:1], 500)
     rays = estimate_rays(y, HE[:1])

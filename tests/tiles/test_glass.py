@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,6 +98,17 @@ def test_dirt_on_glass_does_not_move_the_constant():
     dirty[10:60, 10:200] += 0.3
     _, _, b0 = background_field(slide(dirty), GRID)
     np.testing.assert_allclose(b0, truth[0, 0], atol=0.002)
+
+
+def test_what_is_assumed_stands_where_no_glass_tells():
+    assumed = np.array([0.03, 0.08, 0.02], np.float32)
+    for glass in (np.zeros(SHAPE, bool), None):  # none, or saturated
+        tissue = replace(slide(flat(), glass), assumed=assumed)
+        field, weight, b0 = background_field(tissue, GRID)
+        np.testing.assert_array_equal(field, np.broadcast_to(assumed, field.shape))
+        np.testing.assert_array_equal(b0, assumed)
+        assert field.dtype == b0.dtype == np.float32
+        assert not weight.any()
 
 
 def test_without_glass_all_is_zero():

@@ -13,7 +13,14 @@ from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
 from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.tiles.grid import plan_blocks
-from wsi_pgdips.tiles.tissue import TissueMap, _dilated, _filled, find_tissue
+from wsi_pgdips.tiles.tissue import (
+    BACKGROUND_ASSUMED,
+    TissueMap,
+    _dilated,
+    _filled,
+    find_tissue,
+)
+from wsi_pgdips.tiles.whitepoint import palest
 
 GLASSES = {
     "grey": (240, 240, 240),
@@ -71,7 +78,8 @@ def test_what_was_never_scanned_is_neither_tissue_nor_glass(as_source, paint, fi
 def test_saturated_glass_is_glass_and_flagged(as_source, paint):
     scene = paint((255, 255, 255))
     found = find_tissue(as_source(scene.rgb))
-    assert found.flags == ("glass_saturated",)
+    assert found.flags == ("glass_saturated", BACKGROUND_ASSUMED)
+    np.testing.assert_allclose(found.assumed, 0.02)
     assert found.core[scene.tissue].mean() > 0.99
     assert not (found.core & ~_dilated(scene.tissue, 2)).any()
     assert found.glass.any()
@@ -83,7 +91,7 @@ def test_without_glass_nothing_is_split(as_source, paint):
     assert scene.tissue[inside].all()
     assert scene.pale[inside].any()
     found = find_tissue(as_source(np.ascontiguousarray(scene.rgb[inside])))
-    assert found.flags == ("no_glass",)
+    assert found.flags == ("no_glass", BACKGROUND_ASSUMED)
     assert found.core.all()
     assert found.mask.all()
     assert not found.glass.any()
@@ -139,10 +147,31 @@ def test_glass_in_gaps_of_the_tissue_is_seen_on_a_finer_overview():
 
 
 def test_without_gaps_no_glass_is_made_up():
-    rgb, _ = gappy(0)
+    rgb, glass = gappy(0)
     found = find_tissue(ArraySource(rgb, mpp=2.0, tile=256, block=1024))
-    assert found.flags == ("no_glass",)
+    assert found.flags == ("no_glass", BACKGROUND_ASSUMED)
     assert not found.glass.any()
+    # pale tissue bounds it from above: half of that is between none and all
+    np.testing.assert_allclose(found.assumed, palest(rgb, True) / 2)
+    assert (glass < palest(rgb, True)).all()
+    assert (found.assumed > 0.02).all()
+
+
+def test_flat_places_are_no_glass_where_the_tissue_is_brighter():
+    rgb, glass = gappy(40)
+    od = rgb_to_od(rgb)
+    rough = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(100, 1024)), 4)
+    od[:100] = 0.6 * glass + 0.01 * (rough / rough.std()).clip(-1.5, 1.5)[..., None]
+    found = find_tissue(ArraySource(od_to_rgb(od), mpp=2.0, tile=256, block=1024))
+    assert found.flags == ("no_glass", BACKGROUND_ASSUMED)
+
+
+def test_fill_has_no_say_in_the_palest():
+    rgb, _ = gappy(0)
+    filled = rgb.copy()
+    filled[:100], filled[-100:] = 255, 0
+    np.testing.assert_array_equal(palest(filled, True), palest(rgb[100:-100], True))
+    np.testing.assert_array_equal(palest(filled, False), 0)
 
 
 def test_holes_are_filled_up_to_a_size(as_source, paint):

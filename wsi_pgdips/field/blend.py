@@ -32,6 +32,7 @@ def blend_fields(
     *,
     source: str,
     q_max: float,
+    library: FloatArray | None = None,
 ) -> tuple[Fields, FloatArray]:
     """Fields on the whole tile grid.
 
@@ -39,7 +40,7 @@ def blend_fields(
         fits: of every block, in any order; the result does not depend on it.
         tile_grid: (GY, GX). prior: the slide's. background: (GY, GX, 3) B of glass.
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
-        q_max: OD at the upper end of the q histograms.
+        q_max: OD at the upper end of the q histograms. library: (N, 3), see ``stain_field``.
 
     Returns:
         Fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
@@ -60,7 +61,7 @@ def blend_fields(
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
         b = blend(own_b, share, SIGMA_PARAMETERS, prior.background)
     else:
-        stains = stain_field(statistics, prior.stain_matrix, prior.measured)
+        stains = stain_field(statistics, prior.stain_matrix, prior.measured, library)
         m = _local_percentile(statistics["q_hist"], prior, q_max)
         b = background.astype(np.float64)
     fields = Fields(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from wsi_pgdips.field.windows import neighbourhood_sum
 from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
 from wsi_pgdips.optics.course import follow
+from wsi_pgdips.optics.leaning import outward
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 
@@ -50,7 +51,10 @@ class StainField:
 
 
 def stain_field(
-    statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]
+    statistics: Statistics,
+    anchor: FloatArray,
+    measured: npt.NDArray[np.bool_],
+    library: FloatArray | None = None,
 ) -> StainField:
     """S(x) for one, two or more stains.
 
@@ -58,6 +62,8 @@ def stain_field(
         statistics: name -> (GY, GX, ...) sums per tile, zero where a tile was not fitted
             (``solver.statistics``). anchor: (N, 3) S0 under which they were taken.
         measured: (N,) stains whose vector the slide itself supports; the others stay.
+        library: (N, 3), towards which edges without pure pixels are moved, as they were in the
+            anchor (``optics.leaning``); not at all by default.
 
     Returns:
         One stain: direction of the local mean. Two: edges of the cone and tilts of its plane. More:
@@ -68,7 +74,7 @@ def stain_field(
     if n == 1 and measured[0]:
         return _one(statistics, anchor)
     if n == 2:
-        return _two(statistics, anchor, measured)
+        return _two(statistics, anchor, measured, library)
     constant = np.broadcast_to(anchor, (*shape, n, 3)).astype(np.float32)
     raw = np.where(_busy(statistics)[..., None, None], constant, np.nan).astype(np.float32)
     return StainField(constant, anchor, raw, {})
@@ -102,7 +108,12 @@ def _direction(total: Floats, slide: FloatArray) -> Floats:
     return np.where(some, unit_rows(total) - slide, 0.0)
 
 
-def _two(statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bool_]) -> StainField:
+def _two(
+    statistics: Statistics,
+    anchor: FloatArray,
+    measured: npt.NDArray[np.bool_],
+    library: FloatArray | None,
+) -> StainField:
     """Edges and tilts of coarse tiles, what course they follow, and the edges of all, aligned."""
     plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
     shape = statistics["count"].shape
@@ -132,7 +143,10 @@ def _two(statistics: Statistics, anchor: FloatArray, measured: npt.NDArray[np.bo
             kept[f"{name}_{k}"] = trust
     here = np.stack([local["edge", k] if known[k] else own[k] + 0 * count for k in (0, 1)], -1)
     shift = here - np.average(here, axis=0, weights=count)
-    aligned = aligned_edges(coarse["edges"], shift, here.mean(1))
+    aligned, sides = aligned_edges(coarse["edges"], shift, here.mean(1))
+    if library is not None:
+        level = np.where(known, aligned, own)
+        aligned = aligned + outward(sides, level, plane.angles(library))
     rows = np.broadcast_to(anchor, (*shape, 2, 3)).astype(np.float64)
     for k in np.nonzero(known)[0].tolist():
         angle = everywhere["edge", k] - np.average(here[:, k], weights=count) + aligned[k]

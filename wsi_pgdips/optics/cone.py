@@ -137,7 +137,7 @@ def cone_edges(
 
 def aligned_edges(
     histograms: npt.NDArray[Any], shift: npt.NDArray[Any], middle: npt.NDArray[Any]
-) -> Floats:
+) -> tuple[Floats, Floats]:
     """The edges of a cone whose stains differ from place to place, each place's shift taken out.
 
     Args:
@@ -145,7 +145,7 @@ def aligned_edges(
             lie beyond the common ones. middle: (K,) divides the sides at each place.
 
     Returns:
-        (2,) radians, NaN where a side is empty.
+        (2,) radians, NaN where a side is empty; (2, ANGLE_BINS) sums of the aligned sides.
     """
     centres = (EDGES[1:] + EDGES[:-1]) / 2
     total = np.zeros((2, ANGLE_BINS))
@@ -156,7 +156,7 @@ def aligned_edges(
             )[0]
     low = _quantile(total[0], EDGES, TAIL)
     high = -_quantile(total[1, ::-1], -EDGES[::-1], TAIL)
-    return np.stack([low, high])
+    return np.stack([low, high]), total
 
 
 def _quantile(histogram: npt.NDArray[Any], edges: Floats, tail: float) -> Floats:

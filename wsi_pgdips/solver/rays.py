@@ -21,6 +21,7 @@ from wsi_pgdips.optics.cone import (
     edge_histograms,
     pixel_noise,
 )
+from wsi_pgdips.optics.leaning import outward
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.vertices import smallest_cone
@@ -130,15 +131,24 @@ def _two_rays(
     rows = np.where(measured[:, None], plane.rays(np.nan_to_num(edges)), library)
     parts = np.split(y, np.cumsum(tiles)[:-1])
     parts = [part for part in parts if len(part) >= MIN_CELLS] or [y]
-    for _ in range(_ROUNDS):
+    for k in range(_ROUNDS):
         if angle_deg(rows[0], rows[1]) < _LEAST_DEG:
             break
-        rows = np.where(measured[:, None], _refined(parts, unit_rows(rows)), rows)
+        known = library if k == _ROUNDS - 1 else None
+        rows = np.where(measured[:, None], _refined(parts, unit_rows(rows), known, measured), rows)
     return unit_rows(rows), tuple(measured.tolist())
 
 
-def _refined(parts: Sequence[FloatArray], rows: FloatArray) -> FloatArray:
-    """(2, 3) edges of tiles that may drift: each aligned to their mean before they are summed."""
+def _refined(
+    parts: Sequence[FloatArray],
+    rows: FloatArray,
+    library: FloatArray | None,
+    measured: npt.NDArray[np.bool_],
+) -> FloatArray:
+    """(2, 3) edges of tiles that may drift: each aligned to their mean before they are summed.
+
+    With a library, edges without pure pixels are moved towards it (``optics.leaning``).
+    """
     plane = Plane.of(rows)
     own = plane.angles(rows)
     noise = across_noise(np.concatenate(parts), plane)
@@ -152,8 +162,10 @@ def _refined(parts: Sequence[FloatArray], rows: FloatArray) -> FloatArray:
     weight = vote * count[:, None] + 1e-9
     shift = vote * (edges - (weight * edges).sum(0) / weight.sum(0))
     shift -= (count[:, None] * shift).sum(0) / count.sum()
-    angles = aligned_edges(histograms, shift, (own + shift).mean(1))
-    angles = np.where(np.isfinite(angles), angles, own)
+    angles, aligned = aligned_edges(histograms, shift, (own + shift).mean(1))
+    angles = np.where(measured & np.isfinite(angles), angles, own)
+    if library is not None:
+        angles = angles + outward(aligned, angles, plane.angles(library))
     tilts, evidence = np.array([_tilt(part, plane, rows) for part in parts]).swapaxes(0, 1)
     worth = evidence / (evidence + _HALF_EVIDENCE) * count[:, None] + 1e-9
     tilt = (worth * tilts).sum(0) / worth.sum(0)

@@ -69,19 +69,16 @@ def background_field(
     Returns:
         background (GY, GX, 3) float32 OD; weight (GY, GX) float32, the effective number of glass
         pixels (of the overview) behind each value; B0 (3,) float32, the slide's own constant.
-        All zero where the slide has no glass.
+        Where no glass tells, what the map assumes, with no weight.
     """
     gy, gx = grid.tile_grid
     centre_y = np.asarray((np.arange(gy) + 0.5) * grid.tile / tissue.scale - 0.5, np.float64)
     centre_x = np.asarray((np.arange(gx) + 0.5) * grid.tile / tissue.scale - 0.5, np.float64)
     pixels = tissue.glass_od[tissue.glass]
-    if len(pixels) == 0:
-        return (
-            np.zeros((gy, gx, 3), np.float32),
-            np.zeros((gy, gx), np.float32),
-            np.zeros(3, np.float32),
-        )
-    b0 = _trimmed_mean(pixels)
+    if tissue.assumed is not None or len(pixels) == 0:
+        b0 = np.zeros(3, np.float32) if tissue.assumed is None else tissue.assumed
+        return np.tile(b0, (gy, gx, 1)), np.zeros((gy, gx), np.float32), b0
+    mean = _trimmed_mean(pixels)
     mpp = grid.mpp * tissue.scale
     # a small slide still needs enough cells to see a slope in them
     side = max(min(round(CELL_UM / mpp), max(tissue.glass.shape) // CELLS_ACROSS), 4)
@@ -92,15 +89,15 @@ def background_field(
     while len(cells.row) > _MAX_CELLS:
         side *= 2
         cells = _pool(tissue.glass, tissue.glass_od, side)
-    field = np.broadcast_to(b0, (gy, gx, 3)).copy()
+    field = np.broadcast_to(mean, (gy, gx, 3)).copy()
     sigma = max(SIGMA_UM, SIGMA_TILES * grid.tile * grid.mpp) / mpp
     weight = _kernel_sums(cells, cells.count[:, None], centre_y, centre_x, sigma)[..., 0]
     if len(cells.row) >= 3:
-        field += _drift(cells, b0, centre_y, centre_x)
+        field += _drift(cells, mean, centre_y, centre_x)
     return (
         np.maximum(field, 0).astype(np.float32),
         weight.astype(np.float32),
-        np.maximum(b0, 0).astype(np.float32),
+        np.maximum(mean, 0).astype(np.float32),
     )
 
 

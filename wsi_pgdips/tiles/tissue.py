@@ -20,7 +20,13 @@ from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
 from wsi_pgdips.tiles.maskers import MASKERS, Masker, dark_mask
 from wsi_pgdips.tiles.masks import load_mask, load_roi
-from wsi_pgdips.tiles.whitepoint import Glass, find_glass, find_lumens
+from wsi_pgdips.tiles.whitepoint import (
+    Glass,
+    assumed_background,
+    find_glass,
+    find_lumens,
+    palest,
+)
 
 DILATION_UM = 32.0
 GLASS_MARGIN_UM = 40.0
@@ -31,6 +37,7 @@ _TEXTURE_OD = 0.010
 _SPARSE = 0.02  # share of the overview below which glass is looked for in gaps of the tissue too
 _LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
 _STAINED_OD = 0.15  # OD sum above glass that no glass has
+BACKGROUND_ASSUMED = "background_from_palest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +52,9 @@ class TissueMap:
         scale: output pixels per overview pixel; pixel (i, j) covers [i*scale, (i+1)*scale).
         shape: (height, width) in output pixels.
         flags: ``no_glass``, ``glass_in_lumens`` (only there), ``glass_saturated``,
-            ``mask_from_file``, ``roi``.
+            ``background_from_palest`` (there is no glass, or it is saturated), ``mask_from_file``,
+            ``roi``.
+        assumed: (3,) OD taken for that of glass where no glass tells, else None.
     """
 
     mask: BoolArray
@@ -55,6 +64,7 @@ class TissueMap:
     scale: float
     shape: tuple[int, int]
     flags: tuple[str, ...] = ()
+    assumed: FloatArray | None = None
 
     def window(self, y: int, x: int, h: int, w: int) -> BoolArray:
         """(h, w) bool: the mask at output pixels, nearest; False outside the slide."""
@@ -137,12 +147,19 @@ def find_tissue(
     stained = solid if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
     clear = glass.clear & ~_dilated(stained, GLASS_MARGIN_UM / mpp)
     glass_od = rgb_to_od(rgb)
-    if clear.mean() < _SPARSE:
-        gaps, gaps_od = _lumens(source, rgb.shape[:2], scale)
+    fine, ratio = rgb, 1.0
+    if clear.mean() < _SPARSE or "glass_saturated" in flags:
+        fine, ratio = _finer(source, rgb, scale)
+    if clear.mean() < _SPARSE and ratio < 1:
+        gaps, gaps_od = _lumens(fine, ratio, rgb.shape[:2])
         glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
         clear |= gaps
         if "no_glass" in flags and gaps.any():
             flags[flags.index("no_glass")] = "glass_in_lumens"
+    assumed = None
+    if "no_glass" in flags or "glass_saturated" in flags:
+        assumed = assumed_background(palest(fine, "no_glass" in flags))
+        flags.append(BACKGROUND_ASSUMED)
     if roi_file is not None:
         roi = load_roi(roi_file, source.grid, rgb.shape[:2], scale)
         core, mask = core & roi, mask & roi
@@ -154,28 +171,31 @@ def find_tissue(
             where=source.meta.name,
             hint="try another --masker, or draw the tissue and give it with --mask",
         )
-    return TissueMap(mask, core, clear, glass_od, scale, source.grid.shape, tuple(flags))
+    return TissueMap(mask, core, clear, glass_od, scale, source.grid.shape, tuple(flags), assumed)
 
 
-def _lumens(
-    source: TileSource, shape: tuple[int, int], scale: float
-) -> tuple[BoolArray, FloatArray]:
+def _finer(source: TileSource, rgb: ByteArray, scale: float) -> tuple[ByteArray, float]:
+    """An overview at about 2 um a pixel, and its pixels' side over the coarse one's.
+
+    The coarse one itself where the slide is too large for that, or no finer one exists.
+    """
+    mpp = max(_LUMEN_MPP, max(source.grid.shape) * source.grid.mpp / _LUMEN_SIDE)
+    if mpp > 2 * _LUMEN_MPP or mpp >= scale * source.grid.mpp:
+        return rgb, 1.0
+    finer, fine_scale = source.overview(mpp)
+    return (finer, fine_scale / scale) if fine_scale < scale else (rgb, 1.0)
+
+
+def _lumens(fine: ByteArray, ratio: float, shape: tuple[int, int]) -> tuple[BoolArray, FloatArray]:
     """Glass in gaps of the tissue, seen on a finer overview and pooled to the coarse one's pixels.
 
     Returns:
         (H, W) bool, and (H, W, 3) float32 mean OD where it is true.
     """
-    fine_mpp = max(_LUMEN_MPP, max(source.grid.shape) * source.grid.mpp / _LUMEN_SIDE)
-    nowhere = np.zeros(shape, bool), np.zeros((*shape, 3), np.float32)
-    if fine_mpp > 2 * _LUMEN_MPP or fine_mpp >= scale * source.grid.mpp:
-        return nowhere
-    rgb, fine = source.overview(fine_mpp)
-    if fine >= scale:
-        return nowhere
-    y, x = np.nonzero(find_lumens(rgb))
-    index = (y * fine // scale).astype(np.intp) * shape[1] + (x * fine // scale).astype(np.intp)
+    y, x = np.nonzero(find_lumens(fine))
+    index = (y * ratio).astype(np.intp) * shape[1] + (x * ratio).astype(np.intp)
     n = shape[0] * shape[1]
-    od = rgb_to_od(rgb[y, x])
+    od = rgb_to_od(fine[y, x])
     count = np.bincount(index, minlength=n)
     total = np.stack([np.bincount(index, od[:, c], n) for c in range(3)], 1)
     mean = np.asarray(total / np.maximum(count, 1)[:, None], np.float32)

@@ -30,7 +30,9 @@ _PANE_SUM, _PANE_SPREAD = 0.15, 0.03  # how far it may be from the first, OD; mo
 _BLUR = 1 / 96  # of the overview's longer side: sigma by which the border of panes is smoothed
 # glass in gaps of the tissue
 _LUMEN_PIXELS, _LUMEN_SUM = 200, 0.10
-_BRIGHTER_SHARE = 1e-3
+_BRIGHTER_OD, _BRIGHTER_SHARE = 0.02, 0.005
+# where no glass tells
+_PALEST, _LEAST_BACKGROUND = 1.0, 0.02  # percentile, OD
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +113,28 @@ def find_lumens(rgb: ByteArray) -> BoolArray:
     kept = flat & (step.sum(2) > -_SEED) & (step.sum(2) < _LUMEN_SUM)
     kept &= np.ptp(step, axis=2) < _PANE_SPREAD
     smooth = ndimage.uniform_filter(total, 5, mode="nearest")  # ringing is not brightness
-    brighter = (smooth < peak - _TOLERANCE[0]) & ~_near(padding, 2)
+    brighter = (smooth < peak - _BRIGHTER_OD) & ~_near(padding, 2)
     return kept if brighter.mean() < _BRIGHTER_SHARE else nowhere
+
+
+def palest(rgb: ByteArray, white_is_fill: bool) -> FloatArray:
+    """(3,) OD that all but 1 % of what was scanned exceeds, each channel by itself.
+
+    Glass cannot be denser, or it would show.
+
+    Args:
+        rgb: (H, W, 3) overview at about 2 um a pixel. white_is_fill: or else it is saturated.
+    """
+    fill = _bordering(rgb.max(2) <= _BLACK)
+    if white_is_fill:
+        fill |= _large(rgb.min(2) >= _WHITE, 16)
+    scanned = rgb[~fill] if not fill.all() else rgb.reshape(-1, 3)
+    return np.asarray(np.percentile(rgb_to_od(scanned), _PALEST, axis=0), np.float32)
+
+
+def assumed_background(of_palest: FloatArray) -> FloatArray:
+    """(3,) B where no glass tells: halfway between none and the palest (decision 26)."""
+    return np.asarray(np.maximum(of_palest / 2, _LEAST_BACKGROUND), np.float32)
 
 
 def _flat(od: FloatArray, padding: BoolArray, limit: float, tint: float = _MAX_SPREAD) -> BoolArray:

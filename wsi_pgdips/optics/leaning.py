@@ -1,0 +1,61 @@
+"""How far the edges of a cone of colours may lean inwards, and what the library says of it.
+
+Mixtures lie inside the cone of their stains, so where few pixels are pure an edge can only be too
+far in, never too far out. How many are pure shows in how much of a side lies close to its edge.
+Where that is little, or where the whole cone is much narrower than the library's, an edge is moved
+outwards, towards the library's vector and not beyond it. An edge with pure pixels stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.optics.cone import EDGES
+
+Floats = npt.NDArray[np.float64]
+
+NEAR = np.radians(4.0)
+PURE_SHARE = (0.05, 0.15)  # of a side's strength near its edge: none is pure, enough are
+FURTHEST = np.radians(
+    5.0
+)  # that an edge leans in on real texture; stains differ by more from a set
+LEAST_WIDTH = (
+    0.75  # of the angle between the library's stains; a cone that narrow has lost its edges
+)
+
+
+def pure_shares(histograms: npt.NDArray[Any], edges: npt.NDArray[Any]) -> Floats:
+    """(2,) share of each side's strength that lies near its edge, or beyond.
+
+    Args:
+        histograms: (2, ANGLE_BINS) of the two sides (``optics.cone``), nothing of the other side.
+        edges: (2,) radians.
+    """
+    centres = (EDGES[1:] + EDGES[:-1]) / 2
+    near = np.stack([centres < edges[0] + NEAR, centres > edges[1] - NEAR])
+    mass = histograms.sum(1)
+    return np.asarray((histograms * near).sum(1) / np.maximum(mass, 1e-12), np.float64)
+
+
+def outward(
+    histograms: npt.NDArray[Any], edges: npt.NDArray[Any], library: npt.NDArray[Any]
+) -> Floats:
+    """(2,) radians to add to the edges.
+
+    Args:
+        histograms: as for :func:`pure_shares`. edges: (2,) radians. library: (2,) angles of the
+            library's stains in the same plane.
+    """
+    out = np.array([-1.0, 1.0])
+    gap = np.maximum((library - edges) * out, 0)
+    none, enough = PURE_SHARE
+    doubt = 1 - np.clip((pure_shares(histograms, edges) - none) / (enough - none), 0, 1)
+    move = doubt * np.minimum(gap, FURTHEST)
+    missing = LEAST_WIDTH * (library[1] - library[0]) - (edges[1] - edges[0]) - move.sum()
+    left = gap - move
+    if missing > 0 and left.sum() > 0:
+        move += left * min(missing / left.sum(), 1.0)
+    return np.asarray(out * move)
