@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -23,18 +25,28 @@ NOISE = 0.004
 Statistics = dict[str, npt.NDArray[np.float64]]
 
 
-def one_tile(rows: FloatArray, anchor: FloatArray, seed: int) -> dict[str, npt.NDArray[np.float64]]:
-    """Statistics of a tile stained by ``rows``, taken under ``anchor``."""
+def cells_of(rows: FloatArray, seed: int) -> FloatArray:
+    """(CELLS, 3) pooled OD of a tile; a tenth of the cells hold one stain alone."""
     rng = np.random.default_rng(seed)
     n = len(rows)
     q = rng.gamma(3.0, 0.2, (n, CELLS))
     kind = rng.random(CELLS)
-    for k in range(n):  # a tenth of the cells hold one stain alone
+    for k in range(n):
         alone = (kind >= 0.1 * k) & (kind < 0.1 * (k + 1))
         q[np.ix_(np.arange(n) != k, alone)] = 0
-    y = np.asarray(q.T @ rows + rng.normal(0, NOISE, (CELLS, 3)), np.float32)
-    half = rng.random(CELLS) > 0.5
-    return tile_statistics(y, half, q.astype(np.float32), anchor, NOISE)
+    return np.asarray(q.T @ rows + rng.normal(0, NOISE, (CELLS, 3)), np.float32)
+
+
+def statistics_of(y: FloatArray, anchor: FloatArray, seed: int) -> dict[str, npt.NDArray[Any]]:
+    """Statistics of a tile of these cells, taken under ``anchor``."""
+    half = np.random.default_rng(seed).random(len(y)) > 0.5
+    q = np.asarray(np.maximum(y @ np.linalg.pinv(anchor), 0).T, np.float32)
+    return tile_statistics(y, half, q, anchor, NOISE)
+
+
+def one_tile(rows: FloatArray, anchor: FloatArray, seed: int) -> dict[str, npt.NDArray[Any]]:
+    """Statistics of a tile stained by ``rows``."""
+    return statistics_of(cells_of(rows, seed), anchor, seed + 1)
 
 
 def slide(truth: FloatArray, anchor: FloatArray, missing: float = 0.0, seed: int = 0) -> Statistics:
@@ -262,3 +274,25 @@ def test_the_level_leans_on_the_library_where_no_pixel_is_pure() -> None:
     pulled = stain_field(statistics, HDAB, every(2), HDAB)
     away = stain_field(statistics, HDAB, every(2))
     assert angle_deg(pulled.slide, HDAB)[1] < angle_deg(away.slide, HDAB)[1] - 3.0
+
+
+def test_a_step_inside_tiles_does_not_pass_for_a_drift_of_their_edges() -> None:
+    """The plane of the stains tilts along a line that crosses a column of tiles."""
+    column = GRID[1] // 2
+    tilted = [
+        unit_rows(HDAB + np.radians(6.0 * sign) * PLANE.normal).astype(np.float32)
+        for sign in (-1, 1)
+    ]
+    truth = np.stack([tilted[int(x > column)] for x in range(GRID[1])])
+    truth = np.broadcast_to(truth, (*GRID, 2, 3)).copy()
+    statistics = slide(truth, HDAB)
+    for y in range(GRID[0]):
+        both = [cells_of(rows, 77 + 2 * y + k) for k, rows in enumerate(tilted)]
+        mixed = statistics_of(np.concatenate(both), HDAB, y)
+        for name, value in mixed.items():
+            statistics[name][y, column] = value
+    field = stain_field(statistics, HDAB, every(2))
+    away = np.arange(GRID[1]) != column
+    found = PLANE.angles(field.stain_matrix) - PLANE.angles(HDAB)
+    assert np.degrees(np.abs(found)).max() < 1.0
+    assert angle_deg(field.stain_matrix, truth)[:, away].mean() < 2.0

@@ -30,6 +30,7 @@ Statistics = dict[str, npt.NDArray[Any]]
 SIGMA_TILES = 0.75  # of one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
+_USUAL = 2.0  # times the median residual out of the plane that a tile may have
 _MAX_PLACES = 400
 _NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a tile's own estimate, over the course's variance
 
@@ -128,12 +129,14 @@ def _two(
     edges = own + _clipped(edges - own)
     qq, qr = coarse["plane_qq"], coarse["plane_qr"]
     tilt = _solve(qq, qr)
+    flat = _flatness(coarse, plane, tilt)
     with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
     alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
     places, to = _places(coarse["place"], shape)
     kept, local, everywhere = {}, {}, {}
     for name, values, evidence in (("edge", edges, mass / _HALF_MASS), ("tilt", tilt, alone / 20)):
-        vote = np.maximum(evidence / (evidence + 1), 1e-3)
+        vote = evidence / (evidence + 1)
+        vote = np.maximum(vote * flat[:, None] if name == "edge" else vote, 1e-3)
         for k in np.nonzero(known)[0].tolist():
             mean = np.average(values[:, k], weights=vote[:, k])
             off = (values[:, k] - mean)[:, None]
@@ -143,7 +146,8 @@ def _two(
             kept[f"{name}_{k}"] = trust
     here = np.stack([local["edge", k] if known[k] else own[k] + 0 * count for k in (0, 1)], -1)
     shift = here - np.average(here, axis=0, weights=count)
-    aligned, sides = aligned_edges(coarse["edges"], shift, here.mean(1))
+    seen = coarse["edges"] * flat[:, None, None]
+    aligned, sides = aligned_edges(seen, shift, here.mean(1))
     if library is not None:
         level = np.where(known, aligned, own)
         aligned = aligned + outward(sides, level, plane.angles(library))
@@ -158,6 +162,17 @@ def _two(
     return StainField(
         rows.astype(np.float32), slide.astype(np.float32), _raw(statistics, plane, own), kept
     )
+
+
+def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:
+    """(K,) in (0, 1]: 1 where a tile's colours lie in one plane as well as those of most tiles.
+
+    Where a step crosses a tile they do not. That passes for noise, and its edges lean in.
+    """
+    across = np.einsum("c,kcd,d->k", plane.normal, coarse["moment"], plane.normal)
+    left = across - (tilt * coarse["plane_qr"]).sum(1)
+    share = np.maximum(left, 0) / np.maximum(np.trace(coarse["moment"], axis1=1, axis2=2), 1e-9)
+    return np.asarray(np.minimum(_USUAL * np.median(share) / np.maximum(share, 1e-12), 1.0))
 
 
 def _constant(statistics: Statistics, plane: Plane, anchor: FloatArray) -> StainField:
@@ -180,7 +195,7 @@ def _coarse(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
             break
         side += 1
     out: Statistics = {}
-    for name in ("edges", "plane_qq", "plane_qr", "count"):
+    for name in ("edges", "plane_qq", "plane_qr", "moment", "count"):
         tiles = statistics[name][iy, ix].astype(np.float64)
         tiles = tiles if name == "count" else tiles.sum(1)
         out[name] = np.zeros((len(used), *tiles.shape[1:]))
