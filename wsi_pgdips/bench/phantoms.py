@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wsi_pgdips.bench.cases import Case
-from wsi_pgdips.bench.fields import fields_result, gap_closed
+from wsi_pgdips.bench.fields import fields_result, gap_closed, render_under
 from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.methods import PHANTOM, Method, fits
 from wsi_pgdips.bench.product import run_ablation, run_preset, solve_in_memory
@@ -16,9 +16,19 @@ from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import Scene, open_scene
 from wsi_pgdips.bench.scoring import MapError, Scorer
 from wsi_pgdips.errors import WsiPgdipsError
+from wsi_pgdips.records import FloatArray
 from wsi_pgdips.run.image import Solved
 
 Say = Callable[[str], None]
+# rendered with the network of ``balanced``: a seam step is measured against the same render
+SEEN_BY_THE_NETWORK = (
+    "balanced",
+    "ablation-no-blending",
+    "ablation-no-data-consistency",
+    "fields-constant",
+    "fields-oracle",
+    "fields-blended",
+)
 
 
 def measure_phantom(
@@ -63,6 +73,7 @@ class _PhantomRun:
     def __init__(self, scene: Scene, scorer: Scorer, folder: Path) -> None:
         self.scene, self.scorer, self.folder = scene, scorer, folder
         self._solved: Solved | None = None
+        self._constant: FloatArray | None = None
 
     def measure(self, method: Method) -> MapError | None:
         begin = time.perf_counter()
@@ -71,7 +82,17 @@ class _PhantomRun:
         except (WsiPgdipsError, ValueError):  # an extractor or a fit that cannot cope
             self.scorer.lost(method.name, time.perf_counter() - begin)
             return None
-        return self.scorer.score(method.name, result, seconds)
+        reference = self._reference() if method.name in SEEN_BY_THE_NETWORK else None
+        return self.scorer.score(method.name, result, seconds, reference)
+
+    def _reference(self) -> FloatArray:
+        """What the render of ``balanced`` makes of the slide's constants."""
+        if self._constant is None:
+            solved = self._solve()
+            self._constant = render_under(
+                self.scene.picture.od, solved, solved.slide_matrix, solved.context.b0
+            )
+        return self._constant
 
     def _result(self, method: Method) -> tuple[Result, float]:
         name, scene = method.name, self.scene
@@ -79,7 +100,7 @@ class _PhantomRun:
             outcome = run_preset(name, scene, self.folder)
             return outcome.result, outcome.seconds
         if method.family == "ablation":
-            outcome = run_ablation(name, scene)
+            outcome = run_ablation(name, scene, self._solve().prior)
             return outcome.result, outcome.seconds
         begin = time.perf_counter()
         if method.family == "truth":

@@ -11,7 +11,7 @@ from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.methods import ABLATION
 from wsi_pgdips.config import ScientificSettings, make_settings
 from wsi_pgdips.layers.reader import open_layers
-from wsi_pgdips.records import Fields, StainSet
+from wsi_pgdips.records import Fields, SlidePrior, StainSet
 from wsi_pgdips.run import pool, worker
 from wsi_pgdips.run.ablation import ablate
 from wsi_pgdips.run.context import make_context
@@ -55,12 +55,17 @@ def run_preset(preset: str, scene: Scene, folder: Path) -> Outcome:
 
 
 def run_in_memory(
-    method: str, source: PyramidSource, stains: StainSet, stains_name: str
+    method: str,
+    source: PyramidSource,
+    stains: StainSet,
+    stains_name: str,
+    prior: SlidePrior | None = None,
 ) -> tuple[Deconvolution, float]:
     """A preset, or an ablation of ``balanced``, on a source of which nothing is written.
 
     Args:
         method: name of ``bench.methods``. stains_name: what the settings call the stains.
+        prior: of ``balanced`` on this source, where known; spares some ablations their own.
 
     Returns:
         The result, and seconds it took.
@@ -70,7 +75,7 @@ def run_in_memory(
     if method.startswith(ABLATION):
         settings = _settings("balanced", stains_name, source)
         name = method.removeprefix(ABLATION)
-        done = ablate(name, source, stains, settings, device=device, threads=threads)
+        done = ablate(name, source, stains, settings, device=device, threads=threads, prior=prior)
     else:
         done = render(solve_in_memory(method, source, stains, stains_name), device, threads)
     return done, time.perf_counter() - begin
@@ -85,9 +90,10 @@ def solve_in_memory(
     return solve(context, device, threads)
 
 
-def run_ablation(method: str, scene: Scene) -> Outcome:
-    """An ablation of ``balanced`` on a phantom."""
-    done, seconds = run_in_memory(method, scene.source, scene.stains, str(scene.stains_file))
+def run_ablation(method: str, scene: Scene, prior: SlidePrior) -> Outcome:
+    """An ablation of ``balanced``, whose prior is given, on a phantom."""
+    name = str(scene.stains_file)
+    done, seconds = run_in_memory(method, scene.source, scene.stains, name, prior)
     result = Result(done.concentration, done.fields.stain_matrix, done.fields.background)
     return Outcome(result, done.fields, seconds)
 

@@ -95,8 +95,20 @@ class Scorer:
         self._truth = Truth(scene.q[:, *self._box], scene.tissue[self._box])
         self.oracle = self._truth.error(self._boxed(scene.oracle().maps)).joint
 
-    def score(self, method: str, result: Result, seconds: float | None = None) -> MapError:
-        """All figures of one method: of its maps, of the same blurred, of its S and B."""
+    def score(
+        self,
+        method: str,
+        result: Result,
+        seconds: float | None = None,
+        reference: FloatArray | None = None,
+    ) -> MapError:
+        """All figures of one method: of its maps, of the same blurred, of its S and B.
+
+        Args:
+            reference: (N, H, W) the method's own render of the slide's constants, which seam steps
+                are measured against; None for the closed form's.
+        """
+        plain = self.scene.reference if reference is None else reference
         boxed = self._boxed(result.maps)
         found = self._truth.error(boxed)
         self._add(method, found, 0, seconds)
@@ -108,9 +120,11 @@ class Scorer:
         sheet.add_each(method, "angle_deg", labels, angles, seconds=seconds)
         error = background_error(result.background, background, self.scene.weight)
         sheet.add(method, "background_od", error.largest, seconds=seconds)
-        sheet.add_each(method, "seam_step_od", labels, self._seams(result.maps, 0), seconds=seconds)
+        sheet.add_each(
+            method, "seam_step_od", labels, self._seams(result.maps, plain, 0), seconds=seconds
+        )
         quarter = self.scene.grid.tile // 4
-        control = np.mean([self._seams(result.maps, k * quarter) for k in (1, 2, 3)], axis=0)
+        control = np.mean([self._seams(result.maps, plain, k * quarter) for k in (1, 2, 3)], axis=0)
         sheet.add_each(method, "seam_control_od", labels, control, seconds=seconds)
         for sigma, maps in blurred(boxed, SIGMAS):
             self._add(method, self._truth.error(maps), sigma, seconds)
@@ -135,9 +149,9 @@ class Scorer:
         ratio = error.joint / self.oracle
         sheet.add(method, "rmse_joint_over_oracle", ratio, blur_px=blur, seconds=seconds)
 
-    def _seams(self, maps: FloatArray, offset: int) -> Floats:
+    def _seams(self, maps: FloatArray, reference: FloatArray, offset: int) -> Floats:
         """(N,) seam summary on a tile grid that begins ``offset`` pixels down and to the right."""
-        tissue, reference, grid = self.scene.tissue, self.scene.reference, self.scene.grid
+        tissue, grid = self.scene.tissue, self.scene.grid
         if min(grid.shape) - offset < grid.tile:
             return np.full(len(maps), np.nan)
         shape = (grid.shape[0] - offset, grid.shape[1] - offset)

@@ -10,7 +10,7 @@ import torch
 
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.errors import SettingsError, SlideError
-from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
+from wsi_pgdips.records import BoolArray, Fields, FloatArray, SlidePrior, StainSet
 from wsi_pgdips.run import fitting
 from wsi_pgdips.run.context import Context, make_context
 from wsi_pgdips.run.image import Deconvolution, Solved, render, solve
@@ -36,11 +36,12 @@ def _free_stains(context: Context) -> Context:
 
 
 _SETTINGS: dict[str, dict[str, float]] = {
-    "no-network": {"prior_weight": 0.0},
-    "no-data-consistency": {"prior_weight": NETWORK_ONLY},
     "exclusion": {"beta": 0.01},
     "pgdips-loss": {"alpha": 1.0, "beta": 0.01},
 }
+_PRIOR_WEIGHTS = {"no-network": 0.0, "no-data-consistency": NETWORK_ONLY}
+# these differ from the method after the slide's prior only, and can be given it
+SAME_PRIOR = ("no-network", "no-blending", "no-data-consistency", "no-stain-prior")
 _CONTEXTS: dict[str, Change] = {"no-glass": _without_glass, "no-stain-prior": _free_stains}
 ABLATIONS = (
     "no-network",
@@ -62,6 +63,7 @@ def ablate(
     *,
     device: torch.device,
     threads: int,
+    prior: SlidePrior | None = None,
 ) -> Deconvolution:
     """A picture deconvolved with one part of the method taken away, or put back.
 
@@ -78,6 +80,7 @@ def ablate(
 
     Args:
         source, stains, settings: as of a run. device, threads: as of a run.
+        prior: of the method itself on this picture, where known; used by those of ``SAME_PRIOR``.
 
     Raises:
         SettingsError: no such ablation. SlideError: there is no tissue.
@@ -88,9 +91,13 @@ def ablate(
         return _each_alone(source, stains, settings, device, threads)
     settings = settings.model_copy(update=_SETTINGS.get(name, {}))
     context = _CONTEXTS.get(name, _as_it_is)(make_context(source, stains, settings))
-    prior = fitting.calibrate(context, device, threads)
+    if prior is None or name not in SAME_PRIOR:
+        prior = fitting.calibrate(context, device, threads)
     if name == "no-stain-prior":
         prior = replace(prior, stain_matrix=stains.stain_matrix)
+    if name in _PRIOR_WEIGHTS:
+        weight = np.full(stains.n, _PRIOR_WEIGHTS[name], np.float32)
+        prior = replace(prior, prior_weight=weight)
     solved = solve(context, device, threads, prior)
     return (
         render_unblended(solved, device, threads)
