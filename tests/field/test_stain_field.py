@@ -296,3 +296,11 @@ def test_a_step_inside_tiles_does_not_pass_for_a_drift_of_their_edges() -> None:
     found = PLANE.angles(field.stain_matrix) - PLANE.angles(HDAB)
     assert np.degrees(np.abs(found)).max() < 1.0
     assert angle_deg(field.stain_matrix, truth)[:, away].mean() < 2.0
+
+
+def test_two_tiles_leave_the_vectors_of_calibration() -> None:
+    truth = drifting(5, 5)[:1, :2]
+    field = stain_field(slide(truth, HDAB), HDAB, every(2), HDAB)
+    np.testing.assert_array_equal(field.slide, HDAB)
+    np.testing.assert_array_equal(field.stain_matrix, np.broadcast_to(HDAB, truth.shape))
+    assert np.isfinite(field.raw).all()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.field.windows import neighbourhood_sum
 from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
-from wsi_pgdips.optics.course import follow
+from wsi_pgdips.optics.course import MIN_FOLDS, follow
 from wsi_pgdips.optics.leaning import outward
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
@@ -123,7 +123,7 @@ def _two(
     known = np.zeros(2, bool)
     if len(count):
         known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
-    if not known.any():
+    if not known.any() or len(count) < MIN_FOLDS:  # S0 says the same, of the same tiles
         return _constant(statistics, plane, anchor)
     edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
     edges = own + _clipped(edges - own)

@@ -19,12 +19,9 @@ Floats = npt.NDArray[np.float64]
 
 NEAR = np.radians(4.0)
 PURE_SHARE = (0.05, 0.15)  # of a side's strength near its edge: none is pure, enough are
-FURTHEST = np.radians(
-    5.0
-)  # that an edge leans in on real texture; stains differ by more from a set
-LEAST_WIDTH = (
-    0.75  # of the angle between the library's stains; a cone that narrow has lost its edges
-)
+# an edge leans in by less on real texture, and a stain may differ by more from the library's
+FURTHEST = np.radians(5.0)
+LEAST_WIDTH = 0.75  # of the angle between the library's stains
 
 
 def pure_shares(histograms: npt.NDArray[Any], edges: npt.NDArray[Any]) -> Floats:
