@@ -12,6 +12,8 @@ from wsi_pgdips.optics.cone import (
     ANGLE_BINS,
     ANGLE_RANGE,
     EDGES,
+    FAR,
+    SUPPORT,
     TAIL,
     Plane,
     aligned_edges,
@@ -96,7 +98,10 @@ def test_what_lies_beyond_the_tail_is_ignored() -> None:
     angles, _ = cone_edges(histograms)
     np.testing.assert_allclose(angles, [-0.3, 0.4], atol=2 * WIDTH)
     moved, _ = cone_edges(spike(-0.3001, 0.4001) + 2 * TAIL * spike(-0.8, 0.8))
-    np.testing.assert_allclose(moved, [-0.8, 0.8], atol=2 * WIDTH)
+    # more than the tail, but too few to carry an edge away
+    np.testing.assert_allclose(moved, [-0.3 - FAR, 0.4 + FAR], atol=2 * WIDTH)
+    many, _ = cone_edges(spike(-0.3001, 0.4001) + 2 * SUPPORT * spike(-0.8, 0.8))
+    np.testing.assert_allclose(many, [-0.8, 0.8], atol=2 * WIDTH)
 
 
 def test_the_middle_divides_the_sides() -> None:
@@ -227,3 +232,15 @@ def test_zero_rows_stay_out_of_the_way() -> None:
     """A plane needs two rows that differ; equal rows give no second axis rather than NaN."""
     plane = Plane.of(unit_rows(np.stack([HDAB[0], HDAB[0]])))
     assert np.isfinite(plane.e2).all()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.04])
+def test_a_few_pixels_of_pigment_do_not_carry_an_edge_away(share: float) -> None:
+    """Ink, keratin, a fringe of colour: far outside the cone, and more of them than a tail holds."""
+    y = mixtures(20000, 0.004)
+    clean, _ = cone_edges(edge_histograms(y, PLANE, 0.004))
+    own = int(share * (PLANE.angles(y) < 0).sum())
+    odd = np.tile(0.5 * PLANE.rays(clean[0] - 0.4), (own, 1))
+    dirty, _ = cone_edges(edge_histograms(np.concatenate([y, odd]), PLANE, 0.004))
+    assert np.degrees(clean[0] - dirty[0]) < 4.5
+    assert dirty[1] == pytest.approx(clean[1], abs=1e-6)

@@ -19,6 +19,7 @@ from wsi_pgdips.records import FloatArray
 
 Floats = npt.NDArray[np.float64]
 
+SUPPORT, FAR = 0.05, np.radians(4.0)  # an edge lies no further beyond so much of its side
 TAIL = 0.01  # of a slide's own side; few pixels of real tissue are pure
 TILE_TAIL = 0.02  # of one tile's: less noisy, and only differences between tiles are used
 REACH = 2.0  # pixels are moved inwards by so many times their noise
@@ -130,8 +131,8 @@ def cone_edges(
     """
     cut = int(np.searchsorted(EDGES, middle))
     first, second = histograms[..., 0, :cut], histograms[..., 1, cut:]
-    low = _quantile(first, EDGES[: cut + 1], tail)
-    high = -_quantile(second[..., ::-1], -EDGES[cut:][::-1], tail)
+    low = _edge(first, EDGES[: cut + 1], tail)
+    high = -_edge(second[..., ::-1], -EDGES[cut:][::-1], tail)
     return np.stack([low, high], -1), np.stack([first.sum(-1), second.sum(-1)], -1)
 
 
@@ -154,9 +155,16 @@ def aligned_edges(
             total[k] += np.histogram(
                 centres[own] - moved[k], ANGLE_BINS, ANGLE_RANGE, weights=pair[k, own]
             )[0]
-    low = _quantile(total[0], EDGES, TAIL)
-    high = -_quantile(total[1, ::-1], -EDGES[::-1], TAIL)
+    low = _edge(total[0], EDGES, TAIL)
+    high = -_edge(total[1, ::-1], -EDGES[::-1], TAIL)
     return np.stack([low, high]), total
+
+
+def _edge(histogram: npt.NDArray[Any], edges: Floats, tail: float) -> Floats:
+    """The lower edge of one side: where its tail begins, and no further out than a few of its
+    pixels support; what lies beyond those is pigment, ink or a fringe of colour, not a stain."""
+    supported = _quantile(histogram, edges, SUPPORT) - FAR
+    return np.fmax(_quantile(histogram, edges, tail), supported)
 
 
 def _quantile(histogram: npt.NDArray[Any], edges: Floats, tail: float) -> Floats:
