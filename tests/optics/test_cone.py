@@ -236,7 +236,7 @@ def test_zero_rows_stay_out_of_the_way() -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.02, 0.04])
 def test_a_few_pixels_of_pigment_do_not_carry_an_edge_away(share: float) -> None:
-    """Ink, keratin, a fringe of colour: far outside the cone, and more of them than a tail holds."""
+    """Ink, keratin, a fringe of colour: far outside, and more of them than a tail holds."""
     y = mixtures(20000, 0.004)
     clean, _ = cone_edges(edge_histograms(y, PLANE, 0.004))
     own = int(share * (PLANE.angles(y) < 0).sum())

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from wsi_pgdips.optics.cone import ANGLE_BINS, ANGLE_RANGE
-from wsi_pgdips.optics.leaning import FURTHEST, LEAST_WIDTH, outward, pure_shares
+from wsi_pgdips.optics.leaning import FURTHEST, LEAST_WIDTH, inward, outward, pure_shares
 
 EDGES = np.radians([-17.0, 17.0])
 Floats = npt.NDArray[np.float64]
@@ -53,3 +53,21 @@ def test_a_cone_far_too_narrow_is_widened_towards_the_library() -> None:
     widened = moved(0.5, 0.5, (-17, 43))
     np.testing.assert_allclose(widened, [0, LEAST_WIDTH * 60 - 34], atol=1e-9)
     assert (moved(0.5, 0.5, (-17, 26)) == 0).all()
+
+
+def test_an_edge_that_few_pixels_carry_comes_in_to_the_library() -> None:
+    """3 % of a side lie 10 degrees and more beyond the rest of it."""
+    few = sides(0.03, 0.03)
+    np.testing.assert_allclose(
+        np.degrees(inward(few, EDGES, np.radians([-12, 12]))), [-12, 12], atol=0.5
+    )
+    # not further in than the pixels support
+    support = 0.4 * 17 + 4
+    np.testing.assert_allclose(
+        np.degrees(inward(few, EDGES, np.radians([-5, 5]))),
+        [-support, support],
+        atol=0.5,
+    )
+    # an edge inside the library's vector, and one that pixels carry, stay
+    assert (inward(few, EDGES, np.radians([-20, 20])) == EDGES).all()
+    assert (inward(sides(0.2, 0.2), EDGES, np.radians([-5, 5])) == EDGES).all()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from wsi_pgdips.field.windows import neighbourhood_sum
 from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
 from wsi_pgdips.optics.course import MIN_FOLDS, follow
-from wsi_pgdips.optics.leaning import outward
+from wsi_pgdips.optics.leaning import leaned
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 
@@ -150,7 +150,7 @@ def _two(
     aligned, sides = aligned_edges(seen, shift, here.mean(1))
     if library is not None:
         level = np.where(known, aligned, own)
-        aligned = aligned + outward(sides, level, plane.angles(library))
+        aligned = aligned + leaned(sides, level, plane.angles(library)) - level
     rows = np.broadcast_to(anchor, (*shape, 2, 3)).astype(np.float64)
     for k in np.nonzero(known)[0].tolist():
         angle = everywhere["edge", k] - np.average(here[:, k], weights=count) + aligned[k]

@@ -155,8 +155,8 @@ def aligned_edges(
             total[k] += np.histogram(
                 centres[own] - moved[k], ANGLE_BINS, ANGLE_RANGE, weights=pair[k, own]
             )[0]
-    low = _edge(total[0], EDGES, TAIL)
-    high = -_edge(total[1, ::-1], -EDGES[::-1], TAIL)
+    low = _quantile(total[0], EDGES, TAIL)
+    high = -_quantile(total[1, ::-1], -EDGES[::-1], TAIL)
     return np.stack([low, high]), total
 
 
@@ -164,7 +164,14 @@ def _edge(histogram: npt.NDArray[Any], edges: Floats, tail: float) -> Floats:
     """The lower edge of one side: where its tail begins, and no further out than a few of its
     pixels support; what lies beyond those is pigment, ink or a fringe of colour, not a stain."""
     supported = _quantile(histogram, edges, SUPPORT) - FAR
-    return np.fmax(_quantile(histogram, edges, tail), supported)
+    return np.asarray(np.fmax(_quantile(histogram, edges, tail), supported), np.float64)
+
+
+def supported_edges(sides: npt.NDArray[Any]) -> Floats:
+    """(2,) how far out the edges of (2, ANGLE_BINS) sides may lie by the pixels near them."""
+    low = _quantile(sides[0], EDGES, SUPPORT) - FAR
+    high = -_quantile(sides[1, ::-1], -EDGES[::-1], SUPPORT) + FAR
+    return np.stack([low, high])
 
 
 def _quantile(histogram: npt.NDArray[Any], edges: Floats, tail: float) -> Floats:

@@ -4,6 +4,9 @@ Mixtures lie inside the cone of their stains, so where few pixels are pure an ed
 far in, never too far out. How many are pure shows in how much of a side lies close to its edge.
 Where that is little, or where the whole cone is much narrower than the library's, an edge is moved
 outwards, towards the library's vector and not beyond it. An edge with pure pixels stays.
+
+An edge far out of the bulk of its side, and out of the library's vector too, is carried by pigment,
+ink or a fringe of colour; it comes in to where pixels support it, and not further than the library.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.optics.cone import EDGES
+from wsi_pgdips.optics.cone import EDGES, supported_edges
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,6 +38,25 @@ def pure_shares(histograms: npt.NDArray[Any], edges: npt.NDArray[Any]) -> Floats
     near = np.stack([centres < edges[0] + NEAR, centres > edges[1] - NEAR])
     mass = histograms.sum(1)
     return np.asarray((histograms * near).sum(1) / np.maximum(mass, 1e-12), np.float64)
+
+
+def leaned(
+    histograms: npt.NDArray[Any], edges: npt.NDArray[Any], library: npt.NDArray[Any]
+) -> Floats:
+    """(2,) the edges, radians, after both moves; arguments as of :func:`outward`."""
+    kept = inward(histograms, edges, library)
+    return np.asarray(kept + outward(histograms, kept, library))
+
+
+def inward(
+    histograms: npt.NDArray[Any], edges: npt.NDArray[Any], library: npt.NDArray[Any]
+) -> Floats:
+    """(2,) the edges, those further out than the library and than their pixels support moved in."""
+    allowed = supported_edges(histograms)
+    target = np.array([min(allowed[0], library[0]), max(allowed[1], library[1])])
+    out = np.array([-1.0, 1.0])
+    beyond = np.nan_to_num(np.maximum((edges - target) * out, 0))
+    return np.asarray(edges - out * beyond)
 
 
 def outward(

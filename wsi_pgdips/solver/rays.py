@@ -7,7 +7,7 @@ glass and pooled 4x4, which quiets sensor and chroma noise before an angle is ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from wsi_pgdips.optics.cone import (
     edge_histograms,
     pixel_noise,
 )
-from wsi_pgdips.optics.leaning import outward
+from wsi_pgdips.optics.leaning import inward, leaned
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.vertices import smallest_cone
@@ -134,20 +134,22 @@ def _two_rays(
     for k in range(_ROUNDS):
         if angle_deg(rows[0], rows[1]) < _LEAST_DEG:
             break
-        known = library if k == _ROUNDS - 1 else None
-        rows = np.where(measured[:, None], _refined(parts, unit_rows(rows), known, measured), rows)
+        move = leaned if k == _ROUNDS - 1 else inward
+        refined = _refined(parts, unit_rows(rows), library, measured, move)
+        rows = np.where(measured[:, None], refined, rows)
     return unit_rows(rows), tuple(measured.tolist())
 
 
 def _refined(
     parts: Sequence[FloatArray],
     rows: FloatArray,
-    library: FloatArray | None,
+    library: FloatArray,
     measured: npt.NDArray[np.bool_],
+    move: Callable[[Floats, Floats, Floats], Floats],
 ) -> FloatArray:
     """(2, 3) edges of tiles that may drift: each aligned to their mean before they are summed.
 
-    With a library, edges without pure pixels are moved towards it (``optics.leaning``).
+    ``move``: of ``optics.leaning``, takes edges to where pixels and the library support them.
     """
     plane = Plane.of(rows)
     own = plane.angles(rows)
@@ -164,8 +166,7 @@ def _refined(
     shift -= (count[:, None] * shift).sum(0) / count.sum()
     angles, aligned = aligned_edges(histograms, shift, (own + shift).mean(1))
     angles = np.where(measured & np.isfinite(angles), angles, own)
-    if library is not None:
-        angles = angles + outward(aligned, angles, plane.angles(library))
+    angles = move(aligned, angles, plane.angles(library))
     tilts, evidence = np.array([_tilt(part, plane, rows) for part in parts]).swapaxes(0, 1)
     worth = evidence / (evidence + _HALF_EVIDENCE) * count[:, None] + 1e-9
     tilt = (worth * tilts).sum(0) / worth.sum(0)
