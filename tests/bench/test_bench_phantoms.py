@@ -148,8 +148,11 @@ def test_a_shifted_grid_changes_tiles_more_than_fields():
 def test_time_and_quality_compares_paper_with_balanced(monkeypatch):
     from wsi_pgdips.bench import time_quality
 
-    def run(method: str, picture: object, *rest: object) -> object:
+    asked: list[dict[str, int]] = []
+
+    def run(method: str, picture: object, *rest: object, **options: int) -> object:
         done, _ = product.run_in_memory("fast", picture, *rest)
+        asked.append(options)
         return done, {"paper": 60.0, "balanced": 2.0}[method]
 
     monkeypatch.setattr(time_quality, "run_in_memory", run)
@@ -158,3 +161,7 @@ def test_time_and_quality_compares_paper_with_balanced(monkeypatch):
     assert found[TIME_QUALITY, "seconds_ratio"] == 30
     assert found["paper", "rmse_joint"] == found["balanced", "rmse_joint"] > 0
     assert 0.5 < found["paper", "pcc"] <= 1
+    # the curve of the slide's network: each number of steps is asked for, and named
+    steps = [o["calibration_steps"] for o in asked if o]
+    assert steps == list(time_quality.STEPS)
+    assert {f"balanced-{n}" for n in steps} < {r["method"] for r in made.records}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.methods import ABLATION
@@ -60,12 +60,14 @@ def run_in_memory(
     stains: StainSet,
     stains_name: str,
     prior: SlidePrior | None = None,
+    **options: Any,
 ) -> tuple[Deconvolution, float]:
     """A preset, or an ablation of ``balanced``, on a source of which nothing is written.
 
     Args:
         method: name of ``bench.methods``. stains_name: what the settings call the stains.
         prior: of ``balanced`` on this source, where known; spares some ablations their own.
+        options: further settings of a preset.
 
     Returns:
         The result, and seconds it took.
@@ -77,16 +79,17 @@ def run_in_memory(
         name = method.removeprefix(ABLATION)
         done = ablate(name, source, stains, settings, device=device, threads=threads, prior=prior)
     else:
-        done = render(solve_in_memory(method, source, stains, stains_name), device, threads)
+        solved = solve_in_memory(method, source, stains, stains_name, **options)
+        done = render(solved, device, threads)
     return done, time.perf_counter() - begin
 
 
 def solve_in_memory(
-    preset: str, source: PyramidSource, stains: StainSet, stains_name: str
+    preset: str, source: PyramidSource, stains: StainSet, stains_name: str, **options: Any
 ) -> Solved:
     """Context, prior, fits and fields of a preset, before the render."""
     device, threads = machine()
-    context = make_context(source, stains, _settings(preset, stains_name, source))
+    context = make_context(source, stains, _settings(preset, stains_name, source, **options))
     return solve(context, device, threads)
 
 
@@ -106,7 +109,9 @@ def machine() -> tuple[torch.device, int]:
     return torch.device(pool.choose_device("auto")), pool.usable_cpus()
 
 
-def _settings(preset: str, stains: str, source: PyramidSource) -> ScientificSettings:
+def _settings(
+    preset: str, stains: str, source: PyramidSource, **options: Any
+) -> ScientificSettings:
     grid = source.grid
-    options = {"tile": grid.tile, "block": grid.block, "mpp": "native"}
-    return make_settings({"preset": preset, "stains": stains, **options}).science
+    fixed = {"tile": grid.tile, "block": grid.block, "mpp": "native"}
+    return make_settings({"preset": preset, "stains": stains, **fixed, **options}).science
