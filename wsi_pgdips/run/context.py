@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings, tile_seed
+from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
@@ -60,11 +61,14 @@ class Context:
     def plan(self, block: tuple[int, int]) -> BlockPlan:
         return next(p for p in self.plans if (p.by, p.bx) == block)
 
-    def with_halo(self, tile: tuple[int, int]) -> Region:
-        """What is read for a tile: its pixels and the halo, as far as the slide goes."""
+    def tile_square(self, tile: tuple[int, int]) -> Region:
+        """A tile at its full side, also where it hangs over the slide's end."""
         side = self.grid.tile
-        full = Region(tile[0] * side, tile[1] * side, side, side).grown(HALO)
-        return full.clipped(self.grid.shape)
+        return Region(tile[0] * side, tile[1] * side, side, side)
+
+    def with_halo(self, square: Region) -> Region:
+        """What is read for a square: its pixels and the halo, as far as the slide goes."""
+        return square.grown(HALO).clipped(self.grid.shape)
 
     def tile_input(
         self, tile: tuple[int, int], rgb: ByteArray, *, halo_read: bool = True
@@ -74,13 +78,30 @@ class Context:
         Args:
             halo_read: False where ``rgb`` holds the tile's own pixels alone; the halo is reflected.
         """
-        side = self.grid.tile
-        full = Region(tile[0] * side, tile[1] * side, side, side).grown(HALO)
-        have = self.with_halo(tile) if halo_read else self.grid.tile_region(*tile)
+        have = None if halo_read else self.grid.tile_region(*tile)
+        seed = tile_seed(self.digest, *tile, self.digest)
+        return self._input(self.tile_square(tile), rgb, self.background[tile], seed, have)
+
+    def window_input(self, square: Region, rgb: ByteArray) -> TileInput:
+        """The solver's view of any square whose pixels with halo were read."""
+        centre = Region(square.y + square.h // 2, square.x + square.w // 2, 1, 1)
+        b = interpolate(self.background, self.grid, centre)[:, 0, 0]
+        return self._input(square, rgb, b, 0, None)
+
+    def _input(
+        self,
+        square: Region,
+        rgb: ByteArray,
+        background: FloatArray,
+        seed: int,
+        have: Region | None,
+    ) -> TileInput:
+        full = square.grown(HALO)
+        have = have or self.with_halo(square)
         return tile_input(
             rgb,
             self.tissue.window(have.y, have.x, have.h, have.w),
-            self.background[tile],
+            background,
             margins=(
                 have.y - full.y,
                 full.stop_y - have.stop_y,
@@ -88,7 +109,7 @@ class Context:
                 full.stop_x - have.stop_x,
             ),
             halo=HALO,
-            seed=tile_seed(self.digest, *tile, self.digest),
+            seed=seed,
         )
 
     def tissue_of(self, region: Region) -> BoolArray:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsi_pgdips.geometry import Region
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import Acquisition, BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
@@ -24,6 +25,7 @@ from wsi_pgdips.tiles.stream import stream_tiles
 
 READ_THREADS = 2
 UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
+JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
 Map = npt.NDArray[np.float16]
@@ -31,21 +33,22 @@ Row = tuple[TileIndex, TileFit, Map | None]
 
 
 def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrior:
-    """The slide's prior from tiles drawn evenly from those with the most tissue.
+    """The slide's prior from windows drawn evenly from those with the most tissue.
 
-    A tile that cannot be read is left out and the prior flagged ``UNREAD``; with none left the
+    A window that cannot be read is left out and the prior flagged ``UNREAD``; with none left the
     library's vectors stand.
     """
     settings = context.settings
-    chosen = sample_tiles(context, settings.calibration_tiles)
-    regions = [context.with_halo(t) for t in chosen]
+    chosen = sample_windows(context, settings.calibration_tiles)
+    reads = stream_tiles(
+        context.source,
+        [context.with_halo(w) for w in chosen],
+        threads=READ_THREADS,
+        depth=4,
+    )
     tiles = [
-        context.tile_input(tile, pixels)
-        for tile, (_, pixels) in zip(
-            chosen,
-            stream_tiles(context.source, regions, threads=READ_THREADS, depth=4),
-            strict=True,
-        )
+        context.window_input(window, pixels)
+        for window, (_, pixels) in zip(chosen, reads, strict=True)
         if not isinstance(pixels, Exception)
     ]
     weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
@@ -64,23 +67,43 @@ def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrio
         )
 
 
-def sample_tiles(context: Context, count: int) -> list[TileIndex]:
-    """Tiles to calibrate on: spread over the slide, tissue-rich, the same whoever asks."""
-    fraction = {
-        tile: share
-        for plan in context.plans
-        for tile, share in zip(plan.render, plan.fraction, strict=True)
-        if share > 0
-    }
-    rich = sorted(fraction, key=lambda t: (-min(fraction[t], 0.5), t))
-    half = [t for t in rich if fraction[t] >= 0.5] or rich
+def sample_windows(context: Context, count: int) -> list[Region]:
+    """Windows of a tile's size to calibrate on: spread over the slide, rich in tissue.
+
+    They lie on a lattice that begins at the tissue's own corner, not at the tile grid's: where
+    tiles happen to end has no say in the slide's prior. The same whoever asks.
+    """
+    side, (height, width) = context.grid.tile, context.grid.shape
+    y0, x0 = _tissue_corner(context)
+    windows = [
+        Region(y, x, side, side) for y in range(y0, height, side) for x in range(x0, width, side)
+    ]
+    share = [context.tissue.fraction(w.clipped((height, width))) for w in windows]
+    # what hangs over the slide's end counts as empty
+    share = [
+        s * (c.h * c.w) / side**2
+        for s, c in zip(share, (w.clipped((height, width)) for w in windows), strict=True)
+    ]
+    rich = sorted((i for i, s in enumerate(share) if s > 0), key=lambda i: (-min(share[i], 0.5), i))
+    if not rich:
+        return []
+    half = [i for i in rich if share[i] >= 0.5] or rich
     half.sort()
     if len(half) < count:
         half = sorted(rich[:count])
     order = np.random.default_rng(context.settings.seed).permutation(len(half))
-    # one tile from each of `count` equal runs of the raster order
+    # one window from each of `count` equal runs of the raster order
     runs = np.array_split(np.arange(len(half)), min(count, len(half)))
-    return [half[int(run[np.argmin(order[run])])] for run in runs]
+    return [windows[half[int(run[np.argmin(order[run])])]] for run in runs]
+
+
+def _tissue_corner(context: Context) -> tuple[int, int]:
+    """The upper left corner of the tissue's bounding box, on the grid of a JPEG's blocks."""
+    mask, scale = context.planned, context.tissue.scale
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return 0, 0
+    return tuple(int(at[0] * scale) // JPEG_BLOCK * JPEG_BLOCK for at in (rows, columns))  # type: ignore[return-value]
 
 
 def fit_block(
@@ -143,7 +166,7 @@ def _fitted(
         fit = fit or _failed(context, prior, tile, TileFlag.LOW_TISSUE)
         return tile, fit, _map(fit, pixels, context)
 
-    regions = [context.with_halo(t) for t in wanted]
+    regions = [context.with_halo(context.tile_square(t)) for t in wanted]
     reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
     pending: list[Future[list[Row]]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="fit") as executor:

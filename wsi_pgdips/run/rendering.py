@@ -124,7 +124,10 @@ def render_block(
             # is the fields' part, and the closed form shows it without the noise of the other
             strips[tile] = _strips(context, fields, slide_matrix, tile, od, closed, None, None)
 
-    read = context.with_halo if network else lambda t: context.grid.tile_region(*t)
+    def read(tile: TileIndex) -> Region:
+        square = context.tile_square(tile)
+        return context.with_halo(square) if network else context.grid.tile_region(*tile)
+
     reads = stream_tiles(
         context.source, [read(t) for t in plan.render], threads=READ_THREADS, depth=2 * threads
     )
