@@ -37,10 +37,11 @@ that are about 9 degrees off. Blur costs here.
   noise.
 - **crosstalk**: how much of another stain's truth is found in a stain's error, largest over stains.
 - **angle** of S to the truth, degrees per stain. **B**: largest error on tissue tiles.
-- **seam**: 99th percentile of the step across tile borders of q less the map of `rays-slide`,
-  largest over stains; in brackets the mean of the same across lines where no tile ends. Tiles end
-  where the slide's own JPEG tiles do, which `oracle` shows too. **own seam**: as the run measures
-  it, against its own render under the slide's constants.
+- **seam**: 99th percentile of the step across tile borders of q less the same render under the
+  slide's constants (for linear methods, the map of `rays-slide`), largest over stains; in brackets
+  the mean of the same across lines where no tile ends. Methods that smooth, and the phantom's own
+  JPEG tiles, which end where tiles do, make steps of their own against a closed form. **own seam**:
+  as the run measures it.
 """
 _PAIRS = """## Against a second acquisition
 
@@ -192,9 +193,9 @@ def _fields(records: Sequence[Record]) -> str:
         rows.append([case, *joint, cell(blended, "gap_closed", digits=2), each])
     header = ["case", "constant", "blended", "true fields", "gap closed", "per stain"]
     said = (
-        "## What the fields are worth\n\nOne closed form under the slide's constants, the blended "
-        "fields and the true fields: joint RMSE, and the share of the way that the blended fields "
-        "go.\n\n"
+        "## What the fields are worth\n\nThe render of `balanced`, with one network, under the "
+        "slide's constants, the blended fields and the true fields: joint RMSE, and the share of "
+        "the way that the blended fields go; none where the true fields are no better.\n\n"
     )
     return said + table(header, rows)
 
