@@ -168,6 +168,16 @@ def test_a_step_is_followed() -> None:
     assert (angle_deg(field.slide, HDAB) < 1.5).all()
 
 
+def test_a_course_too_wide_for_a_stain_is_left_to_the_tissue() -> None:
+    """40 degrees to each side are no drift: that stain keeps S0, the other is still followed."""
+    field = stain_field(slide(drifting(40, 6), HDAB), HDAB, every(2))
+    np.testing.assert_allclose(
+        field.stain_matrix[:, :, 0], np.broadcast_to(HDAB[0], field.stain_matrix[:, :, 0].shape)
+    )
+    assert field.kept["edge_0"] == field.kept["tilt_0"] == 0
+    assert field.kept["edge_1"] > 0
+
+
 def test_places_without_pure_pixels_do_not_bend_the_field() -> None:
     """A third of the tiles lack pure pixels; nothing drifts."""
     statistics = slide(constant(HDAB), HDAB)

@@ -29,6 +29,7 @@ Statistics = dict[str, npt.NDArray[Any]]
 
 SIGMA_TILES = 0.75  # of one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
+MOST_DRIFT = np.radians(5.75)  # root mean square; a step of 10 degrees between two halves has 5
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
 _USUAL = 2.0  # times the median residual out of the plane that a tile may have
 _MAX_PLACES = 400
@@ -134,6 +135,7 @@ def _two(
     alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
     places, to = _places(coarse["place"], shape)
     kept, local, everywhere = {}, {}, {}
+    strays: list[int] = []
     for name, values, evidence in (("edge", edges, mass / _HALF_MASS), ("tilt", tilt, alone / 20)):
         vote = evidence / (evidence + 1)
         vote = np.maximum(vote * flat[:, None] if name == "edge" else vote, 1e-3)
@@ -141,9 +143,14 @@ def _two(
             mean = np.average(values[:, k], weights=vote[:, k])
             off = (values[:, k] - mean)[:, None]
             out, trust = follow(places, off, vote[:, k], np.concatenate([places, to]), noise=_NOISE)
+            if np.average(out[: len(places), 0] ** 2, weights=count) > MOST_DRIFT**2:
+                strays.append(k)
             local[name, k] = mean + out[: len(places), 0]
             everywhere[name, k] = mean + out[len(places) :, 0]
             kept[f"{name}_{k}"] = trust
+    # one tissue beside another, not one stain that drifts: it keeps S0
+    known[strays] = False
+    kept |= {f"{name}_{k}": 0.0 for name in ("edge", "tilt") for k in strays}
     here = np.stack([local["edge", k] if known[k] else own[k] + 0 * count for k in (0, 1)], -1)
     shift = here - np.average(here, axis=0, weights=count)
     seen = coarse["edges"] * flat[:, None, None]
