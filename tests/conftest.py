@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import warnings
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from wsi_pgdips import cli
 
 REQUIRED_MARKERS = ("realslide", "slurm")
 
@@ -35,6 +40,19 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.fail(f"WSI_PGDIPS_DATA is set, but {path} is no folder")
     return path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the program in this process; returns its exit code."""
+
+    def program(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["wsi-pgdips", *map(str, arguments)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return program
 
 
 @cache

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tomllib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,6 @@ TINY = Path(__file__).parent / "phantoms" / "tiny.toml"
 HEAVY = ("torch", "zarr", "dask", "tiatoolbox", "scipy", "matplotlib", "openslide", "pyarrow")
 DAB = unit_rows([0.27, 0.57, 0.78])
 GLASS = np.array([0.03, 0.05, 0.02])
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the program in this process; returns its exit code."""
-
-    def program(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["wsi-pgdips", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    return program
 
 
 def finished(**changes: Any) -> RunSummary:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wsi_pgdips import cli
 from wsi_pgdips.bench import quality
 from wsi_pgdips.bench.methods import Method
 from wsi_pgdips.bench.page import render
@@ -169,19 +166,6 @@ def test_the_page_shows_means_margins_and_all_kinds():
     assert "Moved by (y, x) (3, 3) pixels" in page
     assert "`results/x.json`" in page
     assert render([]).startswith("# Quality")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the program in this process; returns its exit code."""
-
-    def program(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["wsi-pgdips", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    return program
 
 
 def test_the_command_measures_and_writes_the_page(call, tmp_path, measure, capsys):

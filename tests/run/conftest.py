@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from typing import Any
-
 import pytest
 from cheap_runs import BALANCED, FAST, SHAPE, Slide, phantom
 
-from wsi_pgdips import cli
 from wsi_pgdips.layers.reader import Layers, open_layers
 
 
@@ -32,16 +27,3 @@ def balanced(slide: Slide, tmp_path_factory: pytest.TempPathFactory) -> Layers:
     output = tmp_path_factory.mktemp("balanced") / "out.ome.zarr"
     assert slide.run(output, **BALANCED).exit_code == 0
     return open_layers(output)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the program in this process; returns its exit code."""
-
-    def program(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["wsi-pgdips", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    return program

@@ -32,14 +32,6 @@ def some_weights(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 throughout."""
-    monkeypatch.setattr(
-        slide_network, "_autocast", lambda device: torch.autocast(device.type, enabled=False)
-    )
-
-
 @pytest.mark.parametrize("rows", [HE[:1], HDAB, THREE], ids=["one", "two", "three"])
 @pytest.mark.parametrize("varying", [False, True])
 def test_coordinates_of_a_mixture_are_its_amounts(rows: FloatArray, varying: bool) -> None:
@@ -63,7 +55,7 @@ def test_fresh_weights_leave_the_closed_form(rows: FloatArray) -> None:
     assert torch.equal(q, closed)
 
 
-@pytest.mark.usefixtures("exact")
+@pytest.mark.usefixtures("full_precision")
 def test_a_constant_field_equals_a_constant() -> None:
     od, rows = torch.rand(3, 32, 32), torch.from_numpy(HDAB)
     glass = torch.from_numpy(GLASS)
@@ -80,7 +72,7 @@ def test_a_constant_field_equals_a_constant() -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("exact")
+@pytest.mark.usefixtures("full_precision")
 def test_a_tile_with_its_halo_equals_the_whole() -> None:
     """No seam can come from the network: it looks no further than the halo."""
     assert slide_network.REACH <= HALO

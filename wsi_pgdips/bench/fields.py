@@ -13,6 +13,7 @@ from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.render import render_tile
 from wsi_pgdips.records import FloatArray
+from wsi_pgdips.run.rendering import stain_matrix_at
 from wsi_pgdips.solver import slide_network
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def fields_result(name: str, scene: Scene, solved: Solved) -> Result:
     if name == "fields-oracle":
         return Result(render_under(od, solved, *scene.pixel_fields()), *scene.tile_fields)
     fields, whole = solved.fields, Region(0, 0, *scene.grid.shape)
-    s = interpolate(fields.stain_matrix, scene.grid, whole)
-    s /= np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6)
+    s = stain_matrix_at(fields, scene.grid, whole)
     b = interpolate(fields.background, scene.grid, whole)
     return Result(render_under(od, solved, s, b), fields.stain_matrix, fields.background)
 

@@ -15,8 +15,7 @@ from wsi_pgdips.run import fitting
 from wsi_pgdips.run.context import Context, make_context
 from wsi_pgdips.run.image import Deconvolution, Solved, render, solve
 from wsi_pgdips.slide.source import ArraySource, PyramidSource
-
-NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
+from wsi_pgdips.solver.presets import NETWORK_ONLY
 
 Change = Callable[[Context], Context]
 

@@ -78,12 +78,9 @@ def sample_windows(context: Context, count: int) -> list[Region]:
     windows = [
         Region(y, x, side, side) for y in range(y0, height, side) for x in range(x0, width, side)
     ]
-    share = [context.tissue.fraction(w.clipped((height, width))) for w in windows]
+    inside = [w.clipped((height, width)) for w in windows]
     # what hangs over the slide's end counts as empty
-    share = [
-        s * (c.h * c.w) / side**2
-        for s, c in zip(share, (w.clipped((height, width)) for w in windows), strict=True)
-    ]
+    share = [context.tissue.fraction(c) * (c.h * c.w) / side**2 for c in inside]
     rich = sorted((i for i, s in enumerate(share) if s > 0), key=lambda i: (-min(share[i], 0.5), i))
     if not rich:
         return []

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from wsi_pgdips.field.windows import crossfade, interpolate
-from wsi_pgdips.geometry import Region
+from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.pyramid import encode
 from wsi_pgdips.layers.render import cross_faded, render_tile
 from wsi_pgdips.optics.density import rgb_to_od
@@ -97,7 +97,7 @@ def render_block(
         wide = context.tile_input(tile, rgb, halo_read=whole) if network else None
         od = rgb_to_od(rgb).transpose(2, 0, 1) if wide is None else _own(wide, region, wide.od)
         od = np.ascontiguousarray(od)
-        s = _unit(interpolate(fields.stain_matrix, context.grid, region))
+        s = stain_matrix_at(fields, context.grid, region)
         b = interpolate(fields.background, context.grid, region)
         anchor, closed = None, None
         if wide is not None:
@@ -185,7 +185,7 @@ def slide_map(
     """(N, H, W) q of a tile with its halo under the fields: of the slide's network, closed form."""
     side = context.grid.tile
     region = Region(tile[0] * side, tile[1] * side, side, side).grown(pixels.halo)
-    s = _unit(interpolate(fields.stain_matrix, context.grid, region))
+    s = stain_matrix_at(fields, context.grid, region)
     b = interpolate(fields.background, context.grid, region)
     device = next(iter(network.values())).device
     od, s_t, b_t = (torch.from_numpy(a).to(device) for a in (pixels.od, s, b))
@@ -196,8 +196,9 @@ def slide_map(
     return q.clamp_min(0).cpu().numpy(), closed.cpu().numpy()
 
 
-def _unit(s: FloatArray) -> FloatArray:
-    """(N, 3, h, w) rows renormalised after interpolation."""
+def stain_matrix_at(fields: Fields, grid: OutputGrid, region: Region) -> FloatArray:
+    """(N, 3, h, w) S at the pixels of a region, rows renormalised after interpolation."""
+    s = interpolate(fields.stain_matrix, grid, region)
     return np.asarray(s / np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6), np.float32)
 
 

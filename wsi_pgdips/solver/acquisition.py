@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.optics.density import I0, rgb_to_od
 from wsi_pgdips.records import Acquisition, BoolArray, ByteArray, FloatArray
+from wsi_pgdips.solver.rays import SATURATED_OD
 from wsi_pgdips.solver.tile import TileInput
 
 QUALITIES = range(20, 97)
@@ -25,7 +26,6 @@ _DIP = 0.75  # a change below this share of its neighbours' is a dip
 _SIDE = 256  # pixels of a tile that are coded again
 _TILES = 3
 _NOISES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2, 4.7, 7.0)  # counts at white
-SATURATED_OD = 2.0
 UNKNOWN_NOISE_OD = 0.01  # of a tile without a quiet square of tissue
 _SQUARE = 16
 LEAST_NOISE_UNDER_JPEG = 1.5  # counts; quiet tissue does not show what a JPEG swallowed

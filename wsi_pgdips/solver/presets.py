@@ -9,6 +9,7 @@ from wsi_pgdips.solver.network import NetworkSpec
 
 HALO = 32  # output pixels a tile sees beyond its border
 NOISE_CHANNELS = 32
+NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior
 from wsi_pgdips.solver.acquisition import UNKNOWN_NOISE_OD, tissue_noise
-from wsi_pgdips.solver.presets import Preset
+from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, across_noise, estimate_rays, pool_od
 from wsi_pgdips.solver.slide_network import MAX_STAINS
 from wsi_pgdips.solver.tile import TileInput
@@ -22,7 +22,6 @@ from wsi_pgdips.solver.training import train_slide_network
 PERCENTILE_M = 99.9
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the closed form is what is left
-NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
 
 
 def calibrate_prior(

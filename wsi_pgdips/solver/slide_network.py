@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.solver import optimise
 
 Weights = Mapping[str, Tensor]
 MAX_STAINS = 3  # more than channels have no coordinates of their own
@@ -99,7 +100,7 @@ def estimate(
     closed = unmix(planes, rows, glass).transpose(0, 1)
     corrected = planes - (glass if glass.ndim > 1 else glass[:, None, None, None])
     x = coordinates(corrected, rows).transpose(0, 1) / scale
-    with _autocast(od.device):
+    with optimise.autocast(od.device):
         change = forward(weights, x)
     q = closed + change.float() * scale
     return (q, closed) if od.ndim == 4 else (q[0], closed[0])
@@ -149,8 +150,3 @@ def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
 
 def _act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    supported = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)

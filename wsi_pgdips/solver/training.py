@@ -23,7 +23,7 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import Acquisition, BoolArray, FloatArray, SlidePrior
 from wsi_pgdips.solver import losses, slide_network
 from wsi_pgdips.solver.acquisition import degrade, estimate_acquisition
-from wsi_pgdips.solver.presets import Preset
+from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.tile import TileInput
 
 CROP = 96  # pixels, side of a training crop, a multiple of 4
@@ -32,7 +32,6 @@ FULL_RESOLUTION_SHARE = 0.15  # of the crops
 MIN_TISSUE = 0.3  # of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
-MAX_PRIOR_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
@@ -222,6 +221,6 @@ def _prior_weight(
         expected += ((closed_again - np.maximum(again, 0))[:, inside] ** 2).sum(1)
         noise += ((closed_again - q)[:, inside] ** 2).sum(1)
     gain = np.diag(np.linalg.pinv(rows.astype(np.float64) @ rows.T.astype(np.float64)))
-    excess = np.maximum(taken - expected, noise / MAX_PRIOR_WEIGHT)
+    excess = np.maximum(taken - expected, noise / NETWORK_ONLY)
     weight = noise / np.maximum(excess * gain, 1e-12)
-    return np.asarray(np.minimum(weight, MAX_PRIOR_WEIGHT), np.float32)
+    return np.asarray(np.minimum(weight, NETWORK_ONLY), np.float32)
