@@ -21,6 +21,7 @@ from wsi_pgdips.errors import SettingsError, SlideError
 TILE_SIZES = (256, 512, 1024)
 CHUNK = 512
 BLOCK_SIZES = (1024, 2048, 4096)
+CELLS_PER_TILE = 2  # along each axis: fields have a value at the centre of each cell (decision 29)
 MPP_LIMITS = (0.05, 10.0)
 SNAP_TOLERANCE = 0.06
 
@@ -117,6 +118,17 @@ class OutputGrid:
     def tile_grid(self) -> tuple[int, int]:
         """Number of tiles (down, across)."""
         return -(-self.shape[0] // self.tile), -(-self.shape[1] // self.tile)
+
+    @property
+    def cell(self) -> int:
+        """Side of a field's cell, output pixels."""
+        return self.tile // CELLS_PER_TILE
+
+    @property
+    def cell_grid(self) -> tuple[int, int]:
+        """Number of cells (down, across), whole tiles of them."""
+        gy, gx = self.tile_grid
+        return gy * CELLS_PER_TILE, gx * CELLS_PER_TILE
 
     @property
     def block_grid(self) -> tuple[int, int]:

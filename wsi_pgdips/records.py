@@ -183,11 +183,11 @@ class BlockFit:
 
 @dataclass(frozen=True)
 class Fields:
-    """Parameter fields on the tile grid (GY, GX), values at tile centres.
+    """Parameter fields on the tile grid (GY, GX), S and B on its cells (CY, CX) (decision 29).
 
     Attributes:
-        stain_matrix: (GY, GX, N, 3) unit rows. spectral_correction: (GY, GX, N).
-        background: (GY, GX, 3).
+        stain_matrix: (CY, CX, N, 3) unit rows at the centres of cells. background: (CY, CX, 3).
+        spectral_correction: (GY, GX, N), as all that follow at the centres of tiles.
         raw_*: the tiles' own values, NaN where a tile was not fitted.
         confidence: (GY, GX, N). inherited: (GY, GX) bool.
         shrinkage: name -> share of the local deviation kept, in [0, 1] (0: constant field).
@@ -202,3 +202,20 @@ class Fields:
     confidence: FloatArray
     inherited: BoolArray
     shrinkage: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tile_stain_matrix(self) -> FloatArray:
+        """(GY, GX, N, 3) S at the centres of the tiles; rows of nearly unit length."""
+        return at_tiles(self.stain_matrix, self.inherited.shape)
+
+    @property
+    def tile_background(self) -> FloatArray:
+        """(GY, GX, 3) B at the centres of the tiles."""
+        return at_tiles(self.background, self.inherited.shape)
+
+
+def at_tiles(field: npt.NDArray[Any], tile_grid: tuple[int, int]) -> npt.NDArray[Any]:
+    """(GY, GX, ...) values of a field on cells at the centres of the tiles."""
+    gy, gx = tile_grid
+    split = field.reshape(gy, field.shape[0] // gy, gx, field.shape[1] // gx, *field.shape[2:])
+    return np.asarray(split.mean((1, 3)), field.dtype)

@@ -12,12 +12,14 @@ from wsi_pgdips.field.blend import blend_fields
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
-from wsi_pgdips.solver.statistics import Q_MAX, empty_statistics, tile_statistics
+from wsi_pgdips.solver.statistics import Q_MAX, cell_statistics, empty_statistics
 
 ROWS = load_stains("hdab").stain_matrix
 GRID = (4, 6)
 GLASS = np.array([0.04, 0.02, 0.06], np.float32)
-BACKGROUND = np.broadcast_to(GLASS, (*GRID, 3)).astype(np.float32)
+CELLS = (2 * GRID[0], 2 * GRID[1])
+QUARTERS = [slice(200 * i, 200 * (i + 1)) for i in range(4)]
+BACKGROUND = np.broadcast_to(GLASS, (*CELLS, 3)).astype(np.float32)
 PRIOR = SlidePrior(
     stain_matrix=ROWS,
     spectral_correction=np.array([1.1, 0.9], np.float32),
@@ -38,10 +40,13 @@ def block_fit(tiles: Sequence[tuple[int, int]], flags: Sequence[TileFlag]) -> Bl
         rows.append(unit_rows(ROWS + rng.normal(0, 0.02, (2, 3))))
         q = rng.gamma(3, 0.2, (2, 800)).astype(np.float32)
         q[0, :80] = q[1, 80:160] = 0
+        y, half = (q.T @ ROWS).astype("f4"), rng.random(800) > 0.5
+        cells = [cell_statistics(y[c], half[c], q[:, c], ROWS, 0.002) for c in QUARTERS]
+        own = {k: np.stack([c[k] for c in cells]) for k in cells[0]}
         statistics.append(
             empty_statistics(ROWS)
             if flag
-            else tile_statistics((q.T @ ROWS).astype("f4"), rng.random(800) > 0.5, q, ROWS, 0.002)
+            else {k: v.reshape(2, 2, *v.shape[1:]) for k, v in own.items()}
         )
     count = len(tiles)
     fitted = np.array([not f for f in flags], np.float32)
@@ -101,9 +106,9 @@ def test_the_order_of_blocks_and_tiles_does_not_matter(source: str) -> None:
 @pytest.mark.parametrize("source", ["statistics", "parameters"])
 def test_fields_cover_the_grid_and_are_finite(source: str) -> None:
     field, slide = blended(fits(), source)
-    assert field.stain_matrix.shape == (*GRID, 2, 3)
+    assert field.stain_matrix.shape == (*CELLS, 2, 3)
     assert field.spectral_correction.shape == (*GRID, 2)
-    assert field.background.shape == (*GRID, 3)
+    assert field.background.shape == (*CELLS, 3)
     for value in (field.stain_matrix, field.spectral_correction, field.background, slide):
         assert value.dtype == np.float32
         assert np.isfinite(value).all()
@@ -162,7 +167,7 @@ def test_a_stain_no_tile_holds_keeps_the_priors_vector() -> None:
     for block in blocks:
         block.confidence[:, 1] = 0
     field, slide = blended(blocks, "parameters")
-    np.testing.assert_allclose(field.stain_matrix[:, :, 1], np.broadcast_to(ROWS[1], (*GRID, 3)))
+    np.testing.assert_allclose(field.stain_matrix[:, :, 1], np.broadcast_to(ROWS[1], (*CELLS, 3)))
     np.testing.assert_allclose(slide[1], ROWS[1], atol=1e-6)
     np.testing.assert_allclose(field.spectral_correction[..., 1], PRIOR.spectral_correction[1])
 
@@ -172,7 +177,7 @@ def test_nothing_fitted_is_the_slides_prior(source: str) -> None:
     tiles = [(0, 0), (3, 5)]
     field, slide = blended([block_fit(tiles, [TileFlag.BLANK] * 2)], source)
     np.testing.assert_allclose(slide, ROWS, atol=1e-6)
-    np.testing.assert_allclose(field.stain_matrix, np.broadcast_to(ROWS, (*GRID, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(field.stain_matrix, np.broadcast_to(ROWS, (*CELLS, 2, 3)), atol=1e-6)
     np.testing.assert_allclose(
         field.spectral_correction, np.broadcast_to(PRIOR.spectral_correction, (*GRID, 2))
     )
@@ -186,8 +191,8 @@ def test_m_is_the_local_percentile_and_at_least_presence() -> None:
         hist = block.statistics["q_hist"]
         hist[:] = 0
         busy = block.flags == 0
-        hist[busy, 0, 50] = 1000  # all of the first stain lies at 0.505 OD
-        hist[busy, 1, 0] = 1000  # and next to nothing of the second
+        hist[busy, :, :, 0, 50] = 1000  # all of the first stain lies at 0.505 OD
+        hist[busy, :, :, 1, 0] = 1000  # and next to nothing of the second
     field, _ = blended(blocks)
     np.testing.assert_allclose(field.spectral_correction[:, :5, 0], 0.505, atol=1e-5)
     np.testing.assert_allclose(field.spectral_correction[:, :5, 1], 0.1, atol=1e-6)

@@ -41,15 +41,15 @@ def some_fields() -> Fields:
     rng = np.random.default_rng(5)
     gy, gx = GRID.tile_grid
 
-    def draw(*shape: int) -> Any:
-        return rng.random((gy, gx, *shape)).astype(np.float32)
+    def draw(*shape: int, cells: int = 1) -> Any:
+        return rng.random((cells * gy, cells * gx, *shape)).astype(np.float32)
 
     raw = draw(2, 3)
     raw[0, 1] = np.nan
     return Fields(
-        stain_matrix=draw(2, 3),
+        stain_matrix=draw(2, 3, cells=2),
         spectral_correction=draw(2),
-        background=draw(3),
+        background=draw(3, cells=2),
         raw_stain_matrix=raw,
         raw_spectral_correction=draw(2),
         raw_background=draw(3),
@@ -71,7 +71,9 @@ def test_fields_round_trip(store: Path, some_fields: Fields, stains: StainSet) -
             np.testing.assert_array_equal(got, want)
     group = zarr.open_group(store / "parameters", mode="r")
     assert group.attrs["tile"] == 256
-    assert group["stain_matrix"].attrs["axes"] == ["tile_y", "tile_x", "stain", "rgb"]
+    assert group["stain_matrix"].attrs["axes"] == ["cell_y", "cell_x", "stain", "rgb"]
+    assert group["raw/stain_matrix"].attrs["axes"] == ["tile_y", "tile_x", "stain", "rgb"]
+    assert group.attrs["cell"] == 128
     assert group["background"].attrs["units"] == "optical density"
 
 

@@ -26,9 +26,9 @@ def make_fields(n: int, grid: tuple[int, int] = GRID) -> Fields:
     background = np.full((*grid, 3), 0.03, np.float32)
     nothing = np.full_like(background, np.nan)
     return Fields(
-        rows,
+        rows.repeat(2, 0).repeat(2, 1),
         mass,
-        background,
+        background.repeat(2, 0).repeat(2, 1),
         np.full_like(rows, np.nan),
         np.full_like(mass, np.nan),
         nothing,
@@ -102,10 +102,12 @@ def test_mean_direction_is_that_of_the_measured_tiles():
     measured = np.zeros(GRID, bool)
     measured[1, 3] = True
     np.testing.assert_allclose(
-        mean_direction(fields.stain_matrix, measured), fields.stain_matrix[1, 3], atol=1e-6
+        mean_direction(fields.tile_stain_matrix, measured),
+        fields.tile_stain_matrix[1, 3],
+        atol=1e-6,
     )
     np.testing.assert_allclose(
-        np.linalg.norm(mean_direction(fields.stain_matrix, ~measured & measured), axis=1),
+        np.linalg.norm(mean_direction(fields.tile_stain_matrix, ~measured & measured), axis=1),
         1,
         atol=1e-6,
     )

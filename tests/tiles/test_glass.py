@@ -27,10 +27,10 @@ def slide(background, glass=None, noise=0.004, seed=0):
     return TissueMap(tissue, tissue, glass, od.astype(np.float32), SCALE, GRID.shape)
 
 
-def at_tiles(background):
-    gy, gx = GRID.tile_grid
-    y = np.minimum((np.arange(gy) + 0.5) * 32, SHAPE[0] - 1).astype(int)
-    x = np.minimum((np.arange(gx) + 0.5) * 32, SHAPE[1] - 1).astype(int)
+def at_cells(background):
+    cy, cx = GRID.cell_grid
+    y = np.minimum((np.arange(cy) + 0.5) * 16, SHAPE[0] - 1).astype(int)
+    x = np.minimum((np.arange(cx) + 0.5) * 16, SHAPE[1] - 1).astype(int)
     return background[np.ix_(y, x)]
 
 
@@ -45,8 +45,8 @@ def test_a_drift_is_followed_within_a_hundredth_also_inside_tissue(shape):
     drift = shape / np.ptp(shape) * 0.03
     truth = flat() + drift[..., None] * np.array([1, 0.8, 1.2])
     field, weight, b0 = background_field(slide(truth), GRID)
-    expected = at_tiles(truth)
-    assert field.shape == (*GRID.tile_grid, 3)
+    expected = at_cells(truth)
+    assert field.shape == (*GRID.cell_grid, 3)
     assert field.dtype == weight.dtype == b0.dtype == np.float32
     assert np.abs(field - expected).max() < 0.01
     assert np.square(field - expected).mean() < 0.25 * np.square(b0 - expected).mean()
@@ -57,7 +57,7 @@ def test_a_drift_is_followed_within_a_hundredth_also_inside_tissue(shape):
 def test_a_step_between_two_panes_is_followed(where):
     truth = flat() + 0.025 * (where > 0)[..., None]
     field, _, b0 = background_field(slide(truth), GRID)
-    expected, side = at_tiles(truth), np.abs(at_tiles(where[..., None])[..., 0])
+    expected, side = at_cells(truth), np.abs(at_cells(where[..., None])[..., 0])
     assert np.abs(field - expected)[side > 0.25].max() < 0.006
     assert np.square(field - expected).mean() < 0.2 * np.square(b0 - expected).mean()
 
@@ -67,7 +67,7 @@ def test_two_places_of_glass_that_differ_by_more_than_dirt_are_told_apart():
     glass = np.zeros(SHAPE, bool)
     glass[190:210, :20] = glass[190:210, -20:] = True
     field, _, b0 = background_field(slide(truth, glass), GRID)
-    expected = at_tiles(truth)
+    expected = at_cells(truth)
     assert np.square(field - expected).mean() < 0.5 * np.square(b0 - expected).mean()
 
 
@@ -132,8 +132,8 @@ def test_from_pixels_to_field(as_source, paint):
     scene = paint((225, 230, 228), drift=0.02)
     source = as_source(scene.rgb)
     field, _, b0 = background_field(find_tissue(source), source.grid)
-    gy, gx = source.grid.tile_grid
-    centres = np.ix_((np.arange(gy) * 16 + 8), (np.arange(gx) * 16 + 8))
+    cy, cx = source.grid.cell_grid
+    centres = np.ix_((np.arange(cy) * 8 + 4), (np.arange(cx) * 8 + 4))
     truth = scene.background[centres]
     assert np.abs(field - truth).max() < 0.003
     assert np.square(field - truth).mean() < 0.1 * np.square(b0 - truth).mean()

@@ -64,7 +64,7 @@ def fields_result(name: str, scene: Scene, solved: Solved) -> Result:
     fields, whole = solved.fields, Region(0, 0, *scene.grid.shape)
     s = stain_matrix_at(fields, scene.grid, whole)
     b = interpolate(fields.background, scene.grid, whole)
-    return Result(render_under(od, solved, s, b), fields.stain_matrix, fields.background)
+    return Result(render_under(od, solved, s, b), fields.tile_stain_matrix, fields.tile_background)
 
 
 def gap_closed(constant: float, blended: float, oracle: float) -> float:

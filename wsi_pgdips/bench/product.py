@@ -50,7 +50,7 @@ def run_preset(preset: str, scene: Scene, folder: Path) -> Outcome:
     layers = open_layers(out)
     maps = layers.read(0, 0, *layers.grid.shape)
     fields = layers.fields
-    result = Result(maps, fields.stain_matrix, fields.background)
+    result = Result(maps, fields.tile_stain_matrix, fields.tile_background)
     return Outcome(result, fields, seconds, summary.seam_step_od)
 
 
@@ -97,7 +97,7 @@ def run_ablation(method: str, scene: Scene, prior: SlidePrior) -> Outcome:
     """An ablation of ``balanced``, whose prior is given, on a phantom."""
     name = str(scene.stains_file)
     done, seconds = run_in_memory(method, scene.source, scene.stains, name, prior)
-    result = Result(done.concentration, done.fields.stain_matrix, done.fields.background)
+    result = Result(done.concentration, done.fields.tile_stain_matrix, done.fields.tile_background)
     return Outcome(result, done.fields, seconds)
 
 

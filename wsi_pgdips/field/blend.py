@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.stains import StainField, stain_field
-from wsi_pgdips.field.windows import blend, neighbourhood_sum
+from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
+from wsi_pgdips.field.windows import at_cells, blend, neighbourhood_sum
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 
@@ -38,7 +38,7 @@ def blend_fields(
 
     Args:
         fits: of every block, in any order; the result does not depend on it.
-        tile_grid: (GY, GX). prior: the slide's. background: (GY, GX, 3) B of glass.
+        tile_grid: (GY, GX). prior: the slide's. background: (CY, CX, 3) B of glass.
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
         q_max: OD at the upper end of the q histograms. library: (N, 3), see ``stain_field``.
 
@@ -54,22 +54,25 @@ def blend_fields(
     own_m = _masked(_on_grid(fits, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
     own_b = _masked(_on_grid(fits, "background", tile_grid, np.nan, (3,)), inherited)
     own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
-    statistics = _statistics(fits, tile_grid)
+    cells = _statistics(fits, tile_grid)
+    tiles = {name: _per_tile(values, tile_grid) for name, values in cells.items()}
     if source == "parameters":
         stains = _from_parameters(own_s, confidence, prior)
         share = confidence.max(-1)
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
-        b = blend(own_b, share, SIGMA_PARAMETERS, prior.background)
+        b = at_cells(blend(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
-        stains = stain_field(statistics, prior.stain_matrix, prior.measured, library)
-        m = _local_percentile(statistics["q_hist"], prior, q_max)
+        stains = stain_field(cells, prior.stain_matrix, prior.measured, library)
+        m = _local_percentile(tiles["q_hist"], prior, q_max)
         b = background.astype(np.float64)
+    # what three and more stains are in a tile by itself PGDIPS alone says
+    known = source != "parameters" and n <= 2
+    raw = raw_stain_matrix(tiles, prior.stain_matrix) if known else own_s
     fields = Fields(
         stain_matrix=stains.stain_matrix,
         spectral_correction=m.astype(np.float32),
         background=b.astype(np.float32),
-        # three and more stains have no estimate of a tile's own but PGDIPS's
-        raw_stain_matrix=own_s if n > 2 else _masked(stains.raw, inherited),
+        raw_stain_matrix=_masked(raw, inherited),
         raw_spectral_correction=own_m.astype(np.float32),
         raw_background=own_b.astype(np.float32),
         confidence=confidence.astype(np.float32),
@@ -87,10 +90,10 @@ def _from_parameters(
         blend(own[:, :, k], confidence[..., k], SIGMA_PARAMETERS, prior.stain_matrix[k])
         for k in range(own.shape[2])
     ]
-    field = unit_rows(np.stack(rows, 2))
+    field = unit_rows(at_cells(np.stack(rows, 2)))
     weight = confidence[..., None]
     total = np.nansum(own * weight, (0, 1)) + 1e-9 * prior.stain_matrix
-    return StainField(field, unit_rows(total), np.asarray(own, np.float32), {})
+    return StainField(field, unit_rows(total), {})
 
 
 def _local_percentile(
@@ -127,11 +130,19 @@ def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.N
 def _statistics(
     fits: Sequence[BlockFit], tile_grid: tuple[int, int]
 ) -> dict[str, npt.NDArray[Any]]:
-    """name -> (GY, GX, ...), zero where no tile was fitted."""
+    """name -> (CY, CX, ...) on the cells, zero where no tile was fitted."""
+    gy, gx = tile_grid
     out: dict[str, npt.NDArray[Any]] = {}
     for fit in fits:
         for name, values in fit.statistics.items():
+            _, rows, columns, *rest = values.shape
             if name not in out:
-                out[name] = np.zeros((*tile_grid, *values.shape[1:]), np.float64)
-            out[name][fit.index[:, 0], fit.index[:, 1]] = values
-    return out
+                out[name] = np.zeros((gy, rows, gx, columns, *rest), np.float64)
+            out[name][fit.index[:, 0], :, fit.index[:, 1]] = values
+    return {k: v.reshape(v.shape[0] * v.shape[1], -1, *v.shape[4:]) for k, v in out.items()}
+
+
+def _per_tile(cells: npt.NDArray[Any], tile_grid: tuple[int, int]) -> npt.NDArray[Any]:
+    """(CY, CX, ...) sums of cells to (GY, GX, ...) sums of tiles."""
+    gy, gx = tile_grid
+    return np.asarray(cells.reshape(gy, len(cells) // gy, gx, -1, *cells.shape[2:]).sum((1, 3)))

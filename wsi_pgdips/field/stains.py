@@ -1,9 +1,9 @@
 """S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 23).
 
-Two stains: a tile's own edges lean inwards where it lacks pure pixels, and the edges of a sum of
-tiles lie outwards where they drift. So the tiles' edges and tilts only say what course the stains
-take over the slide, as far as it predicts tiles that it has not seen; the level comes from the sum
-of all tiles after each has been aligned by that course.
+Two stains: a cell's own edges lean inwards where it lacks pure pixels, and the edges of a sum of
+cells lie outwards where they drift. So the cells' edges and tilts only say what course the stains
+take over the slide, as far as it predicts cells that it has not seen; the level comes from the sum
+of all cells after each has been aligned by that course.
 
 One stain: the mean direction of the neighbourhood. What two interleaved halves of each tile agree
 on is a property of the place, what they do not is noise; the share they support is kept.
@@ -27,7 +27,7 @@ from wsi_pgdips.records import FloatArray
 Floats = npt.NDArray[np.float64]
 Statistics = dict[str, npt.NDArray[Any]]
 
-SIGMA_TILES = 0.75  # of one stain; wider sums span the drift itself
+SIGMA_CELLS = 1.5  # of one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
 MOST_DRIFT = np.radians(5.75)  # root mean square; a step of 10 degrees between two halves has 5
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
@@ -38,17 +38,15 @@ _NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a tile's own estimate, over the course
 
 @dataclass(frozen=True)
 class StainField:
-    """S over the tile grid.
+    """S over the grid of cells.
 
     Attributes:
-        stain_matrix: (GY, GX, N, 3) unit rows. slide: (N, 3), the slide's own.
-        raw: (GY, GX, N, 3) each tile's own estimate, unblended; NaN where it says nothing.
+        stain_matrix: (CY, CX, N, 3) unit rows. slide: (N, 3), the slide's own.
         kept: share of the local deviation kept, by name.
     """
 
     stain_matrix: FloatArray
     slide: FloatArray
-    raw: FloatArray
     kept: dict[str, float]
 
 
@@ -61,7 +59,7 @@ def stain_field(
     """S(x) for one, two or more stains.
 
     Args:
-        statistics: name -> (GY, GX, ...) sums per tile, zero where a tile was not fitted
+        statistics: name -> (CY, CX, ...) sums per cell, zero where its tile was not fitted
             (``solver.statistics``). anchor: (N, 3) S0 under which they were taken.
         measured: (N,) stains whose vector the slide itself supports; the others stay.
         library: (N, 3), towards which edges without pure pixels are moved, as they were in the
@@ -77,31 +75,45 @@ def stain_field(
         return _one(statistics, anchor)
     if n == 2:
         return _two(statistics, anchor, measured, library)
-    constant = np.broadcast_to(anchor, (*shape, n, 3)).astype(np.float32)
-    raw = np.where(_busy(statistics)[..., None, None], constant, np.nan).astype(np.float32)
-    return StainField(constant, anchor, raw, {})
+    return _constant(shape, anchor)
 
 
-def _busy(statistics: Statistics) -> npt.NDArray[np.bool_]:
-    return np.asarray(statistics["count"] > 0)
+def raw_stain_matrix(statistics: Statistics, anchor: FloatArray) -> FloatArray:
+    """What each place says by itself, as per-tile methods would use it.
+
+    Args:
+        statistics: of one or two stains, as for :func:`stain_field`. anchor: (N, 3) S0.
+
+    Returns:
+        (GY, GX, N, 3) unit rows, NaN where there is nothing.
+    """
+    if len(anchor) == 1:
+        rows = unit_rows(statistics["sum"].astype(np.float64).sum(2))[:, :, None]
+    else:
+        plane = Plane.of(anchor)
+        own = plane.angles(anchor)
+        edges, mass = cone_edges(statistics["edges"].astype(np.float64).sum(2), tail=TILE_TAIL)
+        angle = own + np.where(mass > 0, _clipped(edges - own), 0.0)
+        tilt = _solve(
+            statistics["plane_qq"].astype(np.float64).sum(2),
+            statistics["plane_qr"].astype(np.float64).sum(2),
+        )
+        rows = unit_rows(plane.rays(angle) + tilt[..., None] * plane.normal)
+    busy = statistics["count"] > 0
+    return np.where(busy[..., None, None], rows, np.nan).astype(np.float32)
 
 
 def _one(statistics: Statistics, anchor: FloatArray) -> StainField:
     total = statistics["sum"].astype(np.float64)  # (GY, GX, 2, 3)
-    busy = _busy(statistics)[..., None]
-    if not busy.any():
-        constant = np.broadcast_to(anchor, (*total.shape[:2], 1, 3)).astype(np.float32)
-        return StainField(constant, anchor, np.full_like(constant, np.nan), {})
+    if not (statistics["count"] > 0).any():
+        return _constant(total.shape[:2], anchor)
     slide = unit_rows(total.sum((0, 1, 2)))
-    local = neighbourhood_sum(total, SIGMA_TILES)
+    local = neighbourhood_sum(total, SIGMA_CELLS)
     weight = statistics["count"].astype(np.float64)
     deviation = np.stack([_direction(local[:, :, i], slide) for i in (0, 1)], 2)
     kept = supported_share(deviation, weight)
     both = slide + kept * _direction(local.sum(2), slide)
-    raw = np.where(busy, unit_rows(total.sum(2)), np.nan).astype(np.float32)
-    return StainField(
-        unit_rows(both)[:, :, None], slide[None], raw[:, :, None], {"direction": kept}
-    )
+    return StainField(unit_rows(both)[:, :, None], slide[None], {"direction": kept})
 
 
 def _direction(total: Floats, slide: FloatArray) -> Floats:
@@ -116,7 +128,7 @@ def _two(
     measured: npt.NDArray[np.bool_],
     library: FloatArray | None,
 ) -> StainField:
-    """Edges and tilts of coarse tiles, what course they follow, and the edges of all, aligned."""
+    """Edges and tilts of coarse cells, what course they follow, and the edges of all, aligned."""
     plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
     shape = statistics["count"].shape
     coarse = _coarse(statistics, shape)
@@ -124,8 +136,8 @@ def _two(
     known = np.zeros(2, bool)
     if len(count):
         known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
-    if not known.any() or len(count) < MIN_FOLDS:  # S0 says the same, of the same tiles
-        return _constant(statistics, plane, anchor)
+    if not known.any() or len(count) < MIN_FOLDS:  # S0 says the same, of the same pixels
+        return _constant(shape, anchor)
     edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
     edges = own + _clipped(edges - own)
     qq, qr = coarse["plane_qq"], coarse["plane_qr"]
@@ -166,9 +178,7 @@ def _two(
         rows[:, :, k] = unit_rows(row).reshape(*shape, 3)
     weight = statistics["count"].astype(np.float64)[..., None, None]
     slide = np.where(known[:, None], unit_rows((weight * rows).sum((0, 1))), anchor)
-    return StainField(
-        rows.astype(np.float32), slide.astype(np.float32), _raw(statistics, plane, own), kept
-    )
+    return StainField(rows.astype(np.float32), slide.astype(np.float32), kept)
 
 
 def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:
@@ -182,16 +192,17 @@ def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:
     return np.asarray(np.minimum(_USUAL * np.median(share) / np.maximum(share, 1e-12), 1.0))
 
 
-def _constant(statistics: Statistics, plane: Plane, anchor: FloatArray) -> StainField:
-    rows = np.broadcast_to(anchor, (*statistics["count"].shape, 2, 3)).astype(np.float32)
-    return StainField(rows, anchor, _raw(statistics, plane, plane.angles(anchor)), {})
+def _constant(shape: tuple[int, ...], anchor: FloatArray) -> StainField:
+    rows = np.broadcast_to(anchor, (*shape, *anchor.shape)).astype(np.float32)
+    return StainField(rows, anchor, {})
 
 
 def _coarse(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
-    """Sums over both halves and over squares of tiles, at most ``_MAX_PLACES`` of them.
+    """Sums over both halves and over squares of cells, at most ``_MAX_PLACES`` of them.
 
     Returns:
-        name -> (K, ...) of squares that hold anything; ``place`` (K, 2) mean tile index (y, x).
+        name -> (K, ...) of squares that hold anything; ``place`` (K, 2) mean index (y, x) of their
+        cells.
     """
     iy, ix = np.nonzero(statistics["count"] > 0)
     side = 1
@@ -203,10 +214,10 @@ def _coarse(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
         side += 1
     out: Statistics = {}
     for name in ("edges", "plane_qq", "plane_qr", "moment", "count"):
-        tiles = statistics[name][iy, ix].astype(np.float64)
-        tiles = tiles if name == "count" else tiles.sum(1)
-        out[name] = np.zeros((len(used), *tiles.shape[1:]))
-        np.add.at(out[name], position, tiles)
+        cells = statistics[name][iy, ix].astype(np.float64)
+        cells = cells if name == "count" else cells.sum(1)
+        out[name] = np.zeros((len(used), *cells.shape[1:]))
+        np.add.at(out[name], position, cells)
     place = np.zeros((len(used), 2))
     weight = statistics["count"][iy, ix].astype(np.float64)
     np.add.at(place, position, weight[:, None] * np.stack([iy, ix], 1))
@@ -215,23 +226,11 @@ def _coarse(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
 
 
 def _places(place: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Squares and all tiles (GY * GX) in units of the extent of the squares."""
+    """Squares and all cells (CY * CX) in units of the extent of the squares."""
     extent = max(float(np.ptp(place, axis=0).max()), 1.0)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 2)
     centre = place.mean(0)
     return (place - centre) / extent, (grid - centre) / extent
-
-
-def _raw(statistics: Statistics, plane: Plane, slide_angle: Floats) -> FloatArray:
-    """(GY, GX, 2, 3) what each tile says by itself, as per-tile methods would use it."""
-    own, mass = cone_edges(statistics["edges"].astype(np.float64).sum(2), tail=TILE_TAIL)
-    angle = slide_angle + np.where(mass > 0, _clipped(own - slide_angle), 0.0)
-    tilt = _solve(
-        statistics["plane_qq"].astype(np.float64).sum(2),
-        statistics["plane_qr"].astype(np.float64).sum(2),
-    )
-    rows = unit_rows(plane.rays(angle) + tilt[..., None] * plane.normal)
-    return np.where(_busy(statistics)[..., None, None], rows, np.nan).astype(np.float32)
 
 
 def _clipped(angle: Floats) -> Floats:

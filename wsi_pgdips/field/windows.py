@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
-from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.geometry import CELLS_PER_TILE, OutputGrid, Region
 from wsi_pgdips.records import FloatArray
 
 
@@ -47,8 +47,8 @@ def blend(
     return np.where(mass > 1e-12, mean, np.asarray(fallback, np.float64))
 
 
-def interpolation_weights(centres: int, side: int, start: int, length: int) -> FloatArray:
-    """Linear interpolation from tile centres to pixels along one axis, constant beyond the ends.
+def interpolation_weights(centres: int, side: float, start: int, length: int) -> FloatArray:
+    """Linear interpolation from centres to pixels along one axis, constant beyond the ends.
 
     Returns:
         (length, centres) float32; rows are >= 0 and sum to one.
@@ -66,28 +66,38 @@ def interpolation_weights(centres: int, side: int, start: int, length: int) -> F
 
 
 def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> FloatArray:
-    """A field on tile centres, evaluated at the pixels of a region.
+    """A field on the centres of cells or tiles, evaluated at the pixels of a region.
 
     Args:
-        field: (GY, GX, ...) values at tile centres. grid: the output grid. region: pixels.
+        field: (CY, CX, ...) values at the centres of as many cells as the tiles are divided into.
+        grid: the output grid. region: pixels.
 
     Returns:
         (..., h, w) float32, continuous over the whole slide: no step at any tile border.
     """
-    # only the tiles around the region matter, and a local window keeps the matrices small
+    side = grid.tile * grid.tile_grid[0] // field.shape[0]
+    # only the cells around the region matter, and a local window keeps the matrices small
     cut, weights = [], []
     for axis, (start, length) in enumerate(((region.y, region.h), (region.x, region.w))):
         full = field.shape[axis]
-        first = int(np.clip((start + 0.5) / grid.tile - 0.5, 0, full - 1))
-        last = int(np.clip((start + length) / grid.tile - 0.5, 0, full - 1)) + 2
+        first = int(np.clip((start + 0.5) / side - 0.5, 0, full - 1))
+        last = int(np.clip((start + length) / side - 0.5, 0, full - 1)) + 2
         first, last = max(min(first, full - 2), 0), min(last, full)
         cut.append(slice(first, last))
-        weights.append(interpolation_weights(full, grid.tile, start, length)[:, first:last])
+        weights.append(interpolation_weights(full, side, start, length)[:, first:last])
     local = np.asarray(field[cut[0], cut[1]], np.float32)
     flat = local.reshape(*local.shape[:2], -1)  # (gy, gx, K)
     across = np.einsum("abk,xb->akx", flat, weights[1])
     out = np.einsum("ya,akx->kyx", weights[0], across)
     return np.ascontiguousarray(out.reshape(*local.shape[2:], region.h, region.w), np.float32)
+
+
+def at_cells(field: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(CY, CX, ...) values of a field on tiles at the centres of the cells."""
+    down, across = (
+        interpolation_weights(n, CELLS_PER_TILE, 0, n * CELLS_PER_TILE) for n in field.shape[:2]
+    )
+    return np.asarray(np.einsum("ya,ab...,xb->yx...", down, field, across), field.dtype)
 
 
 def crossfade(side: int, halo: int) -> FloatArray:

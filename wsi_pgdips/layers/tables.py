@@ -20,9 +20,9 @@ PARAMETERS = "parameters"
 TILE_TABLE = "tables/tiles.parquet"
 
 _DIMS = {
-    "stain_matrix": ("tile_y", "tile_x", "stain", "rgb"),
+    "stain_matrix": ("cell_y", "cell_x", "stain", "rgb"),
     "spectral_correction": ("tile_y", "tile_x", "stain"),
-    "background": ("tile_y", "tile_x", "rgb"),
+    "background": ("cell_y", "cell_x", "rgb"),
     "confidence": ("tile_y", "tile_x", "stain"),
     "inherited": ("tile_y", "tile_x"),
 }
@@ -39,7 +39,8 @@ _RAW = ("stain_matrix", "spectral_correction", "background")
 def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet) -> None:
     """Write ``parameters/`` (blended) and ``parameters/raw/`` (the tiles' own, NaN: not fitted).
 
-    Arrays keep the shapes of ``Fields``; values stand at tile centres. Replaces an earlier group.
+    Arrays keep the shapes of ``Fields``; values stand at the centres of cells or tiles.
+    Replaces an earlier group.
 
     Raises:
         OutputError: not writable.
@@ -53,22 +54,26 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
         group.create_group("raw")
         for name, values in arrays.items():
             key = name.rpartition("/")[2]
+            dims = _DIMS[key]
+            if key != name:
+                dims = tuple(d.replace("cell", "tile") for d in dims)
             array = group.create_array(
                 name,
                 shape=values.shape,
                 dtype=values.dtype,
                 chunks=values.shape,
                 fill_value=np.nan if values.dtype.kind == "f" else False,
-                dimension_names=_DIMS[key],
-                attributes={"axes": list(_DIMS[key]), "units": _UNITS[key]},
+                dimension_names=dims,
+                attributes={"axes": list(dims), "units": _UNITS[key]},
             )
             array[...] = values
         # last: the attributes say that the group is whole
         group.update_attributes(
             {
                 "tile": grid.tile,
+                "cell": grid.cell,
                 "mpp": grid.mpp,
-                "position": "values stand at tile centres, ((ty + 0.5) tile, (tx + 0.5) tile)",
+                "position": "values stand at centres of tiles or cells, (i + 0.5) side",
                 "stains": list(stains.labels),
                 "shrinkage": to_json(fields.shrinkage),
             }

@@ -99,7 +99,7 @@ def overview(
             axes[k + 1, 2], fields.spectral_correction[:, :, k], f"{labels[k]}: M, OD", M_SPAN
         )
     for c, channel in enumerate(("red", "green", "blue")):
-        grid.draw(axes[n + 1, c], fields.background[:, :, c], f"B {channel}, OD", B_SPAN)
+        grid.draw(axes[n + 1, c], fields.tile_background[:, :, c], f"B {channel}, OD", B_SPAN)
     _save(figure, path, dpi)
     return path
 
@@ -137,9 +137,9 @@ class _Grid:
         gy, gx = fields.inherited.shape
         self._frame = frame
         self._extent: Extent = (0.0, gx * tile_um / 1e3, gy * tile_um / 1e3, 0.0)
-        self._fields = fields
         self._measured = _tiles_with_tissue(tissue, side, (gy, gx))
-        self._mean = mean_direction(fields.stain_matrix, self._measured)
+        self._rows = fields.tile_stain_matrix
+        self._mean = mean_direction(self._rows, self._measured)
 
     def draw(self, ax: Axes, values: FloatArray, title: str, span: float) -> None:
         """A scalar per tile, in a window of its own range but at least ``span``."""
@@ -150,7 +150,7 @@ class _Grid:
     def draw_turn(self, ax: Axes, stain: int, label: str) -> None:
         """Angle of S to the slide's mean."""
         mean = self._mean[stain]
-        turn = self._masked(angle_deg(self._fields.stain_matrix[:, :, stain], mean))
+        turn = self._masked(angle_deg(self._rows[:, :, stain], mean))
         top = max(MIN_ANGLE_SPAN_DEG, _range(turn, 0)[1])
         vector = ", ".join(f"{v:.2f}" for v in mean)
         _map(

@@ -167,9 +167,9 @@ def _each_alone(
         own = np.s_[r.y : r.stop_y, r.x : r.stop_x]
         q[(slice(None), *own)] = done.concentration
         tissue[own] = done.tissue
-        whole.stain_matrix[tile] = done.fields.stain_matrix[0, 0]
+        whole.stain_matrix[tile] = done.fields.tile_stain_matrix[0, 0]
         whole.spectral_correction[tile] = done.fields.spectral_correction[0, 0]
-        whole.background[tile] = done.fields.background[0, 0]
+        whole.background[tile] = done.fields.tile_background[0, 0]
         whole.inherited[tile] = False
     return Deconvolution(
         q,

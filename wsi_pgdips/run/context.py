@@ -13,7 +13,7 @@ from wsi_pgdips.config import ScientificSettings, tile_seed
 from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, at_tiles
 from wsi_pgdips.run.ledger import Ledger, digest, identity, load_arrays, save_arrays
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
@@ -33,7 +33,7 @@ class Context:
     """A slide with its tissue, glass and plan.
 
     Attributes:
-        background: (GY, GX, 3) B of glass at tile centres. b0: (3,) of the slide.
+        background: (CY, CX, 3) B of glass at the centres of cells. b0: (3,) of the slide.
         planned: (H, W) bool like ``tissue.mask``, with the parts that the overview could not read:
             whoever renders them finds out whether they are lost.
         plans: blocks to work on, raster order. digest: identity of slide and settings.
@@ -58,6 +58,11 @@ class Context:
     def n_tiles(self) -> int:
         return sum(len(p.render) for p in self.plans)
 
+    @functools.cached_property
+    def tile_background(self) -> FloatArray:
+        """(GY, GX, 3) B of glass at the centres of the tiles."""
+        return at_tiles(self.background, self.grid.tile_grid)
+
     def plan(self, block: tuple[int, int]) -> BlockPlan:
         return next(p for p in self.plans if (p.by, p.bx) == block)
 
@@ -80,7 +85,7 @@ class Context:
         """
         have = None if halo_read else self.grid.tile_region(*tile)
         seed = tile_seed(self.digest, *tile, self.digest)
-        return self._input(self.tile_square(tile), rgb, self.background[tile], seed, have)
+        return self._input(self.tile_square(tile), rgb, self.tile_background[tile], seed, have)
 
     def window_input(self, square: Region, rgb: ByteArray) -> TileInput:
         """The solver's view of any square whose pixels with halo were read."""

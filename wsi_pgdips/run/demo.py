@@ -113,9 +113,9 @@ def compare(layers: Layers, truth: PhantomTruth) -> tuple[tuple[StainErrors, ...
     true_s = _tile_axes_first(truth.stain_matrix_at(yy, xx), grid.tile_grid)
     true_b = _tile_axes_first(truth.background_at(yy, xx), grid.tile_grid)
     weight = _tissue_share(layers, truth)
-    angles = stain_angles(layers.fields.stain_matrix, true_s, weight)
+    angles = stain_angles(layers.fields.tile_stain_matrix, true_s, weight)
     library = stain_angles(truth.library, true_s, weight)
-    background = background_error(layers.fields.background, true_b, weight)
+    background = background_error(layers.fields.tile_background, true_b, weight)
     errors = tuple(
         StainErrors(label, *(float(v) for v in values))
         for label, *values in zip(truth.labels, q.rmse, q.bias, angles, library, strict=True)

@@ -182,7 +182,7 @@ def _fitted(
 
 
 def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:
-    return fallback(context.background[tile], prior, flag)
+    return fallback(context.tile_background[tile], prior, flag)
 
 
 def _why_unread(context: Context, tile: TileIndex) -> TileFlag:

@@ -35,7 +35,7 @@ def draw_overview(source: TileSource, layers: Layers, path: Path) -> Path:
     mpp = grid.mpp * 2**level
     rgb, _ = source.overview(mpp)
     q = layers.read(0, 0, height, width, level)
-    side = grid.tile >> level
+    side = grid.cell / 2**level
     return overview(
         path,
         slide_rgb=rgb,
@@ -56,11 +56,11 @@ def draw_overview(source: TileSource, layers: Layers, path: Path) -> Path:
     )
 
 
-def field_at_level(field: npt.NDArray[Any], shape: tuple[int, int], side: int) -> FloatArray:
-    """A field on tile centres at the pixels of a coarse level.
+def field_at_level(field: npt.NDArray[Any], shape: tuple[int, int], side: float) -> FloatArray:
+    """A field on the centres of cells at the pixels of a coarse level.
 
     Args:
-        field: (GY, GX, ...). shape: (h, w) of the level. side: of a tile in its pixels.
+        field: (CY, CX, ...). shape: (h, w) of the level. side: of a cell in its pixels.
 
     Returns:
         (..., h, w) float32.

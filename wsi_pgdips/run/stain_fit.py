@@ -52,9 +52,9 @@ def fit_stain(slide: Path, region_l0: Region, *, mpp_source: float | None = None
         _check_region(region_l0, grid.shape)
         rgb = source.read(region_l0.y, region_l0.x, region_l0.h, region_l0.w)
         tissue = find_tissue(source)
-        field, _, _ = background_field(tissue, grid)  # (GY, GX, 3)
+        field, _, _ = background_field(tissue, grid)  # (CY, CX, 3)
     centre_y, centre_x = region_l0.y + region_l0.h // 2, region_l0.x + region_l0.w // 2
-    background = field[centre_y // grid.tile, centre_x // grid.tile]
+    background = field[centre_y // grid.cell, centre_x // grid.cell]
     vector = fit_single_stain(rgb_to_od(rgb).reshape(-1, 3), background)
     return FittedStain(vector, background, bool(tissue.glass.any()))
 

@@ -82,7 +82,7 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Statistics, M and confidence of a tile under the slide's prior, without a network."""
-    y, half = pool_od(tile.corrected, tile.own_tissue)
+    y, _ = pool_od(tile.corrected, tile.own_tissue)
     od = tile.corrected[:, tile.own_tissue]
     # saturated cells are left out of y: a black tile is both saturated and without evidence
     saturated = od.size > 0 and (od.max(0) > SATURATED_OD).mean() > SATURATED_SHARE
@@ -108,7 +108,7 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
         loss,
         0,
         flags,
-        tile_statistics(y, half, q, prior.stain_matrix, prior.pooled_noise_od),
+        tile_statistics(tile, prior.stain_matrix, prior.pooled_noise_od),
         None,
     )
 

@@ -1,7 +1,8 @@
-"""Sufficient statistics of one tile, from which ``field`` estimates S(x) and M(x) (decision 8).
+"""Sufficient statistics of a tile, from which ``field`` estimates S(x) and M(x) (decision 8).
 
 Averaging the extreme rays of tiles that lack pure pixels stays biased; summing the tiles'
-histograms and then taking the ray does not. So tiles hand over histograms and moments.
+histograms and then taking the ray does not. So tiles hand over histograms and moments, each for
+the cells that it is divided into.
 """
 
 from __future__ import annotations
@@ -10,30 +11,35 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import Plane, edge_histograms, pixel_noise
+from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray
+from wsi_pgdips.solver.rays import pool_od
+from wsi_pgdips.solver.tile import TileInput
 
 Q_BINS = 300
 Q_MAX = 3.0  # OD
 
 
-def tile_statistics(
+def cell_statistics(
     y: FloatArray,
     half: npt.NDArray[np.bool_],
     q: FloatArray,
     stain_matrix: FloatArray,
     noise: float,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of one tile; all sums, so that those of tiles may be added.
+    """Statistics of one cell, or of any set of pixels; all sums, so that several may be added.
 
     Args:
         y: (P, 3) pooled, glass-corrected OD. half: (P,) interleaved halves.
         q: (N, K) q of tissue pixels under the slide's S0. stain_matrix: (N, 3) S0.
-        noise: of pooled OD across the rays, where the tile has too few cells to tell.
+        noise: of pooled OD across the rays, where there are too few pooled pixels to tell.
 
     Returns:
-        ``count`` () pooled cells; ``moment`` (2, 3, 3) sum of y y' per half; ``sum`` (2, 3) per
+        ``count`` () pooled pixels; ``moment`` (2, 3, 3) sum of y y' per half; ``sum`` (2, 3) per
         half; ``q_hist`` (N, Q_BINS); for two stains, per half, ``edges`` (2, 2, ANGLE_BINS) of
         ``optics.cone``, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): the regression of the
         out-of-plane component on q.
@@ -63,10 +69,42 @@ def tile_statistics(
     return stats
 
 
+def tile_statistics(
+    tile: TileInput, stain_matrix: FloatArray, noise: float
+) -> dict[str, npt.NDArray[Any]]:
+    """Statistics of the cells of one tile (decision 29).
+
+    Args:
+        tile: whose own pixels are divided, without its halo. stain_matrix, noise: as for
+            :func:`cell_statistics`.
+
+    Returns:
+        name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...), cells by row and column.
+    """
+    corrected, own = tile.corrected, tile.own_tissue
+    side, rows = len(own) // CELLS_PER_TILE, torch.from_numpy(stain_matrix)
+
+    def cell(y: int, x: int) -> dict[str, npt.NDArray[Any]]:
+        at = tuple(slice(i * side, (i + 1) * side) for i in (y, x))
+        od, tissue = corrected[(slice(None), *at)], own[at]
+        q = unmix(torch.from_numpy(od[:, tissue]), rows, torch.zeros(3)).numpy()
+        return cell_statistics(*pool_od(od, tissue), q, stain_matrix, noise)
+
+    return _stacked([[cell(y, x) for x in range(CELLS_PER_TILE)] for y in range(CELLS_PER_TILE)])
+
+
 def empty_statistics(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
     """Statistics of a tile that says nothing."""
-    nothing = np.zeros((0, 3), np.float32)
-    n = len(stain_matrix)
-    return tile_statistics(
-        nothing, np.zeros(0, bool), np.zeros((n, 0), np.float32), stain_matrix, 0.0
-    )
+    return _stacked([[empty_cell(stain_matrix)] * CELLS_PER_TILE] * CELLS_PER_TILE)
+
+
+def empty_cell(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
+    """Statistics of a cell that says nothing."""
+    pixels, q = np.zeros((0, 3), np.float32), np.zeros((len(stain_matrix), 0), np.float32)
+    return cell_statistics(pixels, np.zeros(0, bool), q, stain_matrix, 0.0)
+
+
+def _stacked(cells: list[list[dict[str, npt.NDArray[Any]]]]) -> dict[str, npt.NDArray[Any]]:
+    return {
+        name: np.stack([np.stack([c[name] for c in row]) for row in cells]) for name in cells[0][0]
+    }

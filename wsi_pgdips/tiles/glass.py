@@ -60,24 +60,24 @@ class _Cells:
 def background_field(
     tissue: TissueMap, grid: OutputGrid
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """OD of glass at the centres of the tiles.
+    """OD of glass at the centres of the cells.
 
     Args:
         tissue: tissue and glass of the slide.
-        grid: output grid with (GY, GX) tiles.
+        grid: output grid with (CY, CX) cells.
 
     Returns:
-        background (GY, GX, 3) float32 OD; weight (GY, GX) float32, the effective number of glass
+        background (CY, CX, 3) float32 OD; weight (CY, CX) float32, the effective number of glass
         pixels (of the overview) behind each value; B0 (3,) float32, the slide's own constant.
         Where no glass tells, what the map assumes, with no weight.
     """
-    gy, gx = grid.tile_grid
-    centre_y = np.asarray((np.arange(gy) + 0.5) * grid.tile / tissue.scale - 0.5, np.float64)
-    centre_x = np.asarray((np.arange(gx) + 0.5) * grid.tile / tissue.scale - 0.5, np.float64)
+    cy, cx = grid.cell_grid
+    centre_y = np.asarray((np.arange(cy) + 0.5) * grid.cell / tissue.scale - 0.5, np.float64)
+    centre_x = np.asarray((np.arange(cx) + 0.5) * grid.cell / tissue.scale - 0.5, np.float64)
     pixels = tissue.glass_od[tissue.glass]
     if tissue.assumed is not None or len(pixels) == 0:
         b0 = np.zeros(3, np.float32) if tissue.assumed is None else tissue.assumed
-        return np.tile(b0, (gy, gx, 1)), np.zeros((gy, gx), np.float32), b0
+        return np.tile(b0, (cy, cx, 1)), np.zeros((cy, cx), np.float32), b0
     mean = _trimmed_mean(pixels)
     mpp = grid.mpp * tissue.scale
     # a small slide still needs enough cells to see a slope in them
@@ -89,7 +89,7 @@ def background_field(
     while len(cells.row) > _MAX_CELLS:
         side *= 2
         cells = _pool(tissue.glass, tissue.glass_od, side)
-    field = np.broadcast_to(mean, (gy, gx, 3)).copy()
+    field = np.broadcast_to(mean, (cy, cx, 3)).copy()
     sigma = max(SIGMA_UM, SIGMA_TILES * grid.tile * grid.mpp) / mpp
     weight = _kernel_sums(cells, cells.count[:, None], centre_y, centre_x, sigma)[..., 0]
     if len(cells.row) >= 3:
