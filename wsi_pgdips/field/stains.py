@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.field.windows import neighbourhood_sum
+from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
 from wsi_pgdips.optics.course import MIN_FOLDS, follow
 from wsi_pgdips.optics.leaning import leaned
@@ -33,6 +34,7 @@ MOST_DRIFT = np.radians(5.75)  # root mean square; a step of 10 degrees between 
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
 _USUAL = 2.0  # times the median residual out of the plane that a tile may have
 _MAX_PLACES = 400
+_KIN = CELLS_PER_TILE**2  # cells of a tile share its tissue, and what that does to edges
 _NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a tile's own estimate, over the course's variance
 
 
@@ -154,7 +156,8 @@ def _two(
         for k in np.nonzero(known)[0].tolist():
             mean = np.average(values[:, k], weights=vote[:, k])
             off = (values[:, k] - mean)[:, None]
-            out, trust = follow(places, off, vote[:, k], np.concatenate([places, to]), noise=_NOISE)
+            every = np.concatenate([places, to])
+            out, trust = follow(places, off, vote[:, k], every, noise=_NOISE, kin=_KIN)
             if np.average(out[: len(places), 0] ** 2, weights=count) > MOST_DRIFT**2:
                 strays.append(k)
             local[name, k] = mean + out[: len(places), 0]

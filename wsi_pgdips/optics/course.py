@@ -28,6 +28,7 @@ def follow(
     *,
     noise: Sequence[float],
     folds: Indices | None = None,
+    kin: int = 1,
 ) -> tuple[Floats, float]:
     """Values at other places, as far as held-out values are predicted.
 
@@ -36,6 +37,7 @@ def follow(
         vote: (K,) in (0, 1], how much each value is worth. to: (J, 2).
         noise: variances of a full vote's own noise, over that of the course, to try.
         folds: (K,) region of each place, 0 to F - 1, held out together; each its own by default.
+        kin: how many neighbouring regions share their errors, and count as one witness.
 
     Returns:
         (J, C), and the share that is believed, 0 to 1; all zero with fewer than 3 regions.
@@ -53,7 +55,7 @@ def follow(
             predicted = _held_out(folds, values, inverse, pull)
             error = float((vote[:, None] * (values - predicted) ** 2).sum())
             if error < best:
-                best, trust = error, _trust(predicted, values, vote, folds)
+                best, trust = error, _trust(predicted, values, vote, folds, kin)
                 out = trust * (covariance(to, at, *model) @ pull)
     return out, trust
 
@@ -77,7 +79,7 @@ def _held_out(folds: Indices, values: Floats, inverse: Floats, pull: Floats) -> 
     return out
 
 
-def _trust(predicted: Floats, values: Floats, vote: Floats, folds: Indices) -> float:
+def _trust(predicted: Floats, values: Floats, vote: Floats, folds: Indices, kin: int) -> float:
     """How much of a prediction to believe: the share that minimises the held-out error.
 
     Nothing where the gain over regions is not beyond its own standard error.
@@ -89,5 +91,5 @@ def _trust(predicted: Floats, values: Floats, vote: Floats, folds: Indices) -> f
     share = float(np.clip((vote[:, None] * predicted * values).sum() / power, 0, 1))
     gain = vote * (values**2 - (values - share * predicted) ** 2).sum(1)
     per_region = np.bincount(folds, gain, n)
-    error = per_region.std(ddof=1) / np.sqrt(n)
+    error = per_region.std(ddof=1) / np.sqrt(n / kin)
     return share if per_region.mean() > error else 0.0
