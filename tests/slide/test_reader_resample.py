@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsi_pgdips.errors import SettingsError, SlideError
@@ -171,15 +171,13 @@ def test_whole_factors_do_not_depend_on_the_window(
 
 
 @given(windows, st.floats(1.07, 3.9))
-def test_other_factors_agree_to_two_counts(
-    window: tuple[int, int, int, int], factor: float
-) -> None:
+@example((0, 12, 3, 7), 1.2)
+def test_other_factors_agree_to_one_count(window: tuple[int, int, int, int], factor: float) -> None:
     y, x, h, w = window
     source = ArraySource(noise(401, 399), mpp=0.25, output_mpp=0.25 * factor)
     whole = source.read(-20, -20, 260, 260).astype(int)
     got = source.read(y, x, h, w).astype(int)
-    # white noise is the worst there is: weights are rounded anew for every window
-    assert np.abs(got - whole[y + 20 :, x + 20 :][:h, :w]).max() <= 2
+    assert np.abs(got - whole[y + 20 :, x + 20 :][:h, :w]).max() <= 1
 
 
 @pytest.mark.parametrize("factor", [1.5, 2.2016, 3.3])

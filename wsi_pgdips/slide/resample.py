@@ -115,10 +115,15 @@ def antialiased(
     read as negative optical density. What surrounds the box serves as halo.
     """
     y0, x0, y1, x1 = box_lvl
-    resized = Image.fromarray(pixels).resize(
-        (shape[1], shape[0]), Image.Resampling.HAMMING, box=(x0, y0, x1, y1)
-    )
-    return np.asarray(resized)
+    out = np.empty((*shape, 3), np.uint8)
+    for channel in range(3):
+        # in float, so that it is rounded once: Pillow rounds bytes after each axis, and where the
+        # ratio makes ties, windows would differ by two counts
+        plane = Image.fromarray(pixels[..., channel].astype(np.float32)).resize(
+            (shape[1], shape[0]), Image.Resampling.HAMMING, box=(x0, y0, x1, y1)
+        )
+        out[..., channel] = np.floor(np.asarray(plane) + 0.5)
+    return out
 
 
 def area_mean(

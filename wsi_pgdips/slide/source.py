@@ -69,7 +69,7 @@ class PyramidSource:
         """(h, w, 3) uint8 RGB of the output grid; what lies outside the image is white.
 
         For integer factors every pixel is the rounded mean of its level pixels, whatever window is
-        read; for others windows agree to two counts.
+        read; for others windows agree to one count.
 
         Raises:
             SlideError: the pixels cannot be read; reads of other windows still work.
