@@ -80,7 +80,7 @@ def test_regression_recovers_a_tilt_out_of_the_plane() -> None:
 def test_a_tile_is_divided_into_its_cells_without_its_halo() -> None:
     q = concentrations(2, 64, 0)
     whole = tile_of(q, HE, halo=16, noise=0)
-    found = tile_statistics(whole, HE, 0.002)
+    found = tile_statistics(whole, q[:, 16:48, 16:48].reshape(2, -1), HE, 0.002)
     for (y, x), part in zip(np.ndindex(2, 2), product((16, 32), repeat=2), strict=True):
         alone = tile_of(q[:, part[0] : part[0] + 16, part[1] : part[1] + 16], HE, noise=0)
         y_alone, half = pool_od(alone.corrected, alone.own_tissue)

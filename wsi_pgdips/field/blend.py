@@ -54,14 +54,14 @@ def blend_fields(
     own_m = _masked(_on_grid(fits, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
     own_b = _masked(_on_grid(fits, "background", tile_grid, np.nan, (3,)), inherited)
     own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
-    cells = _statistics(fits, tile_grid)
-    tiles = {name: _per_tile(values, tile_grid) for name, values in cells.items()}
+    tiles = _statistics(fits, tile_grid, per_tile=True)
     if source == "parameters":
         stains = _from_parameters(own_s, confidence, prior)
         share = confidence.max(-1)
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
         b = at_cells(blend(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
+        cells = _statistics(fits, tile_grid)
         stains = stain_field(cells, prior.stain_matrix, prior.measured, library)
         m = _local_percentile(tiles["q_hist"], prior, q_max)
         b = background.astype(np.float64)
@@ -128,21 +128,16 @@ def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.N
 
 
 def _statistics(
-    fits: Sequence[BlockFit], tile_grid: tuple[int, int]
+    fits: Sequence[BlockFit], tile_grid: tuple[int, int], *, per_tile: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
-    """name -> (CY, CX, ...) on the cells, zero where no tile was fitted."""
+    """name -> (CY, CX, ...) on the cells, or (GY, GX, ...); zero where no tile was fitted."""
     gy, gx = tile_grid
     out: dict[str, npt.NDArray[Any]] = {}
     for fit in fits:
         for name, values in fit.statistics.items():
+            values = values.sum((1, 2), keepdims=True) if per_tile else values
             _, rows, columns, *rest = values.shape
             if name not in out:
                 out[name] = np.zeros((gy, rows, gx, columns, *rest), np.float64)
             out[name][fit.index[:, 0], :, fit.index[:, 1]] = values
     return {k: v.reshape(v.shape[0] * v.shape[1], -1, *v.shape[4:]) for k, v in out.items()}
-
-
-def _per_tile(cells: npt.NDArray[Any], tile_grid: tuple[int, int]) -> npt.NDArray[Any]:
-    """(CY, CX, ...) sums of cells to (GY, GX, ...) sums of tiles."""
-    gy, gx = tile_grid
-    return np.asarray(cells.reshape(gy, len(cells) // gy, gx, -1, *cells.shape[2:]).sum((1, 3)))

@@ -25,6 +25,9 @@ _DIMS = {
     "background": ("cell_y", "cell_x", "rgb"),
     "confidence": ("tile_y", "tile_x", "stain"),
     "inherited": ("tile_y", "tile_x"),
+    "raw/stain_matrix": ("tile_y", "tile_x", "stain", "rgb"),
+    "raw/spectral_correction": ("tile_y", "tile_x", "stain"),
+    "raw/background": ("tile_y", "tile_x", "rgb"),
 }
 _UNITS = {
     "stain_matrix": "unit vector in optical density",
@@ -33,7 +36,6 @@ _UNITS = {
     "confidence": "1",
     "inherited": "boolean",
 }
-_RAW = ("stain_matrix", "spectral_correction", "background")
 
 
 def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet) -> None:
@@ -47,16 +49,11 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
     """
     import zarr
 
-    own = {f"raw/{name}": getattr(fields, f"raw_{name}") for name in _RAW}
-    arrays: dict[str, npt.NDArray[Any]] = {name: getattr(fields, name) for name in _DIMS} | own
     with zarr_session(path):
         group = zarr.open_group(path, mode="r+").create_group(PARAMETERS, overwrite=True)
         group.create_group("raw")
-        for name, values in arrays.items():
-            key = name.rpartition("/")[2]
-            dims = _DIMS[key]
-            if key != name:
-                dims = tuple(d.replace("cell", "tile") for d in dims)
+        for name, dims in _DIMS.items():
+            values: npt.NDArray[Any] = getattr(fields, _attribute(name))
             array = group.create_array(
                 name,
                 shape=values.shape,
@@ -64,7 +61,7 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
                 chunks=values.shape,
                 fill_value=np.nan if values.dtype.kind == "f" else False,
                 dimension_names=dims,
-                attributes={"axes": list(dims), "units": _UNITS[key]},
+                attributes={"axes": list(dims), "units": _UNITS[name.rpartition("/")[2]]},
             )
             array[...] = values
         # last: the attributes say that the group is whole
@@ -80,6 +77,11 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
         )
 
 
+def _attribute(name: str) -> str:
+    """The attribute of ``Fields`` that an array holds."""
+    return name.replace("/", "_")
+
+
 def read_fields(path: Path) -> Fields:
     """The fields of ``write_fields``.
 
@@ -91,8 +93,7 @@ def read_fields(path: Path) -> Fields:
     try:
         group = zarr.open_group(path / PARAMETERS, mode="r")
         shrinkage: Any = group.attrs["shrinkage"]
-        values = {name: _array(group, name) for name in _DIMS}
-        raw = {f"raw_{name}": _array(group, f"raw/{name}") for name in _RAW}
+        values = {_attribute(name): _array(group, name) for name in _DIMS}
     except (OSError, KeyError) as error:
         raise OutputError(
             "the layers have no parameter fields",
@@ -101,7 +102,6 @@ def read_fields(path: Path) -> Fields:
         ) from error
     return Fields(
         **values,
-        **raw,
         shrinkage={k: float("nan") if v is None else v for k, v in shrinkage.items()},
     )
 

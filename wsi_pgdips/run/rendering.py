@@ -183,8 +183,7 @@ def slide_map(
     pixels: TileInput,
 ) -> tuple[FloatArray, FloatArray]:
     """(N, H, W) q of a tile with its halo under the fields: of the slide's network, closed form."""
-    side = context.grid.tile
-    region = Region(tile[0] * side, tile[1] * side, side, side).grown(pixels.halo)
+    region = context.tile_square(tile).grown(pixels.halo)
     s = stain_matrix_at(fields, context.grid, region)
     b = interpolate(fields.background, context.grid, region)
     device = next(iter(network.values())).device

@@ -108,7 +108,7 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
         loss,
         0,
         flags,
-        tile_statistics(tile, prior.stain_matrix, prior.pooled_noise_od),
+        tile_statistics(tile, q, prior.stain_matrix, prior.pooled_noise_od),
         None,
     )
 

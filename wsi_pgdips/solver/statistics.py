@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import Plane, edge_histograms, pixel_noise
-from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.rays import pool_od
 from wsi_pgdips.solver.tile import TileInput
@@ -70,25 +68,26 @@ def cell_statistics(
 
 
 def tile_statistics(
-    tile: TileInput, stain_matrix: FloatArray, noise: float
+    tile: TileInput, q: FloatArray, stain_matrix: FloatArray, noise: float
 ) -> dict[str, npt.NDArray[Any]]:
     """Statistics of the cells of one tile (decision 29).
 
     Args:
-        tile: whose own pixels are divided, without its halo. stain_matrix, noise: as for
-            :func:`cell_statistics`.
+        tile: whose own pixels are divided, without its halo. q: (N, K) of its own tissue pixels,
+            in raster order. stain_matrix, noise: as for :func:`cell_statistics`.
 
     Returns:
         name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...), cells by row and column.
     """
     corrected, own = tile.corrected, tile.own_tissue
-    side, rows = len(own) // CELLS_PER_TILE, torch.from_numpy(stain_matrix)
+    side = len(own) // CELLS_PER_TILE
+    at_y, at_x = (i // side for i in np.nonzero(own))
 
     def cell(y: int, x: int) -> dict[str, npt.NDArray[Any]]:
         at = tuple(slice(i * side, (i + 1) * side) for i in (y, x))
         od, tissue = corrected[(slice(None), *at)], own[at]
-        q = unmix(torch.from_numpy(od[:, tissue]), rows, torch.zeros(3)).numpy()
-        return cell_statistics(*pool_od(od, tissue), q, stain_matrix, noise)
+        inside = (at_y == y) & (at_x == x)
+        return cell_statistics(*pool_od(od, tissue), q[:, inside], stain_matrix, noise)
 
     return _stacked([[cell(y, x) for x in range(CELLS_PER_TILE)] for y in range(CELLS_PER_TILE)])
 
