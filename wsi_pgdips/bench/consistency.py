@@ -41,6 +41,9 @@ def measure_shift(
 ) -> Sheet:
     """RMS difference of q between two runs, per stain, on pixels that are tissue in both.
 
+    Both have white fill above and to the left, one by a tile, the other by half of one: so that
+    nothing but the place of the tile grid differs, not what borders on the glass.
+
     Args:
         seed: of a phantom; None for a slide. shape: of a phantom, in place of its description's.
 
@@ -48,10 +51,16 @@ def measure_shift(
         SettingsError: neither a phantom nor a slide. SlideError: the slide cannot be read.
     """
     rgb, mpp, stains = _pixels(case, seed, shape)
-    half = tile // 2
-    # white all the way: what is there is not glass, and the slide's own glass is unchanged
-    moved = np.pad(rgb, ((half, 0), (half, 0), (0, 0)), constant_values=255)
-    pictures = [ArraySource(p, mpp=mpp, tile=tile, name=case.name) for p in (rgb, moved)]
+    fills = (tile, tile // 2)
+    pictures = [
+        ArraySource(
+            np.pad(rgb, ((fill, 0), (fill, 0), (0, 0)), constant_values=255),
+            mpp=mpp,
+            tile=tile,
+            name=case.name,
+        )
+        for fill in fills
+    ]
     sheet = Sheet(case.name, case.kind, seed)
     with tempfile.TemporaryDirectory(prefix="shift-") as name:
         file = Path(name) / "stains.toml"
@@ -62,29 +71,35 @@ def measure_shift(
             begin = time.perf_counter()
             try:
                 (q, tissue), (q_moved, tissue_moved) = (
-                    _run(method, picture, stains, file) for picture in pictures
+                    _run(method, picture, stains, file, fill)
+                    for picture, fill in zip(pictures, fills, strict=True)
                 )
             except (WsiPgdipsError, ValueError):
-                sheet.add(method.name, "shift_rmse", float("nan"))
+                sheet.add(method.name, "rmse_joint", float("nan"))
                 say(f"  {method.name}: no result")
                 continue
             seconds = time.perf_counter() - begin
-            both = tissue & tissue_moved[half:, half:]
-            difference = q_moved[:, half:, half:][:, both] - q[:, both]
+            both = tissue & tissue_moved
+            difference = q_moved[:, both] - q[:, both]
             rms = np.sqrt(np.nanmean(difference.astype(np.float64) ** 2, axis=1))
-            sheet.add_each(method.name, "shift_rmse", stains.labels, rms, seconds=seconds)
+            sheet.add_each(method.name, "rmse", stains.labels, rms, seconds=seconds)
+            joint = float(np.sqrt((rms**2).mean()))
+            sheet.add(method.name, "rmse_joint", joint, seconds=seconds)
             say(f"  {method.name}: " + " ".join(f"{v:.4f}" for v in rms))
     return sheet
 
 
 def _run(
-    method: Method, picture: ArraySource, stains: StainSet, file: Path
+    method: Method, picture: ArraySource, stains: StainSet, file: Path, fill: int
 ) -> tuple[FloatArray, BoolArray]:
+    """q and tissue without the fill."""
     if method.family == "linear":
         linear = LinearMethods(read_picture(picture, stains.stain_matrix))
-        return linear.result(method.name).maps, linear.picture.tissue
-    done, _ = run_in_memory(method.name, picture, stains, str(file))
-    return done.concentration, done.tissue
+        q, tissue = linear.result(method.name).maps, linear.picture.tissue
+    else:
+        done, _ = run_in_memory(method.name, picture, stains, str(file))
+        q, tissue = done.concentration, done.tissue
+    return q[:, fill:, fill:], tissue[fill:, fill:]
 
 
 def _pixels(

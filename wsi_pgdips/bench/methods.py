@@ -58,8 +58,7 @@ METHODS: tuple[Method, ...] = (
     *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
     *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),
-    # as many runs as there are tiles
-    Method("ablation-no-slide-prior", "ablation", (PHANTOM,), asked=True),
+    Method("ablation-no-slide-prior", "ablation", (PHANTOM, SHIFT)),
     *(Method(f"fields-{f}", "fields", (PHANTOM,)) for f in ("constant", "oracle", "blended")),
     Method(TIME_QUALITY, "time", (), asked=True),
 )

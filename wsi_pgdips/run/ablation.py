@@ -71,7 +71,7 @@ def ablate(
     * ``no-glass``: B is 0.
     * ``no-stain-prior``: the slide's own vectors give way to the library's, and the fields come
       from the tiles' parameters, not from their statistics.
-    * ``no-slide-prior``: each tile is a picture of its own.
+    * ``no-slide-prior``: each tile is a picture of its own, in the closed form.
     * ``no-network``: the closed form under the same fields (Lambda 0).
 
     Two put back what ``balanced`` does without: ``exclusion`` adds the exclusion loss to the
@@ -87,7 +87,9 @@ def ablate(
     if name not in ABLATIONS:
         raise SettingsError("unknown ablation", expected=", ".join(ABLATIONS), found=name)
     if name == "no-slide-prior":
-        return _each_alone(source, stains, settings, device, threads)
+        # a network of its own for every tile is more than anybody would pay
+        closed = settings.model_copy(update={"preset": "fast"})
+        return _each_alone(source, stains, closed, device, threads)
     settings = settings.model_copy(update=_SETTINGS.get(name, {}))
     context = _CONTEXTS.get(name, _as_it_is)(make_context(source, stains, settings))
     if prior is None or name not in SAME_PRIOR:

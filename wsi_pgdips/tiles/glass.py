@@ -37,9 +37,13 @@ _NOISE = (0.03, 0.3)  # variance of a full cell's own dirt, over that of the cou
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Glass pooled in K square cells of a (CY, CX) grid: centres in overview pixels, mean OD."""
+    """Glass pooled in K square cells of a (CY, CX) grid: centres in overview pixels, mean OD.
+
+    The cells begin at ``origin``, the glass's own corner: where the picture begins has no say.
+    """
 
     shape: tuple[int, int]
+    origin: tuple[int, int]
     row: npt.NDArray[np.intp]
     column: npt.NDArray[np.intp]
     y: Float64
@@ -52,7 +56,8 @@ class _Cells:
     def centres(self) -> tuple[Float64, Float64]:
         """(CY,) and (CX,) centres of the cells' rows and columns, in overview pixels."""
         rows, columns = (
-            np.asarray((np.arange(n) + 0.5) * self.side - 0.5, np.float64) for n in self.shape
+            np.asarray(first + (np.arange(n) + 0.5) * self.side - 0.5, np.float64)
+            for first, n in zip(self.origin, self.shape, strict=True)
         )
         return rows, columns
 
@@ -81,7 +86,8 @@ def background_field(
     mean = _trimmed_mean(pixels)
     mpp = grid.mpp * tissue.scale
     # a small slide still needs enough cells to see a slope in them
-    side = max(min(round(CELL_UM / mpp), max(tissue.glass.shape) // CELLS_ACROSS), 4)
+    extent = max(s.stop - s.start for s in _box(tissue.glass))
+    side = max(min(round(CELL_UM / mpp), extent // CELLS_ACROSS), 4)
     cells = _pool(tissue.glass, tissue.glass_od, side)
     while len(cells.row) < _MIN_CELLS and side >= 8:  # glass in lumens only
         side //= 2
@@ -101,6 +107,12 @@ def background_field(
     )
 
 
+def _box(glass: BoolArray) -> tuple[slice, slice]:
+    """The rectangle that holds all glass; there is some."""
+    rows, columns = (np.flatnonzero(glass.any(axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def _trimmed_mean(pixels: FloatArray) -> Float64:
     """(3,) mean of (K, 3) without the outermost tenth on either side: dirt has no say."""
     ordered = np.sort(pixels.astype(np.float64), axis=0)
@@ -110,10 +122,11 @@ def _trimmed_mean(pixels: FloatArray) -> Float64:
 
 def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
     """Mean OD per cell of ``side`` overview pixels, cells with hardly any glass left out."""
-    height, width = glass.shape
-    shape = -(-height // side), -(-width // side)
+    box = _box(glass)
+    top, left = (s.start for s in box)
+    shape = tuple(-(-(s.stop - s.start) // side) for s in box)
     y, x = np.nonzero(glass)
-    index = (y // side) * shape[1] + x // side
+    index = (y - top) // side * shape[1] + (x - left) // side
     n = shape[0] * shape[1]
     count = np.bincount(index, minlength=n).astype(np.float64)
     kept = np.nonzero(count >= min(_MIN_PIXELS, side**2 // 2))[0]
@@ -121,7 +134,8 @@ def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
     weight = count[kept]
     mean = np.stack([np.bincount(index, values[:, c], n)[kept] / weight for c in range(3)], 1)
     return _Cells(
-        shape,
+        (shape[0], shape[1]),
+        (top, left),
         kept // shape[1],
         kept % shape[1],
         np.bincount(index, y, n)[kept] / weight,
