@@ -22,7 +22,7 @@ from wsi_pgdips.slide.phantom import (
     write_phantom,
 )
 from wsi_pgdips.slide.phantom_config import make_phantom_config
-from wsi_pgdips.slide.phantom_texture import RealTissue, unmix
+from wsi_pgdips.slide.phantom_texture import RealTissue
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
@@ -55,8 +55,7 @@ def make_phantom(
         config: description of the phantom; without it that of the demonstration slide.
         seed, shape: in place of the description's; shape is (height, width) in pixels.
         texture: a real slide whose unmixed tissue takes the place of the procedural one; the part
-            of it that is richest in all stains is used, mirrored where it is smaller than the
-            phantom.
+            of it that holds most tissue is used, mirrored where it is smaller than the phantom.
         stains: stain set to unmix ``texture`` with; without ``config`` also the phantom's stains.
 
     Raises:
@@ -132,9 +131,7 @@ def _real_tissue(
 ) -> RealTissue:
     tissue = find_tissue(source)
     _, _, background = background_field(tissue, source.grid)
-    # the overview's OD is all that is needed to see where a stain is
-    q = unmix(tissue.glass_od - background, stain_matrix) * tissue.core
-    part = richest_window(tissue, shape, q)
+    part = richest_window(tissue, shape)
     return RealTissue(
         lambda y, x, h, w: source.read(part.y + y, part.x + x, h, w),
         (part.h, part.w),
@@ -143,23 +140,14 @@ def _real_tissue(
     )
 
 
-def richest_window(
-    tissue: TissueMap, shape: tuple[int, int], amounts: FloatArray | None = None
-) -> Region:
-    """The window of at most ``shape`` output pixels with most tissue; the first of equals.
-
-    Args:
-        amounts: (N, H, W) on the overview, e.g. of N stains. The window then holds, of the one that
-            it holds least of, the largest share of what any window holds.
-    """
+def richest_window(tissue: TissueMap, shape: tuple[int, int]) -> Region:
+    """The window of at most ``shape`` output pixels with most tissue; the first of equals."""
     height, width = (min(a, b) for a, b in zip(shape, tissue.shape, strict=True))
     # as many overview pixels as fit, at least one
     h, w = (max(int(n / tissue.scale), 1) for n in (height, width))
-    parts = tissue.core[None] if amounts is None else amounts
-    total = np.pad(parts.astype(np.float64), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
-    held = total[:, h:, w:] - total[:, :-h, w:] - total[:, h:, :-w] + total[:, :-h, :-w]
-    share = (held / np.maximum(held.max((1, 2), keepdims=True), 1e-9)).min(0)
-    row, column = np.unravel_index(int(share.argmax()), share.shape)
+    total = np.pad(tissue.core.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    held = total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]
+    row, column = np.unravel_index(int(held.argmax()), held.shape)
     y = min(int(row * tissue.scale), tissue.shape[0] - height)
     x = min(int(column * tissue.scale), tissue.shape[1] - width)
     return Region(y, x, height, width)
