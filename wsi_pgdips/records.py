@@ -113,11 +113,14 @@ class Acquisition:
         quality: of the JPEG, 0 where none shows.
         chroma: its sampling, ``4:4:4``, ``4:2:2`` or ``4:2:0``; ``rgb`` without a change of colour
             space, as some scanners write.
+        defocus: sigma in pixels of the blur by which full resolution is softer than half of it,
+            beyond what sharp slides are; 0 in focus (decision 30).
     """
 
     noise: float
     quality: int
     chroma: str
+    defocus: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""JPEG and noise are found in the pixels, and put on as they were found."""
+"""JPEG, noise and defocus are found in the pixels, and put on as they were found."""
 
 from __future__ import annotations
 
@@ -111,3 +111,46 @@ def test_a_tile_smaller_than_the_window_is_enough() -> None:
     with ThreadPoolExecutor(1) as executor:
         found = estimate_acquisition([tile], [(clean, tile.tissue)], HE, executor)
     assert found.noise > 0
+
+
+def of_all_sizes(seed: int, blur: float, side: int = 320) -> FloatArray:
+    """q of tissue with structure of all sizes (variance as the inverse square of frequency)."""
+    rng = np.random.default_rng(seed)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    passed = np.exp(-2 * (np.pi * blur * f) ** 2) / np.maximum(f, 1 / side)
+    field = np.fft.ifft2(np.fft.fft2(rng.normal(size=(2, side, side))) * passed).real
+    field /= field.std((1, 2), keepdims=True)
+    return np.asarray(np.maximum(field + 1.0, 0) * 0.2, np.float32)
+
+
+def defocus(q: list[FloatArray]) -> float:
+    clean, tiles = [], []
+    for i, own in enumerate(q):
+        od = compose_od(own, HE, GLASS)
+        tiles.append(tile_with(degrade(od, Acquisition(1.5, 0, ""), np.random.default_rng(i))))
+        half = own.reshape(2, own.shape[1] // 2, 2, -1, 2).mean((2, 4))
+        clean.append((compose_od(half, HE, GLASS * 0), np.ones(half.shape[1:], bool)))
+    with ThreadPoolExecutor(1) as executor:
+        return estimate_acquisition(tiles, clean, HE, executor).defocus
+
+
+def test_a_slide_out_of_focus_is_told_from_a_sharp_one() -> None:
+    lens, out = 1.5, 2.0
+    # half the resolution is out of focus by half as much: what is missing is sqrt(2^2 - 1^2)
+    found = defocus([of_all_sizes(s, np.hypot(lens, out)) for s in (0, 1)])
+    assert found == pytest.approx(np.sqrt(3), rel=0.15)
+    assert defocus([of_all_sizes(s, lens) for s in (0, 1)]) == 0
+
+
+@pytest.mark.parametrize("sigma", [1.5, 3.0, 5.0])
+def test_smooth_blobs_are_not_out_of_focus(sigma: float) -> None:
+    assert defocus([concentrations(2, SIDE, s, sigma=sigma) for s in (0, 1)]) == 0
+
+
+def test_defocus_is_a_blur_of_the_light() -> None:
+    od = np.zeros((3, 64, 64), np.float32)
+    od[:, :, 32:] = 1.0
+    how = Acquisition(0.0, 0, "", defocus=2.0)
+    light = 10.0 ** -degrade(od, how, np.random.default_rng(0))
+    assert light[0, 32, 31:33].mean() == pytest.approx(0.55, abs=0.01)
+    assert light[0, 32, 33] > 0.12

@@ -280,7 +280,7 @@ def load_prior(path: Path) -> SlidePrior:
 def _acquisition(words: npt.NDArray[np.str_]) -> Acquisition | None:
     if not len(words):
         return None
-    return Acquisition(float(words[0]), int(words[1]), str(words[2]))
+    return Acquisition(float(words[0]), int(words[1]), str(words[2]), float(words[3]))
 
 
 _PLAIN = (

@@ -1,8 +1,10 @@
-"""How a slide's pixels came to be, found in the pixels themselves: JPEG and sensor noise.
+"""How a slide's pixels came to be, found in the pixels themselves: JPEG, noise, and defocus.
 
 A file rarely says what happened to its pixels, so it is measured. Coding a JPEG a second time with
 its own tables changes little, with others more: the change as a function of the quality dips at the
 true one. The noise is what the forward model must add for quiet tissue to look as quiet as it does.
+Tissue looks much the same at half the resolution, where a blur is half as wide: a slide that is far
+softer than its own half resolution is out of focus.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +31,16 @@ _TILES = 3
 _NOISES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2, 4.7, 7.0)  # counts at white
 UNKNOWN_NOISE_OD = 0.01  # of a tile without a quiet square of tissue
 _SQUARE = 16
+_FLAT = (0.0, 0.0, 0.0)
 LEAST_NOISE_UNDER_JPEG = 1.5  # counts; quiet tissue does not show what a JPEG swallowed
+_BLURS = (0.0, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)  # pixels
+# pixels, by which half the resolution is sharper: of slides in focus, at most of those, and surely
+# out of it; what is softer than the last two has no detail that could be brought back
+TYPICAL, IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST = 1.3, 1.6, 2.0, 2.4, 2.6
+_BANDS = ((1.0, 1.5), (3.2, 4.5), (6.4, 9.0))  # pixels, sigmas whose difference passes a band
+# detail of the last band over that of the one before: of blobs that are smooth by themselves, of
+# tissue, which has structure of all sizes
+BLOBS, STRUCTURE = 0.85, 1.0
 
 
 def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) -> FloatArray:
@@ -38,9 +50,14 @@ def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) 
         od: (3, H, W) true optical density. acquisition: what happens to it. rng: of the noise.
 
     Returns:
-        (3, H, W) float32 OD of the 8-bit pixels: photon noise, rounding, JPEG.
+        (3, H, W) float32 OD of the 8-bit pixels: defocus, photon noise, rounding, JPEG.
     """
     intensity = np.exp(od * np.float32(-np.log(10.0))) * np.float32(I0)
+    if acquisition.defocus:
+        from scipy import ndimage
+
+        blur = (0.0, acquisition.defocus, acquisition.defocus)
+        intensity = np.asarray(ndimage.gaussian_filter(intensity, blur), np.float32)
     # photon noise: variance proportional to the intensity
     spread = np.sqrt(intensity * np.float32(1 / I0)) * np.float32(acquisition.noise)
     intensity += spread * rng.standard_normal(intensity.shape, np.float32)
@@ -61,8 +78,8 @@ def estimate_acquisition(
     Args:
         tiles: sampled tiles; their corner must lie on the grid of the JPEG's blocks, as tiles read
             at the slide's own resolution do. Pixels that were resampled show no dip.
-        clean: of each tile, (3, H, W) optical density without noise, at least as busy as the tile,
-            and (H, W) its tissue.
+        clean: of each tile, (3, H, W) optical density without noise at half its resolution, and
+            (H, W) its tissue.
         stain_matrix: (N, 3); what lies off its rows holds no tissue, and noise is best seen there.
         executor: threads that share the work.
 
@@ -80,7 +97,8 @@ def estimate_acquisition(
         return _noise_like(level, *pair, seen, quality, chroma)
 
     found = float(np.median(list(executor.map(noise, clean[:_TILES]))))
-    return Acquisition(max(found, LEAST_NOISE_UNDER_JPEG) if quality else found, quality, chroma)
+    sharp = Acquisition(max(found, LEAST_NOISE_UNDER_JPEG) if quality else found, quality, chroma)
+    return replace(sharp, defocus=_defocus(tiles, clean, sharp, executor))
 
 
 def tissue_noise(od: FloatArray, tissue: BoolArray) -> float:
@@ -101,6 +119,43 @@ def tissue_noise(od: FloatArray, tissue: BoolArray) -> float:
     power = (d[:, *cut] ** 2).mean(0).reshape(squares).mean((1, 3))
     full = tissue[:-1, :-1][cut].reshape(squares).all((1, 3))
     return float(np.sqrt(np.quantile(power[full], 0.2))) if full.any() else UNKNOWN_NOISE_OD
+
+
+def _defocus(
+    tiles: Sequence[TileInput],
+    clean: Sequence[tuple[FloatArray, BoolArray]],
+    sharp: Acquisition,
+    executor: Executor,
+) -> float:
+    """Blur that makes half the resolution as soft as the tiles, beyond what sharp ones need."""
+    busy = [(t.corrected, t.own_tissue) for t in tiles if t.own_tissue.sum() >= _SQUARE**2]
+    fine, coarse, coarser = np.median([_detail(*pair) for pair in busy], axis=0) if busy else _FLAT
+    lit = [pair for pair in clean if pair[1].sum() >= _SQUARE**2]
+    if not lit or min(fine, coarse) <= 0:
+        return 0.0
+
+    def softness(blur: float) -> float:
+        how = replace(sharp, defocus=blur)
+        rng = np.random.default_rng(0)
+        details = np.median([_detail(degrade(od, how, rng), t) for od, t in lit], axis=0)
+        return float(details[1] / max(details[0], 1e-6))
+
+    found = np.maximum.accumulate(np.array(list(executor.map(softness, _BLURS))))
+    blur = float(np.interp(coarse / fine, found, _BLURS))
+    out = np.interp(blur, (IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST), (0, 1, 1, 0))
+    out *= np.interp(coarser / coarse, (BLOBS, STRUCTURE), (0, 1))
+    return float(out * np.sqrt(max(blur**2 - TYPICAL**2, 0.0)))
+
+
+def _detail(od: FloatArray, tissue: BoolArray) -> list[float]:
+    """Standard deviation of the mean OD on tissue in each band, from fine to coarse."""
+    from scipy import ndimage
+
+    gray = np.minimum(od, SATURATED_OD).mean(0)
+    passed = (
+        ndimage.gaussian_filter(gray, a) - ndimage.gaussian_filter(gray, b) for a, b in _BANDS
+    )
+    return [float(band[tissue].std()) for band in passed]
 
 
 def _pixels(tile: TileInput) -> ByteArray:

@@ -96,13 +96,15 @@ def train_slide_network(
     )
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
+    # out of focus, only half the resolution shows what a sharper one looks like
+    full_share = 0.0 if acquisition.defocus else FULL_RESOLUTION_SHARE
     side = min(CROP, *(s // 4 * 4 for sheet in half for s in sheet.tissue.shape))
 
     def gradient(place: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         rng = np.random.default_rng([seed, *place])
         crops = []
         for _ in range(CROPS_PER_GROUP):
-            q, glass = _crop(simulated[int(rng.random() < FULL_RESOLUTION_SHARE)], side, rng)
+            q, glass = _crop(simulated[int(rng.random() < full_share)], side, rng)
             od = degrade(compose_od(q, rows, glass), acquisition, rng)
             crops.append((q, od - glass[:, None, None]))
         truth, pixels = (
