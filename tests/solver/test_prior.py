@@ -100,6 +100,18 @@ def test_the_number_of_threads_does_not_change_a_byte() -> None:
         assert value.tobytes() == three.network[name].tobytes(), name
 
 
+def test_stain_vectors_are_estimated_without_the_floor_of_b() -> None:
+    floor = np.array([0.03, 0.0, 0.02], np.float32)
+    raised = [replace(t, background=GLASS + floor, raised=floor) for t in tiles_of(HE)]
+    plain, found = (calibrate(tiles, HE, PRESETS["fast"]) for tiles in (tiles_of(HE), raised))
+    np.testing.assert_allclose(found.stain_matrix, plain.stain_matrix, atol=1e-4)
+    assert (found.spectral_correction < plain.spectral_correction).any()  # maps keep it
+    (one,), (other,) = (
+        fit_tiles(tiles[:1], plain, PRESETS["fast"], CPU) for tiles in (tiles_of(HE), raised)
+    )
+    np.testing.assert_allclose(other.statistics["moment"], one.statistics["moment"], rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_given_lambda_is_kept(name: str) -> None:
     prior = calibrate(tiles_of(HDAB, 1), HDAB, PRESETS[name], weight=0.25)

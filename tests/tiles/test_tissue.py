@@ -80,6 +80,7 @@ def test_saturated_glass_is_glass_and_flagged(as_source, paint):
     found = find_tissue(as_source(scene.rgb))
     assert found.flags == ("glass_saturated", BACKGROUND_ASSUMED)
     np.testing.assert_allclose(found.assumed, 0.02)
+    np.testing.assert_allclose(found.raised, 0.02)  # all of it is the floor, nothing was seen
     assert found.core[scene.tissue].mean() > 0.99
     assert not (found.core & ~_dilated(scene.tissue, 2)).any()
     assert found.glass.any()
@@ -155,6 +156,7 @@ def test_without_gaps_no_glass_is_made_up():
     np.testing.assert_allclose(found.assumed, palest(rgb, True) / 2)
     assert (glass < palest(rgb, True)).all()
     assert (found.assumed > 0.02).all()
+    np.testing.assert_array_equal(found.raised, 0)
 
 
 def test_flat_places_are_no_glass_where_the_tissue_is_brighter():

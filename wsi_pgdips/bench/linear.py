@@ -72,7 +72,9 @@ class LinearMethods:
     def rays(self) -> FloatArray:
         """(N, 3): the edges of the cone of all tissue of the picture, less one glass."""
         p = self.picture
-        y, _ = pool_od(p.od - p.glass[:, None, None], p.tissue)
+        raised = p.tissue_map.raised
+        glass = p.glass if raised is None else p.glass - raised
+        y, _ = pool_od(p.od - glass[:, None, None], p.tissue)
         return estimate_rays(y, p.library).stain_matrix
 
     @cached_property

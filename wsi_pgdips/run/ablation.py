@@ -26,7 +26,10 @@ def _as_it_is(context: Context) -> Context:
 
 def _without_glass(context: Context) -> Context:
     return replace(
-        context, background=np.zeros_like(context.background), b0=np.zeros_like(context.b0)
+        context,
+        background=np.zeros_like(context.background),
+        b0=np.zeros_like(context.b0),
+        tissue=replace(context.tissue, raised=None),
     )
 
 

@@ -115,6 +115,7 @@ class Context:
             ),
             halo=HALO,
             seed=seed,
+            raised=self.tissue.raised,
         )
 
     def tissue_of(self, region: Region) -> BoolArray:
@@ -192,6 +193,7 @@ def save_plan(context: Context, path: Path) -> None:
         unreadable=_rows(context.source.unreadable),
         scale=np.float64(t.scale),
         flags=np.array(t.flags, dtype=np.str_),
+        raised=np.zeros(0, np.float32) if t.raised is None else t.raised,
         background=context.background,
         b0=context.b0,
     )
@@ -211,6 +213,7 @@ def load_context(
         scale=float(a["scale"]),
         shape=source.grid.shape,
         flags=tuple(str(f) for f in a["flags"]),
+        raised=a["raised"] if len(a["raised"]) else None,
     )
     return _context(source, stains, settings, tissue, a["background"], a["b0"], a["planned"])
 

@@ -82,7 +82,7 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Statistics, M and confidence of a tile under the slide's prior, without a network."""
-    y, _ = pool_od(tile.corrected, tile.own_tissue)
+    y, _ = pool_od(tile.of_stains, tile.own_tissue)
     od = tile.corrected[:, tile.own_tissue]
     # saturated cells are left out of y: a black tile is both saturated and without evidence
     saturated = od.size > 0 and (od.max(0) > SATURATED_OD).mean() > SATURATED_SHARE

@@ -56,7 +56,7 @@ def calibrate_prior(
     fixed = None if prior_weight is None else np.full(n, prior_weight, np.float32)
     if not any(t.own_tissue.any() for t in tiles):
         return _library_prior(library, background, flags)
-    pooled = [pool_od(t.corrected, t.own_tissue)[0] for t in tiles]
+    pooled = [pool_od(t.of_stains, t.own_tissue)[0] for t in tiles]
     rays = estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled])
     flags += tuple(f"stain_{i}_from_library" for i, ok in enumerate(rays.measured) if not ok)
     s0 = rays.stain_matrix

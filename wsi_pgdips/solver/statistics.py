@@ -79,13 +79,13 @@ def tile_statistics(
     Returns:
         name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...), cells by row and column.
     """
-    corrected, own = tile.corrected, tile.own_tissue
+    of_stains, own = tile.of_stains, tile.own_tissue
     side = len(own) // CELLS_PER_TILE
     at_y, at_x = (i // side for i in np.nonzero(own))
 
     def cell(y: int, x: int) -> dict[str, npt.NDArray[Any]]:
         at = tuple(slice(i * side, (i + 1) * side) for i in (y, x))
-        od, tissue = corrected[(slice(None), *at)], own[at]
+        od, tissue = of_stains[(slice(None), *at)], own[at]
         inside = (at_y == y) & (at_x == x)
         return cell_statistics(*pool_od(od, tissue), q[:, inside], stain_matrix, noise)
 

@@ -22,6 +22,7 @@ class TileInput:
         od: (3, H, W) float32 with the halo, reflected where the slide ends.
         tissue: (H, W) bool, False where the slide ends.
         background: (3,) OD of glass at this tile.
+        raised: (3,) part of it that stain vectors are estimated without (``tiles.tissue``).
         halo: pixels on each side that belong to the neighbours.
         seed: of everything random about this tile.
     """
@@ -31,11 +32,19 @@ class TileInput:
     background: FloatArray
     halo: int
     seed: int
+    raised: FloatArray | None = None
 
     @property
     def corrected(self) -> FloatArray:
         """(3, h, w) glass-corrected OD of the tile's own pixels."""
         return self._inner(self.od - self.background[:, None, None])
+
+    @property
+    def of_stains(self) -> FloatArray:
+        """(3, h, w) like ``corrected``, as stain vectors are estimated from it."""
+        if self.raised is None:
+            return self.corrected
+        return self.corrected + self.raised[:, None, None]
 
     @property
     def own_tissue(self) -> BoolArray:
@@ -55,13 +64,14 @@ def tile_input(
     margins: tuple[int, int, int, int],
     halo: int,
     seed: int,
+    raised: FloatArray | None = None,
 ) -> TileInput:
     """A tile from the pixels that exist, reflected to full size at the slide's ends.
 
     Args:
         rgb: (h, w, 3) uint8 inside the slide. tissue: (h, w) bool.
         background: (3,). margins: missing rows above and below, columns left and right.
-        halo, seed: see :class:`TileInput`.
+        halo, seed, raised: see :class:`TileInput`.
     """
     top, bottom, left, right = margins
     spread = ((top, bottom), (left, right))
@@ -69,7 +79,7 @@ def tile_input(
     # reflection needs a source: a sliver of a tile is repeated as often as it takes
     od = np.pad(od, ((0, 0), *spread), mode="symmetric")
     inside = np.pad(tissue, spread, constant_values=False)
-    return TileInput(np.ascontiguousarray(od), inside, background, halo, seed)
+    return TileInput(np.ascontiguousarray(od), inside, background, halo, seed, raised)
 
 
 def batch(tiles: list[TileInput], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,6 +55,8 @@ class TissueMap:
             ``background_from_palest`` (there is no glass, or it is saturated), ``mask_from_file``,
             ``roi``.
         assumed: (3,) OD taken for that of glass where no glass tells, else None.
+        raised: (3,) part of it that is a floor under maps and nothing that was seen, else None;
+            stain vectors are estimated without it (decision 30).
     """
 
     mask: BoolArray
@@ -65,6 +67,7 @@ class TissueMap:
     shape: tuple[int, int]
     flags: tuple[str, ...] = ()
     assumed: FloatArray | None = None
+    raised: FloatArray | None = None
 
     def window(self, y: int, x: int, h: int, w: int) -> BoolArray:
         """(h, w) bool: the mask at output pixels, nearest; False outside the slide."""
@@ -156,9 +159,9 @@ def find_tissue(
         clear |= gaps
         if "no_glass" in flags and gaps.any():
             flags[flags.index("no_glass")] = "glass_in_lumens"
-    assumed = None
+    assumed = raised = None
     if "no_glass" in flags or "glass_saturated" in flags:
-        assumed = assumed_background(palest(fine, "no_glass" in flags))
+        assumed, raised = assumed_background(palest(fine, "no_glass" in flags))
         flags.append(BACKGROUND_ASSUMED)
     if roi_file is not None:
         roi = load_roi(roi_file, source.grid, rgb.shape[:2], scale)
@@ -171,7 +174,8 @@ def find_tissue(
             where=source.meta.name,
             hint="try another --masker, or draw the tissue and give it with --mask",
         )
-    return TissueMap(mask, core, clear, glass_od, scale, source.grid.shape, tuple(flags), assumed)
+    shape = source.grid.shape
+    return TissueMap(mask, core, clear, glass_od, scale, shape, tuple(flags), assumed, raised)
 
 
 def _finer(source: TileSource, rgb: ByteArray, scale: float) -> tuple[ByteArray, float]:

@@ -132,9 +132,14 @@ def palest(rgb: ByteArray, white_is_fill: bool) -> FloatArray:
     return np.asarray(np.percentile(rgb_to_od(scanned), _PALEST, axis=0), np.float32)
 
 
-def assumed_background(of_palest: FloatArray) -> FloatArray:
-    """(3,) B where no glass tells: halfway between none and the palest (decision 26)."""
-    return np.asarray(np.maximum(of_palest / 2, _LEAST_BACKGROUND), np.float32)
+def assumed_background(of_palest: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(3,) B where no glass tells, and (3,) by how much a floor raised it (decisions 26, 30).
+
+    Halfway between none and the palest, and no less than the floor.
+    """
+    half = np.maximum(of_palest, 0) / 2
+    background = np.maximum(half, _LEAST_BACKGROUND)
+    return np.asarray(background, np.float32), np.asarray(background - half, np.float32)
 
 
 def _flat(od: FloatArray, padding: BoolArray, limit: float, tint: float = _MAX_SPREAD) -> BoolArray:
