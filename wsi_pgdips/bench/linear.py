@@ -18,10 +18,11 @@ from wsi_pgdips.bench.picture import Picture, unmix_od
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.optics.stains import match_rows
 from wsi_pgdips.records import ByteArray, FloatArray
-from wsi_pgdips.solver.rays import estimate_rays, pool_od
+from wsi_pgdips.solver.rays import estimate_rays, extreme_rays, pool_od
 
 MACENKO_PIXELS, VAHADANE_PIXELS = 1_500_000, 60_000  # that an extractor is shown, at most
 GLASS_SUFFIX = "-glass"
+CLOSED = "closed-constant"
 NOTHING = np.zeros(3, np.float32)
 
 
@@ -52,7 +53,7 @@ class LinearMethods:
     def result(self, name: str) -> Result:
         """Maps of a linear method of ``bench.methods``."""
         plain = name.removesuffix(GLASS_SUFFIX)
-        with_glass = name.endswith(GLASS_SUFFIX) or plain == "rays-slide"
+        with_glass = name.endswith(GLASS_SUFFIX) or plain in ("rays-slide", CLOSED)
         background = self.picture.glass if with_glass else NOTHING
         if plain == "macenko-tile":
             rows = self.macenko_tiles
@@ -65,12 +66,20 @@ class LinearMethods:
             "macenko-slide": lambda: self.macenko,
             "vahadane": lambda: self.vahadane,
             "rays-slide": lambda: self.rays,
+            CLOSED: lambda: self.own,
         }[plain]()
         return Result(unmix_od(self.picture.od, rows, background), rows, background)
 
     @cached_property
     def rays(self) -> FloatArray:
-        """(N, 3): the edges of the cone of all tissue of the picture, less one glass."""
+        """(N, 3): the outermost percent of the angles of all tissue, less one glass."""
+        p = self.picture
+        y, _ = pool_od(p.od - p.glass[:, None, None], p.tissue)
+        return extreme_rays(y, p.library)
+
+    @cached_property
+    def own(self) -> FloatArray:
+        """(N, 3): the slide's own vectors as ``calibrate`` estimates them, from all tissue."""
         p = self.picture
         raised = p.tissue_map.raised
         glass = p.glass if raised is None else p.glass - raised

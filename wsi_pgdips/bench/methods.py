@@ -19,7 +19,8 @@ class Method:
 
     Attributes:
         family: ``truth`` (told S and B), ``linear``, ``preset``, ``ablation``, ``fields`` (the
-            same closed form under three pairs of fields) or ``time``.
+            same closed form under three pairs of fields), ``closed`` (our closed form under the
+            slide's constants) or ``time``.
         scenes: phantoms, pictures with a registered truth, and tile grids that are shifted.
         two_stains: knows two stains only. asked: measured only where it is asked for.
     """
@@ -55,6 +56,7 @@ METHODS: tuple[Method, ...] = (
     *_linear("macenko-slide", PHANTOM, PICTURE, two_stains=True),
     *_linear("vahadane", PHANTOM, PICTURE, two_stains=True),
     *_linear("rays-slide", PHANTOM, PICTURE, glass=False),
+    Method("closed-constant", "closed", (PHANTOM, PICTURE)),
     *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
     *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pgdips.bench.cases import Case
-from wsi_pgdips.bench.linear import LinearMethods, Result
+from wsi_pgdips.bench.linear import CLOSED, LinearMethods, Result
 from wsi_pgdips.bench.picture import Picture, read_picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
@@ -56,8 +56,8 @@ class Scene:
 
     @cached_property
     def reference(self) -> FloatArray:
-        """(N, H, W) under the constants of ``rays-slide``: what a seam step is measured against."""
-        return self.linear.result("rays-slide").maps
+        """(N, H, W) of ``closed-constant``: what a seam step is measured against."""
+        return self.linear.result(CLOSED).maps
 
     @cached_property
     def weight(self) -> FloatArray:

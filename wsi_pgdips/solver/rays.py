@@ -31,6 +31,7 @@ MIN_MEAN_OD = 0.1  # low enough that pale, pure counterstain counts
 SATURATED_OD = 2.0  # beyond, a channel sits at the detector's floor and bends the angle
 GATE_DEG = 30.0
 MIN_CELLS = 60  # pooled cells below which nothing is estimated
+EXTREME = 1.0  # percentile of the plain estimate
 _SQUARE = 16  # pooled cells
 _ROUNDS = 2
 _HALF_EVIDENCE = 20.0  # OD squared, of one stain beyond the other, at which a tilt counts half
@@ -116,6 +117,30 @@ def estimate_rays(y: FloatArray, library: FloatArray, tiles: Sequence[int] | Non
     ]
     rows = np.where(np.array(ok)[:, None], found, library)
     return Rays(unit_rows(rows), tuple(ok))
+
+
+def extreme_rays(y: FloatArray, library: FloatArray) -> FloatArray:
+    """The plain estimate: the outermost percent of the angles of all pixels, gated.
+
+    Args:
+        y: (P, 3) from :func:`pool_od`. library: (N, 3) unit rows.
+
+    Returns:
+        (N, 3) unit rows. One stain: mean direction. Two: 1st and 99th percentile of the angle in
+        the pixels' plane. More: purest pixels. The library's where the gate refuses.
+    """
+    n = len(library)
+    if len(y) < MIN_CELLS:
+        return np.asarray(library, np.float32)
+    if n == 1:
+        found = unit_rows(y.sum(0, keepdims=True))
+    elif n == 2:
+        plane = fitted_plane(y, library)
+        found = plane.rays(np.percentile(plane.angles(y), [EXTREME, 100 - EXTREME]))
+    else:
+        found, _ = _purest(y, library)
+    near = angle_deg(found, library) < GATE_DEG
+    return unit_rows(np.where(near[:, None], found, library))
 
 
 def _two_rays(
