@@ -111,6 +111,7 @@ def test_a_stain_that_is_never_pure_moves_to_the_library(
     y = np.asarray(q.T @ HDAB + rng.normal(0, 0.003, (20_000, 3)), np.float32)
     moved = angle_deg(estimate_rays(y, HDAB).stain_matrix, HDAB)
     monkeypatch.setattr("wsi_pgdips.solver.rays.leaned", lambda sides, edges, library: edges)
+    monkeypatch.setattr("wsi_pgdips.solver.rays.leaned_tilt", lambda tilt, *rest: tilt)
     edge = angle_deg(estimate_rays(y, HDAB).stain_matrix, HDAB)
     assert moved[0] == pytest.approx(edge[0], abs=0.5)
     assert moved[1] < edge[1] - 2.0

@@ -39,10 +39,10 @@ that are about 9 degrees off. Blur costs here.
 - **crosstalk**: how much of another stain's truth is found in a stain's error, largest over stains.
 - **angle** of S to the truth, degrees per stain. **B**: largest error on tissue tiles.
 - **seam**: 99th percentile of the step across tile borders of q less the same render under the
-  slide's constants (for linear methods, that of `closed-constant`), largest over stains; in brackets
-  the mean of the same across lines where no tile ends. Methods that smooth, and the phantom's own
-  JPEG tiles, which end where tiles do, make steps of their own against a closed form. **own seam**:
-  as the run measures it.
+  slide's constants (for linear methods, that of `closed-constant`), largest over stains; in
+  brackets the mean of the same across lines where no tile ends. Methods that smooth, and the
+  phantom's own JPEG tiles, which end where tiles do, make steps of their own against a closed form.
+  **own seam**: as the run measures it.
 """
 _PAIRS = """## Against a second acquisition
 

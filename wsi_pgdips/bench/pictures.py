@@ -76,7 +76,7 @@ def measure_picture(
             continue
         begin = time.perf_counter()
         try:
-            if method.family == "linear":
+            if method.family in ("linear", "closed"):
                 found = linear.result(method.name).maps
             else:
                 found = run_in_memory(method.name, source, stains, case.stains)[0].concentration

@@ -21,7 +21,7 @@ from wsi_pgdips.field.windows import neighbourhood_sum
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
 from wsi_pgdips.optics.course import MIN_FOLDS, follow
-from wsi_pgdips.optics.leaning import leaned
+from wsi_pgdips.optics.leaning import leaned, leaned_tilt
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 
@@ -138,7 +138,7 @@ def _two(
     known = np.zeros(2, bool)
     if len(count):
         known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
-    if not known.any() or len(count) < MIN_FOLDS:  # S0 says the same, of the same pixels
+    if not known.any() or len(count) < MIN_FOLDS * _KIN:  # S0 says the same, of the same pixels
         return _constant(shape, anchor)
     edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
     edges = own + _clipped(edges - own)
@@ -170,14 +170,20 @@ def _two(
     shift = here - np.average(here, axis=0, weights=count)
     seen = coarse["edges"] * flat[:, None, None]
     aligned, sides = aligned_edges(seen, shift, here.mean(1))
+    lift = np.zeros(2)
     if library is not None:
         level = np.where(known, aligned, own)
         aligned = aligned + leaned(sides, level, plane.angles(library)) - level
+        means = np.array(
+            [np.average(local["tilt", k], weights=count) if known[k] else 0.0 for k in (0, 1)]
+        )
+        lift = leaned_tilt(means, sides, level, library, plane.normal) - means
     rows = np.broadcast_to(anchor, (*shape, 2, 3)).astype(np.float64)
     for k in np.nonzero(known)[0].tolist():
         angle = everywhere["edge", k] - np.average(here[:, k], weights=count) + aligned[k]
         angle = own[k] + _clipped(angle - own[k])
-        row = plane.rays(angle) + everywhere["tilt", k][:, None] * plane.normal
+        tilts = everywhere["tilt", k] + lift[k]
+        row = plane.rays(angle) + tilts[:, None] * plane.normal
         rows[:, :, k] = unit_rows(row).reshape(*shape, 3)
     weight = statistics["count"].astype(np.float64)[..., None, None]
     slide = np.where(known[:, None], unit_rows((weight * rows).sum((0, 1))), anchor)

@@ -36,7 +36,7 @@ LEAST_NOISE_UNDER_JPEG = 1.5  # counts; quiet tissue does not show what a JPEG s
 _BLURS = (0.0, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)  # pixels
 # pixels, by which half the resolution is sharper: of slides in focus, at most of those, and surely
 # out of it; what is softer than the last two has no detail that could be brought back
-TYPICAL, IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST = 1.3, 1.6, 2.0, 2.4, 2.6
+TYPICAL, IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST = 1.3, 1.6, 2.0, 2.7, 3.0
 _BANDS = ((1.0, 1.5), (3.2, 4.5), (6.4, 9.0))  # pixels, sigmas whose difference passes a band
 # detail of the last band over that of the one before: of blobs that are smooth by themselves, of
 # tissue, which has structure of all sizes

@@ -7,7 +7,7 @@ glass and pooled 4x4, which quiets sensor and chroma noise before an angle is ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from wsi_pgdips.optics.cone import (
     edge_histograms,
     pixel_noise,
 )
-from wsi_pgdips.optics.leaning import inward, leaned
+from wsi_pgdips.optics.leaning import inward, leaned, leaned_tilt
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.vertices import smallest_cone
@@ -159,8 +159,7 @@ def _two_rays(
     for k in range(_ROUNDS):
         if angle_deg(rows[0], rows[1]) < _LEAST_DEG:
             break
-        move = leaned if k == _ROUNDS - 1 else inward
-        refined = _refined(parts, unit_rows(rows), library, measured, move)
+        refined = _refined(parts, unit_rows(rows), library, measured, lean=k == _ROUNDS - 1)
         rows = np.where(measured[:, None], refined, rows)
     return unit_rows(rows), tuple(measured.tolist())
 
@@ -170,11 +169,12 @@ def _refined(
     rows: FloatArray,
     library: FloatArray,
     measured: npt.NDArray[np.bool_],
-    move: Callable[[Floats, Floats, Floats], Floats],
+    *,
+    lean: bool,
 ) -> FloatArray:
     """(2, 3) edges of tiles that may drift: each aligned to their mean before they are summed.
 
-    ``move``: of ``optics.leaning``, takes edges to where pixels and the library support them.
+    ``lean``: edges without pure pixels, and their tilt, lean on the library.
     """
     plane = Plane.of(rows)
     own = plane.angles(rows)
@@ -191,11 +191,15 @@ def _refined(
     shift -= (count[:, None] * shift).sum(0) / count.sum()
     angles, aligned = aligned_edges(histograms, shift, (own + shift).mean(1))
     angles = np.where(measured & np.isfinite(angles), angles, own)
-    angles = move(aligned, angles, plane.angles(library))
+    known = plane.angles(library)
+    inner = inward(aligned, angles, known)
     tilts, evidence = np.array([_tilt(part, plane, rows) for part in parts]).swapaxes(0, 1)
     worth = evidence / (evidence + _HALF_EVIDENCE) * count[:, None] + 1e-9
     tilt = (worth * tilts).sum(0) / worth.sum(0)
-    return unit_rows(plane.rays(angles) + tilt[:, None] * plane.normal)
+    if lean:
+        tilt = leaned_tilt(tilt, aligned, inner, library, plane.normal)
+        inner = leaned(aligned, angles, known)
+    return unit_rows(plane.rays(inner) + tilt[:, None] * plane.normal)
 
 
 def _tilt(part: FloatArray, plane: Plane, rows: FloatArray) -> tuple[Floats, Floats]:
