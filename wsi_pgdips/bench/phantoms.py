@@ -16,7 +16,7 @@ from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import Scene, open_scene
 from wsi_pgdips.bench.scoring import MapError, Scorer
 from wsi_pgdips.errors import WsiPgdipsError
-from wsi_pgdips.records import FloatArray
+from wsi_pgdips.records import FloatArray, SlidePrior
 from wsi_pgdips.run.image import Solved
 
 Say = Callable[[str], None]
@@ -73,6 +73,7 @@ class _PhantomRun:
     def __init__(self, scene: Scene, scorer: Scorer, folder: Path) -> None:
         self.scene, self.scorer, self.folder = scene, scorer, folder
         self._solved: Solved | None = None
+        self._prior: SlidePrior | None = None
         self._constant: FloatArray | None = None
 
     def measure(self, method: Method) -> MapError | None:
@@ -98,6 +99,8 @@ class _PhantomRun:
         name, scene = method.name, self.scene
         if method.family == "preset":
             outcome = run_preset(name, scene, self.folder)
+            if name == "balanced":
+                self._prior = outcome.prior
             return outcome.result, outcome.seconds
         if method.family == "ablation":
             outcome = run_ablation(name, scene, self._solve().prior)
@@ -112,11 +115,11 @@ class _PhantomRun:
         return result, time.perf_counter() - begin
 
     def _solve(self) -> Solved:
-        """``balanced`` before its render, once for the three pairs of fields."""
+        """``balanced`` before its render, once; with the prior of its run where there was one."""
         if self._solved is None:
             scene = self.scene
             self._solved = solve_in_memory(
-                "balanced", scene.source, scene.stains, str(scene.stains_file)
+                "balanced", scene.source, scene.stains, str(scene.stains_file), self._prior
             )
         return self._solved
 

@@ -15,8 +15,11 @@ from wsi_pgdips.records import Fields, SlidePrior, StainSet
 from wsi_pgdips.run import pool, worker
 from wsi_pgdips.run.ablation import ablate
 from wsi_pgdips.run.context import make_context
+from wsi_pgdips.run.fitting import load_prior
 from wsi_pgdips.run.image import Deconvolution, Solved, render, solve
+from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.pipeline import deconvolve_slide
+from wsi_pgdips.run.progress import QuietProgress
 from wsi_pgdips.slide.source import PyramidSource
 
 if TYPE_CHECKING:
@@ -31,27 +34,47 @@ class Outcome:
 
     Attributes:
         seams: label -> seam step as the run itself measures it, where it does.
+        prior: that the run calibrated, where it is known.
     """
 
     result: Result
     fields: Fields
     seconds: float
     seams: dict[str, float | None] = field(default_factory=dict)
+    prior: SlidePrior | None = None
+
+
+class _Keeper(QuietProgress):
+    """Takes the prior of a run out of its ledger, which is gone when the run is done."""
+
+    def __init__(self, out: Path) -> None:
+        self._ledger = Ledger(out)
+        self.prior: SlidePrior | None = None
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        if name == "fit":
+            self.prior = load_prior(self._ledger.prior)
 
 
 def run_preset(preset: str, scene: Scene, folder: Path) -> Outcome:
     """Deconvolve the phantom's file as a user would, and read the layers back."""
     begin = time.perf_counter()
     out = folder / f"{preset}.ome.zarr"
+    keeper = _Keeper(out)
     summary = deconvolve_slide(
-        scene.slide, out, stains=str(scene.stains_file), preset=preset, mpp="native"
+        scene.slide,
+        out,
+        stains=str(scene.stains_file),
+        preset=preset,
+        mpp="native",
+        progress=keeper,
     )
     seconds = time.perf_counter() - begin
     layers = open_layers(out)
     maps = layers.read(0, 0, *layers.grid.shape)
     fields = layers.fields
     result = Result(maps, fields.tile_stain_matrix, fields.tile_background)
-    return Outcome(result, fields, seconds, summary.seam_step_od)
+    return Outcome(result, fields, seconds, summary.seam_step_od, keeper.prior)
 
 
 def run_in_memory(
@@ -85,12 +108,17 @@ def run_in_memory(
 
 
 def solve_in_memory(
-    preset: str, source: PyramidSource, stains: StainSet, stains_name: str, **options: Any
+    preset: str,
+    source: PyramidSource,
+    stains: StainSet,
+    stains_name: str,
+    prior: SlidePrior | None = None,
+    **options: Any,
 ) -> Solved:
-    """Context, prior, fits and fields of a preset, before the render."""
+    """Context, prior, fits and fields of a preset, before the render; a known prior is taken."""
     device, threads = machine()
     context = make_context(source, stains, _settings(preset, stains_name, source, **options))
-    return solve(context, device, threads)
+    return solve(context, device, threads, prior)
 
 
 def run_ablation(method: str, scene: Scene, prior: SlidePrior) -> Outcome:

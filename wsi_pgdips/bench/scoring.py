@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.bench.blur import SIGMAS, blurred
 from wsi_pgdips.bench.linear import Result
+from wsi_pgdips.bench.methods import ABLATION
 from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import Scene
 from wsi_pgdips.geometry import OutputGrid, Region
@@ -102,7 +103,9 @@ class Scorer:
         seconds: float | None = None,
         reference: FloatArray | None = None,
     ) -> MapError:
-        """All figures of one method: of its maps, of the same blurred, of its S and B.
+        """All figures of one method: of its maps, of its S and B, and of its maps blurred.
+
+        Parts of our own method are not blurred: they stand beside each other, not beside others.
 
         Args:
             reference: (N, H, W) the method's own render of the slide's constants, which seam steps
@@ -113,7 +116,6 @@ class Scorer:
         found = self._truth.error(boxed)
         self._add(method, found, 0, seconds)
         labels, sheet = self.scene.labels, self.sheet
-        sheet.add_each(method, "bias", labels, found.bias, seconds=seconds)
         sheet.add_each(method, "crosstalk", labels, found.crosstalk, seconds=seconds)
         rows, background = self.scene.tile_fields
         angles = stain_angles(result.stain_matrix, rows, self.scene.weight)
@@ -126,6 +128,8 @@ class Scorer:
         quarter = self.scene.grid.tile // 4
         control = np.mean([self._seams(result.maps, plain, k * quarter) for k in (1, 2, 3)], axis=0)
         sheet.add_each(method, "seam_control_od", labels, control, seconds=seconds)
+        if method.startswith((ABLATION, "fields-")):
+            return found
         for sigma, maps in blurred(boxed, SIGMAS):
             self._add(method, self._truth.error(maps), sigma, seconds)
         return found
@@ -146,8 +150,9 @@ class Scorer:
         sheet = self.sheet
         sheet.add_each(method, "rmse", self.scene.labels, error.rmse, blur_px=blur, seconds=seconds)
         sheet.add(method, "rmse_joint", error.joint, blur_px=blur, seconds=seconds)
-        ratio = error.joint / self.oracle
-        sheet.add(method, "rmse_joint_over_oracle", ratio, blur_px=blur, seconds=seconds)
+        if blur == 0:
+            ratio = error.joint / self.oracle
+            sheet.add(method, "rmse_joint_over_oracle", ratio, seconds=seconds)
 
     def _seams(self, maps: FloatArray, reference: FloatArray, offset: int) -> Floats:
         """(N,) seam summary on a tile grid that begins ``offset`` pixels down and to the right."""
