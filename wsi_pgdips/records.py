@@ -114,7 +114,7 @@ class Acquisition:
         chroma: its sampling, ``4:4:4``, ``4:2:2`` or ``4:2:0``; ``rgb`` without a change of colour
             space, as some scanners write.
         defocus: sigma in pixels of the blur by which full resolution is softer than half of it,
-            beyond what sharp slides are; 0 in focus (decision 30).
+            beyond what sharp slides are; 0 in focus (decision 32).
     """
 
     noise: float

@@ -129,6 +129,9 @@ def figures() -> list[Record]:
             for blur in (0, 2):
                 made.add(method, "rmse_joint", joint + blur, blur_px=blur)
             made.add_each(method, "rmse", ("H", "E"), (joint, joint / 2))
+            made.add_each(method, "rmse", ("H",), (0.2,), blur_px=2)
+            leak = 0.02 if method == "balanced" else 0.07
+            made.add_each(method, "crosstalk", ("H", "E"), (0.01, leak))
         made.add("balanced", "rmse_joint_over_oracle", 2.0)
         made.add("balanced", "seam_step_od", float("nan") if seed == 1 else 0.0012, "E")
         made.add("balanced", "seam_control_od", 0.0011, "E")
@@ -155,8 +158,9 @@ def test_the_page_shows_means_margins_and_all_kinds():
     page = render(figures(), "x.json")
     for line in (
         "| ramp_he | drift | 0.1500 | 0.3000 (rays-slide, +100%) | 2.3000 (rays-slide, 2 px, "
-        "+1433%) | 2.00 ± 0.00 |",
-        "| balanced | 0.1500 ± 0.0707 / 0.0750 ± 0.0354 | 2.00 ± 0.00 | - | - | - | "
+        "+1433%) | 2.00 ± 0.00 | 0.020 | 0.070 (rays-slide) |",
+        "| ramp_he | H | 0.2000 (rays-slide, 2 px, +0%) | 0.2000 | 0.1500 |",
+        "| balanced | 0.1500 ± 0.0707 / 0.0750 ± 0.0354 | 2.00 ± 0.00 | 0.020 | - | - | "
         "0.0012 (0.0011) | 0.0003 |",
         "| balanced | 0.1500 ± 0.0707 | 2.1500 ± 0.0707 |",
         "| ramp_he | 0.1500 ± 0.0707 | 0.1500 ± 0.0707 | 0.1500 ± 0.0707 | 0.75 ± 0.00 | - |",

@@ -168,6 +168,15 @@ def test_a_step_is_followed() -> None:
     assert (angle_deg(field.slide, HDAB) < 1.5).all()
 
 
+def test_fewer_than_three_tiles_keep_the_slides_vectors() -> None:
+    cells = slide(drifting(6, 6)[:2, :4], HDAB)  # two tiles side by side
+    field = stain_field(cells, HDAB, every(2), HDAB)
+    np.testing.assert_array_equal(field.slide, HDAB)
+    assert (field.stain_matrix == HDAB).all()
+    more = slide(drifting(6, 6)[:2, :8], HDAB)
+    assert angle_deg(stain_field(more, HDAB, every(2), HDAB).slide, HDAB).max() > 0.1
+
+
 def test_a_course_too_wide_for_a_stain_is_left_to_the_tissue() -> None:
     """40 degrees to each side are no drift: that stain keeps S0, the other is still followed."""
     field = stain_field(slide(drifting(40, 6), HDAB), HDAB, every(2))

@@ -7,7 +7,14 @@ import numpy.typing as npt
 import pytest
 
 from wsi_pgdips.optics.cone import ANGLE_BINS, ANGLE_RANGE
-from wsi_pgdips.optics.leaning import FURTHEST, LEAST_WIDTH, inward, outward, pure_shares
+from wsi_pgdips.optics.leaning import (
+    FURTHEST,
+    LEAST_WIDTH,
+    inward,
+    leaned_tilt,
+    outward,
+    pure_shares,
+)
 
 EDGES = np.radians([-17.0, 17.0])
 Floats = npt.NDArray[np.float64]
@@ -71,3 +78,16 @@ def test_an_edge_that_few_pixels_carry_comes_in_to_the_library() -> None:
     # an edge inside the library's vector, and one that pixels carry, stay
     assert (inward(few, EDGES, np.radians([-20, 20])) == EDGES).all()
     assert (inward(sides(0.2, 0.2), EDGES, np.radians([-5, 5])) == EDGES).all()
+
+
+def test_without_pure_pixels_a_stain_leaves_the_plane_as_the_librarys_does() -> None:
+    normal = np.array([0.0, 0.0, 1.0])
+    library = np.array([[0.8, 0.6, 0.0], [0.6, 0.0, 0.8]])
+    measured = np.array([0.2, 0.2])
+
+    def tilt(first: float, second: float) -> Floats:
+        return leaned_tilt(measured, sides(first, second), EDGES, library, normal)
+
+    np.testing.assert_allclose(tilt(0.3, 0.2), measured)
+    np.testing.assert_allclose(tilt(0.01, 0.02), [0.0, 0.8 / 0.6])
+    np.testing.assert_allclose(tilt(0.1, 0.3), [0.1, 0.2])

@@ -14,6 +14,7 @@ from wsi_pgdips.solver.rays import (
     SATURATED_OD,
     across_noise,
     estimate_rays,
+    extreme_rays,
     fitted_plane,
     pool_od,
 )
@@ -115,6 +116,20 @@ def test_a_stain_that_is_never_pure_moves_to_the_library(
     edge = angle_deg(estimate_rays(y, HDAB).stain_matrix, HDAB)
     assert moved[0] == pytest.approx(edge[0], abs=0.5)
     assert moved[1] < edge[1] - 2.0
+
+
+def test_the_plain_estimate_is_a_percentile_of_the_angle() -> None:
+    truth = turned(HDAB, 4.0)
+    y = mixtures(truth, 20_000)
+    assert angle_deg(extreme_rays(y, HDAB), truth).max() < 2.0
+    # a stain in fewer pixels than lie outside is missed, and what leaves the gate is the library's
+    alone = y[y @ truth[1] < 0.9 * np.linalg.norm(y, axis=1)]
+    assert angle_deg(extreme_rays(alone, HDAB)[1], truth[1]) > 5.0
+    far = unit_rows(np.array([[0.1, 0.2, 1.0]]))
+    np.testing.assert_array_equal(extreme_rays(mixtures(truth[:1], 500), far), far)
+    np.testing.assert_array_equal(extreme_rays(y[: MIN_CELLS - 1], HDAB), HDAB)
+    three = extreme_rays(mixtures(THREE, 5000, pure=0.3), THREE)
+    assert angle_deg(three, THREE).max() < 5.0
 
 
 def test_one_stain_is_the_direction_of_the_mean() -> None:

@@ -62,6 +62,29 @@ def test_a_step_between_two_panes_is_followed(where):
     assert np.square(field - expected).mean() < 0.2 * np.square(b0 - expected).mean()
 
 
+def test_where_the_picture_begins_has_no_say():
+    made = slide(flat() + 0.02 * X[..., None] + 0.02 * (Y > 0.1)[..., None])
+    field, _, b0 = background_field(made, GRID)
+    gap = 2 * GRID.cell // round(SCALE)
+
+    def moved(a):
+        return np.pad(a, ((gap, 0), (gap, 0)) + ((0, 0),) * (a.ndim - 2))
+
+    shape = tuple(n + 2 * GRID.cell for n in GRID.shape)
+    further = replace(
+        made,
+        mask=moved(made.mask),
+        core=moved(made.core),
+        glass=moved(made.glass),
+        glass_od=moved(made.glass_od),
+        shape=shape,
+    )
+    found, _, b0_found = background_field(further, OutputGrid(shape, 1.0, 0.5, 512, 4096))
+    np.testing.assert_array_equal(b0_found, b0)
+    rows, columns = field.shape[:2]
+    np.testing.assert_allclose(found[2 : 2 + rows, 2 : 2 + columns], field, atol=1e-6)
+
+
 def test_two_places_of_glass_that_differ_by_more_than_dirt_are_told_apart():
     truth = flat() + 0.02 * X[..., None]
     glass = np.zeros(SHAPE, bool)

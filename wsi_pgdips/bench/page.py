@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wsi_pgdips.bench.cases import TIME_QUALITY_CASE, group_of
-from wsi_pgdips.bench.methods import ABLATION, BY_NAME, TIME_QUALITY
+from wsi_pgdips.bench.margins import OURS, margins
+from wsi_pgdips.bench.methods import ABLATION, TIME_QUALITY
 from wsi_pgdips.bench.pictures import REGISTRATION
 from wsi_pgdips.bench.records import ALL, Record, load_records, select
-from wsi_pgdips.bench.tables import NOTHING, cell, largest, mean, ordered, per_stain, table, values
+from wsi_pgdips.bench.tables import (
+    NOTHING,
+    cell,
+    largest,
+    mean,
+    ordered,
+    per_stain,
+    stains_of,
+    table,
+    values,
+)
 from wsi_pgdips.errors import OutputError
 
-OURS = "balanced"
 UNBLENDED = ("ablation-no-blending", "ablation-no-slide-prior")
 GROUPS = {
     "easy": "Easy phantoms",
@@ -73,7 +83,7 @@ def render(records: Sequence[Record], name: str = "quality.json") -> str:
     phantoms = [r for r in select(records, kind="phantom") if r["case"] != TIME_QUALITY_CASE]
     parts = [_INTRODUCTION.format(records=f"results/{name}")]
     if phantoms:
-        parts += [_margins(phantoms), _PHANTOMS, *_phantom_tables(phantoms)]
+        parts += [*margins(phantoms), _PHANTOMS, *_phantom_tables(phantoms)]
     fields = select(phantoms, metric="gap_closed")
     if fields:
         parts.append(_fields(phantoms))
@@ -87,44 +97,6 @@ def render(records: Sequence[Record], name: str = "quality.json") -> str:
     if timed:
         parts.append(_time_quality(timed))
     return "\n".join(parts)
-
-
-def _margins(records: Sequence[Record]) -> str:
-    """Joint RMSE of ours beside the best of the linear baselines, unblurred and blurred."""
-    rows = []
-    for case in ordered(r["case"] for r in records):
-        own = select(records, case=case, metric="rmse_joint")
-        ours = mean(select(own, method=OURS, blur_px=0), "rmse_joint")
-        if not np.isfinite(ours):
-            continue
-        plain = _best(own, lambda r: r["blur_px"] == 0)
-        blurred = _best(own, lambda r: r["blur_px"] > 0)
-        ratio = cell(
-            select(records, case=case, method=OURS, blur_px=0), "rmse_joint_over_oracle", digits=2
-        )
-        cells = [
-            f"{v:.4f} ({name}, {v / ours - 1:+.0%})" if name else NOTHING
-            for v, name in (plain, blurred)
-        ]
-        rows.append([case, group_of(case), f"{ours:.4f}", *cells, ratio])
-    header = ["case", "group", OURS, "best linear", "best linear, blurred", "x oracle"]
-    said = (
-        "## Margins\n\nJoint RMSE of q. In brackets the method, and by how much its error is "
-        f"larger than that of `{OURS}`.\n\n"
-    )
-    return said + table(header, rows)
-
-
-def _best(records: Sequence[Record], chosen: Callable[[Record], bool]) -> tuple[float, str]:
-    """Smallest mean joint RMSE of a linear method, and its name with its blur."""
-    found: dict[str, list[float]] = {}
-    for r in records:
-        if r["value"] is not None and chosen(r) and _family(r["method"]) == "linear":
-            blur = f", {r['blur_px']:g} px" if r["blur_px"] else ""
-            found.setdefault(r["method"] + blur, []).append(r["value"])
-    means = {name: float(np.mean(v)) for name, v in found.items()}
-    name = min(means, key=lambda n: means[n], default="")
-    return means.get(name, float("nan")), name
 
 
 def _phantom_tables(records: Sequence[Record]) -> list[str]:
@@ -143,7 +115,7 @@ def _phantom_tables(records: Sequence[Record]) -> list[str]:
 
 
 def _phantom(case: str, records: Sequence[Record]) -> str:
-    stains = _stains(records)
+    stains = stains_of(records)
     seeds = len({r["seed"] for r in records})
     rows = []
     for method in ordered(r["method"] for r in records):
@@ -174,7 +146,7 @@ def _blurs(records: Sequence[Record]) -> str:
     """Joint RMSE at equal blur."""
     sigmas = sorted({r["blur_px"] for r in records})
     rows = []
-    for method in ordered(r["method"] for r in records):
+    for method in ordered(r["method"] for r in records if r["blur_px"]):
         own = select(records, method=method)
         rows.append([method, *(cell(select(own, blur_px=s), "rmse_joint") for s in sigmas)])
     header = ["joint RMSE, blurred by", *(f"{s:g} px" for s in sigmas)]
@@ -190,7 +162,7 @@ def _fields(records: Sequence[Record]) -> str:
             for f in ("constant", "blended", "oracle")
         ]
         blended = select(own, method="fields-blended")
-        each = per_stain(blended, "gap_closed", _stains(own), 2)
+        each = per_stain(blended, "gap_closed", stains_of(own), 2)
         rows.append([case, *joint, cell(blended, "gap_closed", digits=2), each])
     header = ["case", "constant", "blended", "true fields", "gap closed", "per stain"]
     said = (
@@ -255,13 +227,13 @@ def _shifts(records: Sequence[Record]) -> str:
     rows = []
     for case in ordered(r["case"] for r in records):
         own = select(records, case=case)
-        cells = [per_stain(select(own, method=m), "rmse", _stains(own)) for m in methods]
+        cells = [per_stain(select(own, method=m), "rmse", stains_of(own)) for m in methods]
         ours = mean(select(own, method=OURS), "rmse_joint")
         shares = [ours / mean(select(own, method=m), "rmse_joint") for m in UNBLENDED]
         rows.append(
             [
                 case,
-                ", ".join(_stains(own)),
+                ", ".join(stains_of(own)),
                 *cells,
                 *(f"{s:.2f}" if np.isfinite(s) else NOTHING for s in shares),
             ]
@@ -293,11 +265,3 @@ def _time_quality(records: Sequence[Record]) -> str:
         f"`paper`; it takes {ratio} times as long.\n\n"
     )
     return said + table(["method", "seconds", "joint RMSE", "PCC"], rows)
-
-
-def _stains(records: Sequence[Record]) -> list[str]:
-    return [s for s in ordered(r["stain"] for r in records) if s != ALL]
-
-
-def _family(method: str) -> str:
-    return BY_NAME[method].family if method in BY_NAME else ""

@@ -16,6 +16,11 @@ def ordered(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def stains_of(records: Iterable[Record]) -> list[str]:
+    """The stains, without that of figures over all of them."""
+    return [s for s in ordered(r["stain"] for r in records) if s != ALL]
+
+
 def values(records: Iterable[Record], metric: str, stain: str = ALL) -> list[float]:
     """The figures of a metric that are known."""
     return [
