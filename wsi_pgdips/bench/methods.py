@@ -62,7 +62,7 @@ METHODS: tuple[Method, ...] = (
     *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),
     Method("ablation-no-slide-prior", "ablation", (PHANTOM, SHIFT)),
     *(Method(f"fields-{f}", "fields", (PHANTOM,)) for f in ("constant", "oracle", "blended")),
-    Method(TIME_QUALITY, "time", (), asked=True),
+    Method(TIME_QUALITY, "time", ()),
 )
 BY_NAME = {m.name: m for m in METHODS}
 

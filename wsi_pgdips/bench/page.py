@@ -10,8 +10,8 @@ import numpy as np
 from wsi_pgdips.bench.cases import TIME_QUALITY_CASE, group_of
 from wsi_pgdips.bench.margins import OURS, margins
 from wsi_pgdips.bench.methods import ABLATION, TIME_QUALITY
-from wsi_pgdips.bench.pictures import REGISTRATION
-from wsi_pgdips.bench.records import ALL, Record, load_records, select
+from wsi_pgdips.bench.pairs import pair_tables
+from wsi_pgdips.bench.records import Record, load_records, select
 from wsi_pgdips.bench.tables import (
     NOTHING,
     cell,
@@ -21,7 +21,6 @@ from wsi_pgdips.bench.tables import (
     per_stain,
     stains_of,
     table,
-    values,
 )
 from wsi_pgdips.errors import OutputError
 
@@ -54,13 +53,6 @@ that are about 9 degrees off. Blur costs here.
   phantom's own JPEG tiles, which end where tiles do, make steps of their own against a closed form.
   **own seam**: as the run measures it.
 """
-_PAIRS = """## Against a second acquisition
-
-The same field stained or lit in another way, in register. Such scores reward blur (decision 10), so
-methods are first compared at equal sharpness: every map is blurred by the Gaussian (sigma, pixels)
-that brings it down to the softest method's. SSIM looks at small windows: it falls where glass is
-taken off and the empty part of a map is cut to zero, though PCC rises.
-"""
 
 
 def write_page(records: Path, page: Path) -> None:
@@ -89,7 +81,7 @@ def render(records: Sequence[Record], name: str = "quality.json") -> str:
         parts.append(_fields(phantoms))
     pairs = [r for kind in ("paired", "semisynthetic") for r in select(records, kind=kind)]
     if pairs:
-        parts += [_PAIRS, *_pair_tables(pairs)]
+        parts += pair_tables(pairs)
     shifts = select(records, kind="consistency")
     if shifts:
         parts.append(_shifts(shifts))
@@ -171,55 +163,6 @@ def _fields(records: Sequence[Record]) -> str:
         "the way that the blended fields go; none where the true fields are no better.\n\n"
     )
     return said + table(header, rows)
-
-
-def _pair_tables(records: Sequence[Record]) -> list[str]:
-    parts = []
-    for kind in ("paired", "semisynthetic"):
-        own = select(records, kind=kind)
-        cases = ordered(r["case"] for r in own)
-        # pictures of one kind with nothing but their field to tell them apart share a table
-        groups = [[case] for case in cases] if kind == "paired" else [cases]
-        for group in groups:
-            members = [r for r in own if r["case"] in group]
-            for label in ordered(r["stain"] for r in members if r["stain"] != ALL):
-                title = group[0] if len(group) == 1 else f"{kind}, {len(group)} pictures"
-                parts.append(f"### {title}: {label}\n\n" + _pair(members, label))
-    return parts
-
-
-def _pair(records: Sequence[Record], label: str) -> str:
-    shifts = [values(records, f"shift_{axis}_px", label) for axis in "yx"]
-    moved = [f"({y:g}, {x:g})" for y, x in zip(*shifts, strict=True)]
-    rows = []
-    for method in ordered(r["method"] for r in records if r["method"] != REGISTRATION):
-        own = select(records, method=method, stain=label)
-        plain, blurred = select(own, blur_px=0), select(own, blur_px=2)
-        rows.append(
-            [
-                method,
-                cell(plain, "pcc_equal", label, 3),
-                cell(plain, "ssim_equal", label, 3),
-                cell(plain, "equal_sigma_px", label, 2),
-                cell(plain, "pcc", label, 3),
-                cell(plain, "ssim", label, 3),
-                cell(plain, "sharpness", label, 3),
-                cell(blurred, "pcc", label, 3),
-                cell(blurred, "ssim", label, 3),
-            ]
-        )
-    header = [
-        "method",
-        "PCC =",
-        "SSIM =",
-        "sigma",
-        "PCC",
-        "SSIM",
-        "sharpness",
-        "PCC, 2 px",
-        "SSIM, 2 px",
-    ]
-    return f"Moved by (y, x) {', '.join(moved)} pixels.\n\n" + table(header, rows)
 
 
 def _shifts(records: Sequence[Record]) -> str:

@@ -73,7 +73,10 @@ def run(request: Request, say: Say = lambda line: None) -> Results:
     methods, cases = _methods(request), _cases(request)
     results = open_results(request.out, keep=request.keep)
     shape = QUICK_SHAPE if request.quick else None
-    jobs = list(_jobs(cases, methods, 1 if request.quick else request.seeds))
+    # without --methods, only where all cases are asked for
+    timed = any(m.name == TIME_QUALITY for m in methods)
+    timed &= request.methods is not None or request.cases is None
+    jobs = list(_jobs(cases, methods, 1 if request.quick else request.seeds, timed))
     for k, (case, seed) in enumerate(jobs, 1):
         title = f"[{k}/{len(jobs)}] {case.name}" + ("" if seed is None else f", seed {seed}")
         missing = _missing(results, case, seed, methods)
@@ -112,7 +115,7 @@ def _cases(request: Request) -> list[Case]:
 
 
 def _jobs(
-    cases: Sequence[Case], methods: Sequence[Method], seeds: int
+    cases: Sequence[Case], methods: Sequence[Method], seeds: int, timed: bool
 ) -> Iterator[tuple[Case, int | None]]:
     """Seed by seed, so that what is broken off early has seen all cases; pictures once."""
     for seed in range(1, seeds + 1):
@@ -122,7 +125,7 @@ def _jobs(
             elif seed == 1:
                 # a second phantom tells nothing new of a shift
                 yield case, 1 if case.description is not None else None
-    if any(m.name == TIME_QUALITY for m in methods):
+    if timed:
         yield Case(TIME_QUALITY_CASE, "phantom", "time", "time"), 1
 
 
