@@ -16,6 +16,7 @@ from wsi_pgdips.optics.stains import match_rows
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver import network, optimise
+from wsi_pgdips.solver.focus import in_focus
 from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD, pool_od
 from wsi_pgdips.solver.statistics import empty_statistics, tile_statistics
@@ -53,7 +54,7 @@ def fit_tiles(
     Returns:
         T results in order; a blank or diverged tile carries the prior's parameters and a flag.
     """
-    measured = [_measure(t, prior) for t in tiles]
+    measured = [_measure(in_focus(t, prior, device), prior) for t in tiles]
     busy = [i for i, m in enumerate(measured) if not m.flags & TileFlag.BLANK]
     if not busy or not preset.noise_input:
         return measured

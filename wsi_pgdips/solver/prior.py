@@ -13,8 +13,9 @@ from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior
 from wsi_pgdips.solver.acquisition import UNKNOWN_NOISE_OD, tissue_noise
+from wsi_pgdips.solver.focus import in_focus
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
-from wsi_pgdips.solver.rays import MIN_CELLS, across_noise, estimate_rays, pool_od
+from wsi_pgdips.solver.rays import MIN_CELLS, Rays, across_noise, estimate_rays, pool_od
 from wsi_pgdips.solver.slide_network import MAX_STAINS
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import train_slide_network
@@ -56,9 +57,7 @@ def calibrate_prior(
     fixed = None if prior_weight is None else np.full(n, prior_weight, np.float32)
     if not any(t.own_tissue.any() for t in tiles):
         return _library_prior(library, background, flags)
-    pooled = [pool_od(t.of_stains, t.own_tissue)[0] for t in tiles]
-    rays = estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled])
-    flags += tuple(f"stain_{i}_from_library" for i, ok in enumerate(rays.measured) if not ok)
+    rays, pooled_noise = _own_rays(tiles, library)
     s0 = rays.stain_matrix
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
     m0 = np.maximum(np.percentile(q, PERCENTILE_M, axis=1), MIN_PRESENCE_OD).astype(np.float32)
@@ -70,10 +69,10 @@ def calibrate_prior(
         background=background,
         presence=np.maximum(4 * noise * gain, MIN_PRESENCE_OD).astype(np.float32),
         noise_od=noise,
-        pooled_noise_od=_pooled_noise(pooled, s0),
+        pooled_noise_od=pooled_noise,
         prior_weight=np.zeros(n, np.float32),
         measured=np.array(rays.measured),
-        flags=flags,
+        flags=(*flags, *_unmeasured(rays)),
     )
     if preset.noise_input:  # as published: the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
@@ -84,14 +83,36 @@ def calibrate_prior(
         tiles, prior, preset, steps=steps, seed=seed, device=device, executor=executor
     )
     if trained is None:
-        return replace(prior, flags=(*flags, NETWORK_DIVERGED))
-    return replace(
+        return replace(prior, flags=(*prior.flags, NETWORK_DIVERGED))
+    prior = replace(
         prior,
         prior_weight=trained.prior_weight if fixed is None else fixed,
         network=trained.weights,
         loss=trained.loss,
         acquisition=trained.acquisition,
     )
+    if not trained.acquisition.defocus:
+        return prior
+    # M stays: it is the unit of the network
+    sharp, pooled_noise = _own_rays([in_focus(t, prior, device) for t in tiles], library)
+    return replace(
+        prior,
+        stain_matrix=sharp.stain_matrix,
+        pooled_noise_od=pooled_noise,
+        measured=np.array(sharp.measured),
+        flags=(*flags, *_unmeasured(sharp)),
+    )
+
+
+def _own_rays(tiles: Sequence[TileInput], library: FloatArray) -> tuple[Rays, float]:
+    """The slide's own vectors, and the noise across them."""
+    pooled = [pool_od(t.of_stains, t.own_tissue)[0] for t in tiles]
+    rays = estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled])
+    return rays, _pooled_noise(pooled, rays.stain_matrix)
+
+
+def _unmeasured(rays: Rays) -> tuple[str, ...]:
+    return tuple(f"stain_{i}_from_library" for i, ok in enumerate(rays.measured) if not ok)
 
 
 def _library_prior(
