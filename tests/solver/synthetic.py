@@ -30,6 +30,16 @@ def concentrations(
     return np.asarray(q * scale[:, None, None], np.float32)
 
 
+def of_all_sizes(seed: int, blur: float, side: int = 320) -> FloatArray:
+    """q of tissue with structure of all sizes (variance as the inverse square of frequency)."""
+    rng = np.random.default_rng(seed)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    passed = np.exp(-2 * (np.pi * blur * f) ** 2) / np.maximum(f, 1 / side)
+    field = np.fft.ifft2(np.fft.fft2(rng.normal(size=(2, side, side))) * passed).real
+    field /= field.std((1, 2), keepdims=True)
+    return np.asarray(np.maximum(field + 1.0, 0) * 0.2, np.float32)
+
+
 def tile_of(
     q: FloatArray,
     stain_matrix: FloatArray,

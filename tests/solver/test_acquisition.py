@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from synthetic import GLASS, HE, concentrations, tile_of
+from synthetic import GLASS, HE, concentrations, of_all_sizes, tile_of
 
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.records import Acquisition, FloatArray
@@ -111,16 +111,6 @@ def test_a_tile_smaller_than_the_window_is_enough() -> None:
     with ThreadPoolExecutor(1) as executor:
         found = estimate_acquisition([tile], [(clean, tile.tissue)], HE, executor)
     assert found.noise > 0
-
-
-def of_all_sizes(seed: int, blur: float, side: int = 320) -> FloatArray:
-    """q of tissue with structure of all sizes (variance as the inverse square of frequency)."""
-    rng = np.random.default_rng(seed)
-    f = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
-    passed = np.exp(-2 * (np.pi * blur * f) ** 2) / np.maximum(f, 1 / side)
-    field = np.fft.ifft2(np.fft.fft2(rng.normal(size=(2, side, side))) * passed).real
-    field /= field.std((1, 2), keepdims=True)
-    return np.asarray(np.maximum(field + 1.0, 0) * 0.2, np.float32)
 
 
 def defocus(q: list[FloatArray]) -> float:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import GLASS, HDAB, HE, THREE, concentrations, tile_of
+from synthetic import GLASS, HDAB, HE, THREE, concentrations, of_all_sizes, tile_of
 
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.physics import angle_deg
@@ -138,6 +138,17 @@ def test_nothing_to_sample_leaves_the_library(name: str, tiles: list[TileInput])
     (fit,) = fit_tiles(tiles_of(HE, 1), prior, few, CPU)
     assert np.isfinite(fit.stain_matrix).all()
     assert fit.confidence.min() > 0.5
+
+
+def test_a_slide_out_of_focus_is_flagged_and_its_edges_are_those_of_the_sharpened_pixels() -> None:
+    soft = [tile_of(of_all_sizes(s, np.hypot(1.5, 2.0)), HE, noise=0.003) for s in (0, 1)]
+    prior = calibrate(soft, HE, PRESETS["balanced"], steps=20)
+    assert prior.flags == ("no_glass", "out_of_focus")
+    assert prior.acquisition is not None
+    assert prior.acquisition.defocus > 1
+    plain = calibrate(soft, HE, PRESETS["fast"])
+    assert plain.flags == ("no_glass",)
+    assert 0.01 < angle_deg(prior.stain_matrix, plain.stain_matrix).max() < 6
 
 
 def test_a_training_that_explodes_leaves_the_closed_form() -> None:

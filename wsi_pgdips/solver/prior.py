@@ -23,6 +23,7 @@ from wsi_pgdips.solver.training import train_slide_network
 PERCENTILE_M = 99.9
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the closed form is what is left
+OUT_OF_FOCUS = "out_of_focus"  # flag: the network brings back a part of it
 
 
 def calibrate_prior(
@@ -100,7 +101,7 @@ def calibrate_prior(
         stain_matrix=sharp.stain_matrix,
         pooled_noise_od=pooled_noise,
         measured=np.array(sharp.measured),
-        flags=(*flags, *_unmeasured(sharp)),
+        flags=(*flags, *_unmeasured(sharp), OUT_OF_FOCUS),
     )
 
 
