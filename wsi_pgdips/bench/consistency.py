@@ -14,12 +14,13 @@ from wsi_pgdips.bench.cases import Case
 from wsi_pgdips.bench.linear import LinearMethods
 from wsi_pgdips.bench.methods import SHIFT, Method, fits
 from wsi_pgdips.bench.picture import read_picture
-from wsi_pgdips.bench.product import run_in_memory
+from wsi_pgdips.bench.product import machine, run_in_memory, solve_in_memory
 from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import open_scene
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
 from wsi_pgdips.optics.stains import load_stains, save_stains
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, SlidePrior, StainSet
+from wsi_pgdips.run.image import Deconvolution, render
 from wsi_pgdips.run.phantoms import richest_window
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import ArraySource
@@ -65,15 +66,13 @@ def measure_shift(
     with tempfile.TemporaryDirectory(prefix="shift-") as name:
         file = Path(name) / "stains.toml"
         save_stains(stains, file)
+        runs = [_Runs(p, stains, file, fill) for p, fill in zip(pictures, fills, strict=True)]
         for method in methods:
             if not fits(method, SHIFT, stains.n):
                 continue
             begin = time.perf_counter()
             try:
-                (q, tissue), (q_moved, tissue_moved) = (
-                    _run(method, picture, stains, file, fill)
-                    for picture, fill in zip(pictures, fills, strict=True)
-                )
+                (q, tissue), (q_moved, tissue_moved) = (run(method) for run in runs)
             except (WsiPgdipsError, ValueError):
                 sheet.add(method.name, "rmse_joint", float("nan"))
                 say(f"  {method.name}: no result")
@@ -89,17 +88,30 @@ def measure_shift(
     return sheet
 
 
-def _run(
-    method: Method, picture: ArraySource, stains: StainSet, file: Path, fill: int
-) -> tuple[FloatArray, BoolArray]:
-    """q and tissue without the fill."""
-    if method.family == "linear":
-        linear = LinearMethods(read_picture(picture, stains.stain_matrix))
-        q, tissue = linear.result(method.name).maps, linear.picture.tissue
-    else:
-        done, _ = run_in_memory(method.name, picture, stains, str(file))
-        q, tissue = done.concentration, done.tissue
-    return q[:, fill:, fill:], tissue[fill:, fill:]
+class _Runs:
+    """Methods on one of the pictures; ablations of ``balanced`` take its prior."""
+
+    def __init__(self, picture: ArraySource, stains: StainSet, file: Path, fill: int) -> None:
+        self.picture, self.stains, self.name, self.fill = picture, stains, str(file), fill
+        self._prior: SlidePrior | None = None
+
+    def __call__(self, method: Method) -> tuple[FloatArray, BoolArray]:
+        """q and tissue without the fill."""
+        if method.family == "linear":
+            linear = LinearMethods(read_picture(self.picture, self.stains.stain_matrix))
+            q, tissue = linear.result(method.name).maps, linear.picture.tissue
+        else:
+            done = self._deconvolved(method)
+            q, tissue = done.concentration, done.tissue
+        return q[:, self.fill :, self.fill :], tissue[self.fill :, self.fill :]
+
+    def _deconvolved(self, method: Method) -> Deconvolution:
+        if method.name == "balanced":
+            solved = solve_in_memory(method.name, self.picture, self.stains, self.name)
+            self._prior = solved.prior
+            return render(solved, *machine())
+        done, _ = run_in_memory(method.name, self.picture, self.stains, self.name, self._prior)
+        return done
 
 
 def _pixels(
