@@ -206,6 +206,8 @@ def test_no_tissue_is_an_error_with_a_way_out(as_source):
     assert "--mask" in str(caught.value)
     with pytest.raises(SlideError, match="no tissue found"):
         find_tissue(as_source(np.zeros((80, 90, 3), np.uint8)))
+    with pytest.raises(SlideError, match="no tissue found"):
+        find_tissue(as_source(np.full((80, 90, 3), 255, np.uint8)))
 
 
 def test_unknown_masker(as_source, paint):

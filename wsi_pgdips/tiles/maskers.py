@@ -24,7 +24,7 @@ def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
     images = np.ascontiguousarray(rgb)[None]  # (1, H, W, 3)
     tool.fit(images)
     # Otsu's threshold is the darker class's last grey level, but the maskers compare by `<`
-    tool.threshold += 1
+    tool.threshold = int(tool.threshold) + 1  # of a white overview it is 255, in eight bits
     return np.asarray(tool.transform(images)[0], bool)
 
 
