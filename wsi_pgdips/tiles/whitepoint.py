@@ -27,7 +27,7 @@ _SAMPLE = 20_000
 # a further pane of glass, as under a second block or beyond an edge of the cover slip
 _PANE_SHARE = 0.01  # of the scanned area
 _PANE_SUM, _PANE_SPREAD = 0.15, 0.03  # how far it may be from the first, OD; more spread is colour
-_BLUR = 1 / 96  # of the overview's longer side: sigma by which the border of panes is smoothed
+_BLUR = 1 / 96  # of the glass's longer side: sigma by which the border of panes is smoothed
 # glass in gaps of the tissue
 _LUMEN_PIXELS, _LUMEN_SUM = 200, 0.10
 _BRIGHTER_OD, _BRIGHTER_SHARE = 0.02, 0.005
@@ -224,7 +224,8 @@ def _above_panes(od: FloatArray, clear: BoolArray, surface: Surface) -> FloatArr
     level = ndimage.uniform_filter(np.where(clear, above, 0.0), 9)
     mass = ndimage.uniform_filter(clear.astype(np.float64), 9)
     level = np.divide(level, mass, out=np.zeros_like(level), where=mass > 1e-6)[tuple(nearest)]
-    return np.asarray(above - ndimage.gaussian_filter(level, _BLUR * max(clear.shape)), np.float32)
+    extent = max(np.ptp(np.flatnonzero(clear.any(axis))) + 1 for axis in (0, 1))
+    return np.asarray(above - ndimage.gaussian_filter(level, _BLUR * extent), np.float32)
 
 
 def _brightest_mode(total: FloatArray, needed: float) -> float | None:
