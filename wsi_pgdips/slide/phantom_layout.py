@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from wsi_pgdips.records import FloatArray
@@ -59,13 +60,14 @@ class Layout:
         return np.asarray(rows @ part @ cols.T, np.float32)
 
 
-def _weights(start: int, count: int) -> tuple[int, FloatArray]:
+def _weights(start: int, count: int) -> tuple[int, npt.NDArray[np.float64]]:
     """First sample and (count, samples) interpolation weights of a run of pixels."""
     at = np.arange(start, start + count) / STEP + _MARGIN
     first = int(np.floor(at[0]))
     low = np.floor(at).astype(int) - first
-    weights = np.zeros((count, int(low[-1]) + 2), np.float32)
-    share = (at - np.floor(at)).astype(np.float32)
+    # double: a product's last bit may depend on its shape, and windows must agree
+    weights = np.zeros((count, int(low[-1]) + 2))
+    share = at - np.floor(at)
     weights[np.arange(count), low] = 1 - share
     weights[np.arange(count), low + 1] += share
     return first, weights
