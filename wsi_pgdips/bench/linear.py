@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from wsi_pgdips.bench.methods import CLOSED
 from wsi_pgdips.bench.picture import Picture, unmix_od
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.optics.stains import match_rows
@@ -22,7 +23,6 @@ from wsi_pgdips.solver.rays import estimate_rays, extreme_rays, pool_od
 
 MACENKO_PIXELS, VAHADANE_PIXELS = 1_500_000, 60_000  # that an extractor is shown, at most
 GLASS_SUFFIX = "-glass"
-CLOSED = "closed-constant"
 NOTHING = np.zeros(3, np.float32)
 
 

@@ -10,6 +10,7 @@ from wsi_pgdips.errors import SettingsError
 
 PHANTOM, PICTURE, SHIFT = "phantom", "picture", "shift"
 ABLATION = "ablation-"
+CLOSED = "closed-constant"
 TIME_QUALITY = "time-quality"
 
 
@@ -56,7 +57,7 @@ METHODS: tuple[Method, ...] = (
     *_linear("macenko-slide", PHANTOM, PICTURE, two_stains=True),
     *_linear("vahadane", PHANTOM, PICTURE, two_stains=True),
     *_linear("rays-slide", PHANTOM, PICTURE, glass=False),
-    Method("closed-constant", "closed", (PHANTOM, PICTURE)),
+    Method(CLOSED, "closed", (PHANTOM, PICTURE)),
     *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
     *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsi_pgdips.bench.pictures import REGISTRATION
-from wsi_pgdips.bench.records import ALL, Record, select
+from wsi_pgdips.bench.records import Record, select
 from wsi_pgdips.bench.tables import cell, mean, ordered, stains_of, table, values
 
 _EQUAL = ("pcc_equal", "ssim_equal")
@@ -30,7 +30,7 @@ def pair_tables(records: Sequence[Record]) -> list[str]:
         groups = [[case] for case in cases] if kind == "paired" else [cases]
         for group in groups:
             members = [r for r in own if r["case"] in group]
-            for label in ordered(r["stain"] for r in members if r["stain"] != ALL):
+            for label in stains_of(members):
                 title = group[0] if len(group) == 1 else f"{kind}, {len(group)} pictures"
                 parts.append(f"### {title}: {label}\n\n" + _pair(members, label))
     return parts

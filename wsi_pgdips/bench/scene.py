@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pgdips.bench.cases import Case
-from wsi_pgdips.bench.linear import CLOSED, LinearMethods, Result
+from wsi_pgdips.bench.linear import LinearMethods, Result
+from wsi_pgdips.bench.methods import CLOSED
 from wsi_pgdips.bench.picture import Picture, read_picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows

@@ -137,7 +137,9 @@ def _defocus(
     def softness(blur: float) -> float:
         how = replace(sharp, defocus=blur)
         rng = np.random.default_rng(0)
-        details = np.median([_detail(degrade(od, how, rng), t) for od, t in lit], axis=0)
+        details = np.median(
+            [_detail(degrade(od, how, rng), t, _BANDS[:2]) for od, t in lit], axis=0
+        )
         return float(details[1] / max(details[0], 1e-6))
 
     found = np.maximum.accumulate(np.array(list(executor.map(softness, _BLURS))))
@@ -147,14 +149,14 @@ def _defocus(
     return float(out * np.sqrt(max(blur**2 - TYPICAL**2, 0.0)))
 
 
-def _detail(od: FloatArray, tissue: BoolArray) -> list[float]:
+def _detail(
+    od: FloatArray, tissue: BoolArray, bands: Sequence[tuple[float, float]] = _BANDS
+) -> list[float]:
     """Standard deviation of the mean OD on tissue in each band, from fine to coarse."""
     from scipy import ndimage
 
     gray = np.minimum(od, SATURATED_OD).mean(0)
-    passed = (
-        ndimage.gaussian_filter(gray, a) - ndimage.gaussian_filter(gray, b) for a, b in _BANDS
-    )
+    passed = (ndimage.gaussian_filter(gray, a) - ndimage.gaussian_filter(gray, b) for a, b in bands)
     return [float(band[tissue].std()) for band in passed]
 
 
