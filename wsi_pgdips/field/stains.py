@@ -124,6 +124,22 @@ def _direction(total: Floats, slide: FloatArray) -> Floats:
     return np.where(some, unit_rows(total) - slide, 0.0)
 
 
+@dataclass(frozen=True)
+class _Courses:
+    """How edges and tilts of two stains run over the slide, by name ``edge`` and ``tilt``.
+
+    Attributes:
+        local: name -> (K, 2) at the coarse cells. everywhere: name -> (CY * CX, 2).
+        kept: share of the local deviation kept, by name and stain. known: (2,) stains that have a
+            course; the values of the others are of no one's concern.
+    """
+
+    local: dict[str, Floats]
+    everywhere: dict[str, Floats]
+    kept: dict[str, float]
+    known: npt.NDArray[np.bool_]
+
+
 def _two(
     statistics: Statistics,
     anchor: FloatArray,
@@ -140,54 +156,72 @@ def _two(
         known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
     if not known.any() or len(count) < MIN_FOLDS * _KIN:  # S0 says the same, of the same pixels
         return _constant(shape, anchor)
-    edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
-    edges = own + _clipped(edges - own)
-    qq, qr = coarse["plane_qq"], coarse["plane_qr"]
-    tilt = _solve(qq, qr)
+    tilt = _solve(coarse["plane_qq"], coarse["plane_qr"])
     flat = _flatness(coarse, plane, tilt)
-    with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
-    alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
-    places, to = _places(coarse["place"], shape)
-    kept, local, everywhere = {}, {}, {}
-    strays: list[int] = []
-    for name, values, evidence in (("edge", edges, mass / _HALF_MASS), ("tilt", tilt, alone / 20)):
-        vote = evidence / (evidence + 1)
-        vote = np.maximum(vote * flat[:, None] if name == "edge" else vote, 1e-3)
-        for k in np.nonzero(known)[0].tolist():
-            mean = np.average(values[:, k], weights=vote[:, k])
-            off = (values[:, k] - mean)[:, None]
-            every = np.concatenate([places, to])
-            out, trust = follow(places, off, vote[:, k], every, noise=_NOISE, kin=_KIN)
-            if np.average(out[: len(places), 0] ** 2, weights=count) > MOST_DRIFT**2:
-                strays.append(k)
-            local[name, k] = mean + out[: len(places), 0]
-            everywhere[name, k] = mean + out[len(places) :, 0]
-            kept[f"{name}_{k}"] = trust
-    # one tissue beside another, not one stain that drifts: it keeps S0
-    known[strays] = False
-    kept |= {f"{name}_{k}": 0.0 for name in ("edge", "tilt") for k in strays}
-    here = np.stack([local["edge", k] if known[k] else own[k] + 0 * count for k in (0, 1)], -1)
-    shift = here - np.average(here, axis=0, weights=count)
+    courses = _courses(coarse, own, tilt, flat, known, shape)
+    known = courses.known
+    # where the level is taken, a stain without a course stays at S0
+    here = np.where(known, courses.local["edge"], own)
+    middle = np.average(here, axis=0, weights=count)
     seen = coarse["edges"] * flat[:, None, None]
-    aligned, sides = aligned_edges(seen, shift, here.mean(1))
+    aligned, sides = aligned_edges(seen, here - middle, here.mean(1))
     lift = np.zeros(2)
     if library is not None:
         level = np.where(known, aligned, own)
         aligned = aligned + leaned(sides, level, plane.angles(library)) - level
-        means = np.array(
-            [np.average(local["tilt", k], weights=count) if known[k] else 0.0 for k in (0, 1)]
-        )
+        means = np.where(known, np.average(courses.local["tilt"], axis=0, weights=count), 0.0)
         lift = leaned_tilt(means, sides, level, library, plane.normal) - means
     rows = np.broadcast_to(anchor, (*shape, 2, 3)).astype(np.float64)
     for k in np.nonzero(known)[0].tolist():
-        angle = everywhere["edge", k] - np.average(here[:, k], weights=count) + aligned[k]
+        angle = courses.everywhere["edge"][:, k] - middle[k] + aligned[k]
         angle = own[k] + _clipped(angle - own[k])
-        tilts = everywhere["tilt", k] + lift[k]
+        tilts = courses.everywhere["tilt"][:, k] + lift[k]
         row = plane.rays(angle) + tilts[:, None] * plane.normal
         rows[:, :, k] = unit_rows(row).reshape(*shape, 3)
     weight = statistics["count"].astype(np.float64)[..., None, None]
     slide = np.where(known[:, None], unit_rows((weight * rows).sum((0, 1))), anchor)
-    return StainField(rows.astype(np.float32), slide.astype(np.float32), kept)
+    return StainField(rows.astype(np.float32), slide.astype(np.float32), courses.kept)
+
+
+def _courses(
+    coarse: Statistics,
+    own: Floats,
+    tilt: Floats,
+    flat: Floats,
+    known: npt.NDArray[np.bool_],
+    shape: tuple[int, ...],
+) -> _Courses:
+    """The courses of the known stains, as far as they predict cells that they have not seen.
+
+    Args:
+        own: (2,) angles of S0. tilt: (K, 2) of the coarse cells. flat: (K,) votes of
+            :func:`_flatness`. shape: (CY, CX).
+    """
+    count, qq = coarse["count"].astype(np.float64), coarse["plane_qq"]
+    edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
+    edges = own + _clipped(edges - own)
+    with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
+    alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
+    places, to = _places(coarse["place"], shape)
+    every = np.concatenate([places, to])
+    courses = _Courses({}, {}, {}, known.copy())
+    for name, values, evidence in (("edge", edges, mass / _HALF_MASS), ("tilt", tilt, alone / 20)):
+        vote = evidence / (evidence + 1)
+        vote = np.maximum(vote * flat[:, None] if name == "edge" else vote, 1e-3)
+        courses.local[name] = np.zeros((len(places), 2))
+        courses.everywhere[name] = np.zeros((len(to), 2))
+        for k in np.nonzero(known)[0].tolist():
+            mean = np.average(values[:, k], weights=vote[:, k])
+            off = (values[:, k] - mean)[:, None]
+            out, trust = follow(places, off, vote[:, k], every, noise=_NOISE, kin=_KIN)
+            if np.average(out[: len(places), 0] ** 2, weights=count) > MOST_DRIFT**2:
+                courses.known[k] = False  # one tissue beside another, not one stain that drifts
+            courses.local[name][:, k] = mean + out[: len(places), 0]
+            courses.everywhere[name][:, k] = mean + out[len(places) :, 0]
+            courses.kept[f"{name}_{k}"] = trust
+    for k in np.nonzero(known & ~courses.known)[0].tolist():
+        courses.kept.update({f"edge_{k}": 0.0, f"tilt_{k}": 0.0})
+    return courses
 
 
 def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:
