@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from wsi_pgdips.errors import SettingsError, SlideError
 
 TILE_SIZES = (256, 512, 1024)
@@ -43,6 +46,11 @@ class Region:
     def stop_x(self) -> int:
         return self.x + self.w
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of an array whose last two axes are (y, x)."""
+        return slice(self.y, self.stop_y), slice(self.x, self.stop_x)
+
     def clipped(self, shape: tuple[int, int]) -> Region:
         """The part inside an image of ``shape``; may be empty (h or w of 0)."""
         y, x = max(self.y, 0), max(self.x, 0)
@@ -53,6 +61,15 @@ class Region:
     def grown(self, halo: int) -> Region:
         """The same rectangle with ``halo`` pixels more on each side (may leave the image)."""
         return Region(self.y - halo, self.x - halo, self.h + 2 * halo, self.w + 2 * halo)
+
+
+def bounding_box(mask: npt.NDArray[np.bool_]) -> Region:
+    """The smallest rectangle that holds what is set of (H, W); empty where nothing is."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return Region(0, 0, 0, 0)
+    y, x = int(rows[0]), int(columns[0])
+    return Region(y, x, int(rows[-1]) + 1 - y, int(columns[-1]) + 1 - x)
 
 
 def choose_factor(mpp_l0: float, wanted: float) -> float:

@@ -103,7 +103,7 @@ class LinearMethods:
         rows = np.empty((*p.grid.tile_grid, *p.library.shape), np.float32)
         for tile in np.ndindex(*p.grid.tile_grid):
             r = p.grid.tile_region(*tile)
-            own = np.s_[r.y : r.stop_y, r.x : r.stop_x]
+            own = r.slices
             rows[tile] = p.library
             if p.tissue[own].any():
                 try:

@@ -15,7 +15,7 @@ from wsi_pgdips.records import Fields, SlidePrior, StainSet
 from wsi_pgdips.run import pool, worker
 from wsi_pgdips.run.ablation import ablate
 from wsi_pgdips.run.context import make_context
-from wsi_pgdips.run.fitting import load_prior
+from wsi_pgdips.run.fit_files import load_prior
 from wsi_pgdips.run.image import Deconvolution, Solved, render, solve
 from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.pipeline import deconvolve_slide

@@ -66,7 +66,7 @@ class Scene:
         share = np.zeros(self.grid.tile_grid, np.float32)
         for tile in np.ndindex(*share.shape):
             r = self.grid.tile_region(*tile)
-            share[tile] = self.tissue[r.y : r.stop_y, r.x : r.stop_x].mean()
+            share[tile] = self.tissue[r.slices].mean()
         return share
 
     @cached_property

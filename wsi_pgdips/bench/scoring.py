@@ -13,7 +13,7 @@ from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.methods import ABLATION
 from wsi_pgdips.bench.records import Sheet
 from wsi_pgdips.bench.scene import Scene
-from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.geometry import OutputGrid, Region, bounding_box
 from wsi_pgdips.records import BoolArray, FloatArray
 from wsi_pgdips.report.seams import seam_steps, seam_summary
 from wsi_pgdips.report.truth import background_error, stain_angles
@@ -27,13 +27,12 @@ class MapError:
     """Error of maps on tissue.
 
     Attributes:
-        rmse, bias: (N,) OD. joint: root of the mean of the squared rmse.
+        rmse: (N,) OD. joint: root of the mean of the squared rmse.
         crosstalk: (N,) largest absolute coefficient of another stain's truth on the error; NaN
             with one stain.
     """
 
     rmse: Floats
-    bias: Floats
     joint: float
     crosstalk: Floats
 
@@ -64,8 +63,7 @@ class Truth:
         others = np.abs(slope)
         np.fill_diagonal(others, -1.0)
         crosstalk = others.max(1) if self.n > 1 else np.full(1, np.nan)
-        bias = error.mean(1, dtype=np.float64)
-        return MapError(np.sqrt(square), bias, float(np.sqrt(square.mean())), crosstalk)
+        return MapError(np.sqrt(square), float(np.sqrt(square.mean())), crosstalk)
 
     def _taken(self, maps: FloatArray) -> FloatArray:
         """(N, P) the tissue pixels of (N, H, W)."""
@@ -92,7 +90,8 @@ class Scorer:
 
     def __init__(self, scene: Scene, sheet: Sheet) -> None:
         self.scene, self.sheet = scene, sheet
-        self._box = _box(scene.tissue)
+        box = bounding_box(scene.tissue).grown(_MARGIN).clipped(scene.tissue.shape)
+        self._box = box.slices
         self._truth = Truth(scene.q[:, *self._box], scene.tissue[self._box])
         self.oracle = self._truth.error(self._boxed(scene.oracle().maps)).joint
 
@@ -170,14 +169,3 @@ class Scorer:
             moved, lambda r: maps[:, *own(r)] - reference[:, *own(r)], lambda r: tissue[own(r)]
         )
         return seam_summary(steps) if steps.size else np.full(len(maps), np.nan)
-
-
-def _box(tissue: BoolArray) -> tuple[slice, slice]:
-    """The rectangle of the tissue with a margin."""
-    out = []
-    for axis, other in ((0, 1), (1, 0)):
-        at = np.flatnonzero(tissue.any(other))
-        out.append(
-            slice(max(int(at[0]) - _MARGIN, 0), min(int(at[-1]) + _MARGIN + 1, tissue.shape[axis]))
-        )
-    return out[0], out[1]

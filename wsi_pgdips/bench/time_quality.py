@@ -46,7 +46,7 @@ def measure_time_quality(seed: int, *, say: Say = lambda line: None) -> Sheet:
         open_scene(time_quality_case(), seed, Path(name)) as scene,
     ):
         part = _part(scene.tissue)
-        own = np.s_[part.y : part.stop_y, part.x : part.stop_x]
+        own = part.slices
         q, tissue = scene.q[:, *own], scene.tissue[own]
         truth = Truth(q, tissue)
         picture = ArraySource(scene.picture.rgb[own].copy(), mpp=scene.grid.mpp, tile=SIDE)

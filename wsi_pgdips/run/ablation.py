@@ -169,7 +169,7 @@ def _each_alone(
         except SlideError:  # nothing but glass
             continue
         done = render(solve(context, device, threads), device, threads)
-        own = np.s_[r.y : r.stop_y, r.x : r.stop_x]
+        own = r.slices
         q[(slice(None), *own)] = done.concentration
         tissue[own] = done.tissue
         whole.stain_matrix[tile] = done.fields.tile_stain_matrix[0, 0]

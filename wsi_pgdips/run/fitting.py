@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from wsi_pgdips.geometry import Region
+from wsi_pgdips.geometry import Region, bounding_box
 from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import Acquisition, BlockFit, ByteArray, SlidePrior, TileFlag
+from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
-from wsi_pgdips.run.ledger import load_arrays, save_array, save_arrays
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.prior import calibrate_prior
@@ -96,11 +93,9 @@ def sample_windows(context: Context, count: int) -> list[Region]:
 
 def _tissue_corner(context: Context) -> tuple[int, int]:
     """The upper left corner of the tissue's bounding box, on the grid of a JPEG's blocks."""
-    mask, scale = context.planned, context.tissue.scale
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return 0, 0
-    return tuple(int(at[0] * scale) // JPEG_BLOCK * JPEG_BLOCK for at in (rows, columns))  # type: ignore[return-value]
+    box, scale = bounding_box(context.planned), context.tissue.scale
+    y, x = (int(at * scale) // JPEG_BLOCK * JPEG_BLOCK for at in (box.y, box.x))
+    return y, x
 
 
 def fit_block(
@@ -236,76 +231,3 @@ def _block_fit(
         },
         concentration=concentration,
     )
-
-
-def save_prior(prior: SlidePrior, path: Path) -> None:
-    save_arrays(
-        path,
-        stain_matrix=prior.stain_matrix,
-        spectral_correction=prior.spectral_correction,
-        background=prior.background,
-        presence=prior.presence,
-        noise_od=np.float64(prior.noise_od),
-        pooled_noise_od=np.float64(prior.pooled_noise_od),
-        prior_weight=prior.prior_weight,
-        measured=prior.measured,
-        flags=np.array(prior.flags, dtype=np.str_),
-        loss=np.float64(prior.loss),
-        acquisition=np.array(
-            [] if prior.acquisition is None else [str(v) for v in astuple(prior.acquisition)],
-            dtype=np.str_,
-        ),
-        **{f"network.{k}": v for k, v in prior.network.items()},
-    )
-
-
-def load_prior(path: Path) -> SlidePrior:
-    a = load_arrays(path)
-    return SlidePrior(
-        stain_matrix=a["stain_matrix"],
-        spectral_correction=a["spectral_correction"],
-        background=a["background"],
-        presence=a["presence"],
-        noise_od=float(a["noise_od"]),
-        pooled_noise_od=float(a["pooled_noise_od"]),
-        prior_weight=a["prior_weight"],
-        measured=a["measured"],
-        network={k[len("network.") :]: v for k, v in a.items() if k.startswith("network.")},
-        flags=tuple(str(f) for f in a["flags"]),
-        loss=float(a["loss"]),
-        acquisition=_acquisition(a["acquisition"]),
-    )
-
-
-def _acquisition(words: npt.NDArray[np.str_]) -> Acquisition | None:
-    if not len(words):
-        return None
-    return Acquisition(float(words[0]), int(words[1]), str(words[2]), float(words[3]))
-
-
-_PLAIN = (
-    "index",
-    "tissue",
-    "stain_matrix",
-    "spectral_correction",
-    "background",
-    "confidence",
-    "loss",
-    "steps",
-    "flags",
-)
-
-
-def save_fit(fit: BlockFit, path: Path, maps: Path) -> None:
-    """The maps first: the ``fit`` file is the marker of the block."""
-    if fit.concentration is not None:
-        save_array(maps, fit.concentration)
-    plain = {name: getattr(fit, name) for name in _PLAIN}
-    save_arrays(path, **plain, **{f"statistics.{k}": v for k, v in fit.statistics.items()})
-
-
-def load_fit(path: Path) -> BlockFit:
-    """Without the maps, which are read apart."""
-    a = load_arrays(path)
-    statistics = {k[len("statistics.") :]: v for k, v in a.items() if k.startswith("statistics.")}
-    return BlockFit(**{name: a[name] for name in _PLAIN}, statistics=statistics)

@@ -158,7 +158,7 @@ def render(
             device=str(device),
             threads=threads,
         )
-        own = np.s_[block.y : block.stop_y, block.x : block.stop_x]
+        own = block.slices
         measured = rendered.codes[0] > 0
         part = concentration[(slice(None), *own)]
         np.copyto(part, decode(rendered.codes), where=measured)

@@ -143,7 +143,7 @@ class _Run:
         import torch
 
         from wsi_pgdips.layers import provenance
-        from wsi_pgdips.run import blending, finishing, fitting, worker
+        from wsi_pgdips.run import blending, finishing, fit_files, fitting, worker
         from wsi_pgdips.run.context import UNREADABLE
         from wsi_pgdips.run.fitting import UNREAD
 
@@ -156,9 +156,9 @@ class _Run:
             with self._timed("calibrate"):
                 self.progress.stage("calibrate", 1, "slide")
                 prior = fitting.calibrate(context, torch.device(job.device), job.threads)
-                fitting.save_prior(prior, ledger.prior)
+                fit_files.save_prior(prior, ledger.prior)
                 self.progress.advance()
-        prior = fitting.load_prior(ledger.prior)
+        prior = fit_files.load_prior(ledger.prior)
         with self._timed("fit"):
             fit_reports, fit_errors = self._over_blocks("fit", pool, worker.fit, job, blocks)
         fitted = [b for b in blocks if b in fit_reports]
@@ -171,7 +171,7 @@ class _Run:
                 hint="the same command tries again",
             ) from error
         with self._timed("blend"):
-            fits = [fitting.load_fit(ledger.fit(b)) for b in fitted]
+            fits = [fit_files.load_fit(ledger.fit(b)) for b in fitted]
             if not ledger.fields.exists():
                 blending.save_fields(*blending.blend(context, prior, fits), ledger.fields)
             fields, slide_matrix = blending.load_fields(ledger.fields)

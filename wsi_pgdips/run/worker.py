@@ -48,14 +48,14 @@ def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None)
     """Stage ``fit`` of one block; does nothing where its file is there."""
     import torch
 
-    from wsi_pgdips.run import fitting
+    from wsi_pgdips.run import fit_files, fitting
 
     quiet_threads()
     context = job.context()
     plan = context.plan(block)
     ledger = job.ledger
     if ledger.fit(block).exists():
-        result = fitting.load_fit(ledger.fit(block))
+        result = fit_files.load_fit(ledger.fit(block))
         for _ in plan.render:
             on_tile()
     else:
@@ -68,7 +68,7 @@ def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None)
             batch=job.batch,
             on_tile=on_tile,
         )
-        fitting.save_fit(result, ledger.fit(block), ledger.maps(block))
+        fit_files.save_fit(result, ledger.fit(block), ledger.maps(block))
     failed = (result.flags & int(TileFlag.FAILED | TileFlag.READ_FAILED)) != 0
     return BlockReport(block, len(result.flags), _tiles(result.index[failed]))
 
@@ -162,7 +162,7 @@ class MapReader:
 def _prior(path: str, _stamp: int) -> SlidePrior:
     from pathlib import Path
 
-    from wsi_pgdips.run.fitting import load_prior
+    from wsi_pgdips.run.fit_files import load_prior
 
     return load_prior(Path(path))
 

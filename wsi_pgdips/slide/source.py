@@ -139,7 +139,7 @@ class PyramidSource:
                 else:
                     todo.extend(_quarters(part))
                 continue
-            out[part.y : part.stop_y, part.x : part.stop_x] = rgb
+            out[part.slices] = rgb
         if failed and sum(part.h * part.w for part, _ in failed) == height * width:
             raise failed[0][1]
         self._unreadable = tuple(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.geometry import OutputGrid, bounding_box
 from wsi_pgdips.optics.course import MIN_FOLDS, covariance, follow
 from wsi_pgdips.records import BoolArray, FloatArray
 
@@ -86,8 +86,8 @@ def background_field(
     mean = _trimmed_mean(pixels)
     mpp = grid.mpp * tissue.scale
     # a small slide still needs enough cells to see a slope in them
-    extent = max(s.stop - s.start for s in _box(tissue.glass))
-    side = max(min(round(CELL_UM / mpp), extent // CELLS_ACROSS), 4)
+    box = bounding_box(tissue.glass)
+    side = max(min(round(CELL_UM / mpp), max(box.h, box.w) // CELLS_ACROSS), 4)
     cells = _pool(tissue.glass, tissue.glass_od, side)
     while len(cells.row) < _MIN_CELLS and side >= 8:  # glass in lumens only
         side //= 2
@@ -107,12 +107,6 @@ def background_field(
     )
 
 
-def _box(glass: BoolArray) -> tuple[slice, slice]:
-    """The rectangle that holds all glass; there is some."""
-    rows, columns = (np.flatnonzero(glass.any(axis)) for axis in (1, 0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
 def _trimmed_mean(pixels: FloatArray) -> Float64:
     """(3,) mean of (K, 3) without the outermost tenth on either side: dirt has no say."""
     ordered = np.sort(pixels.astype(np.float64), axis=0)
@@ -122,11 +116,10 @@ def _trimmed_mean(pixels: FloatArray) -> Float64:
 
 def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
     """Mean OD per cell of ``side`` overview pixels, cells with hardly any glass left out."""
-    box = _box(glass)
-    top, left = (s.start for s in box)
-    shape = tuple(-(-(s.stop - s.start) // side) for s in box)
+    box = bounding_box(glass)
+    shape = -(-box.h // side), -(-box.w // side)
     y, x = np.nonzero(glass)
-    index = (y - top) // side * shape[1] + (x - left) // side
+    index = (y - box.y) // side * shape[1] + (x - box.x) // side
     n = shape[0] * shape[1]
     count = np.bincount(index, minlength=n).astype(np.float64)
     kept = np.nonzero(count >= min(_MIN_PIXELS, side**2 // 2))[0]
@@ -135,7 +128,7 @@ def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
     mean = np.stack([np.bincount(index, values[:, c], n)[kept] / weight for c in range(3)], 1)
     return _Cells(
         (shape[0], shape[1]),
-        (top, left),
+        (box.y, box.x),
         kept // shape[1],
         kept % shape[1],
         np.bincount(index, y, n)[kept] / weight,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pgdips.geometry import bounding_box
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.tiles.surface import Surface, fit_surface
@@ -224,8 +225,9 @@ def _above_panes(od: FloatArray, clear: BoolArray, surface: Surface) -> FloatArr
     level = ndimage.uniform_filter(np.where(clear, above, 0.0), 9)
     mass = ndimage.uniform_filter(clear.astype(np.float64), 9)
     level = np.divide(level, mass, out=np.zeros_like(level), where=mass > 1e-6)[tuple(nearest)]
-    extent = max(np.ptp(np.flatnonzero(clear.any(axis))) + 1 for axis in (0, 1))
-    return np.asarray(above - ndimage.gaussian_filter(level, _BLUR * extent), np.float32)
+    box = bounding_box(clear)
+    level = ndimage.gaussian_filter(level, _BLUR * max(box.h, box.w))
+    return np.asarray(above - level, np.float32)
 
 
 def _brightest_mode(total: FloatArray, needed: float) -> float | None:

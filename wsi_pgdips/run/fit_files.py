@@ -1,0 +1,84 @@
+"""The files of ``calibrate`` and ``fit``: the slide's prior, the parameters of a block's tiles."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.records import Acquisition, BlockFit, SlidePrior
+from wsi_pgdips.run.ledger import load_arrays, save_array, save_arrays
+
+_PLAIN = (
+    "index",
+    "tissue",
+    "stain_matrix",
+    "spectral_correction",
+    "background",
+    "confidence",
+    "loss",
+    "steps",
+    "flags",
+)
+
+
+def save_prior(prior: SlidePrior, path: Path) -> None:
+    save_arrays(
+        path,
+        stain_matrix=prior.stain_matrix,
+        spectral_correction=prior.spectral_correction,
+        background=prior.background,
+        presence=prior.presence,
+        noise_od=np.float64(prior.noise_od),
+        pooled_noise_od=np.float64(prior.pooled_noise_od),
+        prior_weight=prior.prior_weight,
+        measured=prior.measured,
+        flags=np.array(prior.flags, dtype=np.str_),
+        loss=np.float64(prior.loss),
+        acquisition=np.array(
+            [] if prior.acquisition is None else [str(v) for v in astuple(prior.acquisition)],
+            dtype=np.str_,
+        ),
+        **{f"network.{k}": v for k, v in prior.network.items()},
+    )
+
+
+def load_prior(path: Path) -> SlidePrior:
+    a = load_arrays(path)
+    return SlidePrior(
+        stain_matrix=a["stain_matrix"],
+        spectral_correction=a["spectral_correction"],
+        background=a["background"],
+        presence=a["presence"],
+        noise_od=float(a["noise_od"]),
+        pooled_noise_od=float(a["pooled_noise_od"]),
+        prior_weight=a["prior_weight"],
+        measured=a["measured"],
+        network={k[len("network.") :]: v for k, v in a.items() if k.startswith("network.")},
+        flags=tuple(str(f) for f in a["flags"]),
+        loss=float(a["loss"]),
+        acquisition=_acquisition(a["acquisition"]),
+    )
+
+
+def _acquisition(words: npt.NDArray[np.str_]) -> Acquisition | None:
+    if not len(words):
+        return None
+    return Acquisition(float(words[0]), int(words[1]), str(words[2]), float(words[3]))
+
+
+def save_fit(fit: BlockFit, path: Path, maps: Path) -> None:
+    """The maps first: the ``fit`` file is the marker of the block."""
+    if fit.concentration is not None:
+        save_array(maps, fit.concentration)
+    plain = {name: getattr(fit, name) for name in _PLAIN}
+    save_arrays(path, **plain, **{f"statistics.{k}": v for k, v in fit.statistics.items()})
+
+
+def load_fit(path: Path) -> BlockFit:
+    """Without the maps, which are read apart."""
+    a = load_arrays(path)
+    statistics = {k[len("statistics.") :]: v for k, v in a.items() if k.startswith("statistics.")}
+    return BlockFit(**{name: a[name] for name in _PLAIN}, statistics=statistics)
