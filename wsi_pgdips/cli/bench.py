@@ -36,7 +36,7 @@ def quality(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods to measure. [dim]default: all but paper and time-quality[/dim]",
+            help="Methods to measure. [dim]default: all but paper[/dim]",
             metavar="NAME,...",
         ),
     ] = None,

@@ -111,12 +111,8 @@ def estimate_rays(y: FloatArray, library: FloatArray, tiles: Sequence[int] | Non
         found, measured = _purest(y, library)
         if n == 3 and all(measured):
             found = smallest_cone(y, found, library)
-    ok = [
-        m and bool(angle_deg(row, known) < GATE_DEG)
-        for m, row, known in zip(measured, found, library, strict=True)
-    ]
-    rows = np.where(np.array(ok)[:, None], found, library)
-    return Rays(unit_rows(rows), tuple(ok))
+    ok = np.array(measured) & (angle_deg(found, library) < GATE_DEG)
+    return Rays(unit_rows(np.where(ok[:, None], found, library)), tuple(ok.tolist()))
 
 
 def extreme_rays(y: FloatArray, library: FloatArray) -> FloatArray:
