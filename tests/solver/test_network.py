@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from wsi_pgdips.solver import network
 from wsi_pgdips.solver.network import NetworkSpec
@@ -35,6 +36,15 @@ def test_shape_and_range(spec: NetworkSpec, count: int) -> None:
 def test_tall_inputs_keep_their_shape() -> None:
     x = torch.rand(1, 3, 96, 160)
     assert network.forward(weights_of(SMALL, 0), x, SMALL).shape == (1, 2, 96, 160)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_launch_does_what_single_ones_do(stride: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 4, 20, 24, generator=generator)
+    weight = torch.rand(3, 5, 4, 3, 3, generator=generator)
+    alone = [F.conv2d(x[i : i + 1], weight[i], stride=stride) for i in range(3)]
+    torch.testing.assert_close(network.grouped(x, weight, stride), torch.cat(alone))
 
 
 @pytest.mark.parametrize("side", [32, 64, 100, 127])
