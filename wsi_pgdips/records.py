@@ -115,12 +115,15 @@ class Acquisition:
             space, as some scanners write.
         defocus: sigma in pixels of the blur by which full resolution is softer than half of it,
             beyond what sharp slides are; 0 in focus (decision 32).
+        coarse: standard deviations in counts of blotches of colour, of 0.7, 1.4 and 2.8 pixels, as
+            a JPEG leaves them that was resampled; empty where there are none (decision 34).
     """
 
     noise: float
     quality: int
     chroma: str
     defocus: float = 0.0
+    coarse: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,9 @@ from synthetic import GLASS, HE, concentrations, of_all_sizes, tile_of
 
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.records import Acquisition, FloatArray
-from wsi_pgdips.solver.acquisition import (
-    LEAST_NOISE_UNDER_JPEG,
-    UNKNOWN_NOISE_OD,
-    degrade,
-    estimate_acquisition,
-    tissue_noise,
-)
+from wsi_pgdips.solver.acquisition import estimate_acquisition
+from wsi_pgdips.solver.degrade import degrade
+from wsi_pgdips.solver.noise import LEAST_NOISE_UNDER_JPEG, UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.tile import TileInput
 
 SIDE = 256
@@ -54,6 +50,33 @@ def test_noise_is_measured(noise: float, quality: int, chroma: str) -> None:
     found = estimated(Acquisition(noise, quality, chroma), sigma=12.0)
     assert found.quality == quality
     assert found.noise == pytest.approx(noise, rel=0.15)
+
+
+@pytest.mark.parametrize("coarse", [(3.0, 0.0, 0.0), (0.0, 2.0, 0.0), (1.5, 0.0, 1.5)])
+def test_blotches_of_colour_are_measured_by_their_grain(coarse: tuple[float, ...]) -> None:
+    found = estimated(Acquisition(2.5, 0, "", coarse=coarse), sigma=12.0)
+    assert found.quality == 0
+    assert found.noise == pytest.approx(2.5, rel=0.2)
+    np.testing.assert_allclose(found.coarse, coarse, atol=0.8)
+    assert np.linalg.norm(found.coarse) == pytest.approx(np.linalg.norm(coarse), rel=0.2)
+
+
+@pytest.mark.parametrize(("quality", "chroma"), [(0, ""), (80, "4:2:0")])
+@pytest.mark.parametrize("sigma", [2.0, 12.0])
+def test_tissue_and_what_a_jpeg_explains_are_no_blotches(
+    quality: int, chroma: str, sigma: float
+) -> None:
+    assert not any(estimated(Acquisition(2.5, quality, chroma), sigma).coarse)
+
+
+def test_blotches_keep_the_brightness() -> None:
+    od = np.full((3, 64, 64), 0.3, np.float32)
+    shown = degrade(od, Acquisition(0.0, 0, "", coarse=(0.0, 6.0)), np.random.default_rng(0))
+    counts = 255 * 10.0**-shown
+    assert counts.mean(0).std() < 0.5
+    assert counts.std() == pytest.approx(6.0, rel=0.1)
+    beside = np.corrcoef(counts[0, :, 1:].ravel(), counts[0, :, :-1].ravel())[0, 1]
+    assert beside > 0.8
 
 
 def test_how_many_threads_look_changes_nothing() -> None:

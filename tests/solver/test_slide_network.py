@@ -14,7 +14,7 @@ from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.records import Acquisition, FloatArray, SlidePrior
 from wsi_pgdips.solver import slide_network, training
-from wsi_pgdips.solver.acquisition import degrade
+from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import HALO, resolve
 from wsi_pgdips.solver.tile import TileInput
 

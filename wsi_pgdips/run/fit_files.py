@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +36,7 @@ def save_prior(prior: SlidePrior, path: Path) -> None:
         measured=prior.measured,
         flags=np.array(prior.flags, dtype=np.str_),
         loss=np.float64(prior.loss),
-        acquisition=np.array(
-            [] if prior.acquisition is None else [str(v) for v in astuple(prior.acquisition)],
-            dtype=np.str_,
-        ),
+        acquisition=np.array(_words(prior.acquisition), dtype=np.str_),
         **{f"network.{k}": v for k, v in prior.network.items()},
     )
 
@@ -66,7 +62,17 @@ def load_prior(path: Path) -> SlidePrior:
 def _acquisition(words: npt.NDArray[np.str_]) -> Acquisition | None:
     if not len(words):
         return None
-    return Acquisition(float(words[0]), int(words[1]), str(words[2]), float(words[3]))
+    noise, quality, chroma, defocus, *coarse = (str(w) for w in words)
+    return Acquisition(
+        float(noise), int(quality), chroma, float(defocus), tuple(float(c) for c in coarse)
+    )
+
+
+def _words(found: Acquisition | None) -> list[str]:
+    if found is None:
+        return []
+    plain = (found.noise, found.quality, found.chroma, found.defocus)
+    return [str(v) for v in (*plain, *found.coarse)]
 
 
 def save_fit(fit: BlockFit, path: Path, maps: Path) -> None:

@@ -2,23 +2,31 @@
 
 A file rarely says what happened to its pixels, so it is measured. Coding a JPEG a second time with
 its own tables changes little, with others more: the change as a function of the quality dips at the
-true one. The noise is what the forward model must add for quiet tissue to look as quiet as it does.
+true one. The noise is what the forward model must add for quiet tissue to look as quiet as it does
+(``solver.noise``).
 Tissue looks much the same at half the resolution, where a blur is half as wide: a slide that is far
 softer than its own half resolution is out of focus.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from wsi_pgdips.optics.density import I0, rgb_to_od
+from wsi_pgdips.optics.density import I0
 from wsi_pgdips.records import Acquisition, BoolArray, ByteArray, FloatArray
+from wsi_pgdips.solver.degrade import coded, degrade
+from wsi_pgdips.solver.noise import (
+    LEAST_NOISE_UNDER_JPEG,
+    along,
+    off_plane,
+    pixel_noise_like,
+    tissue_noise,
+    with_grain,
+)
 from wsi_pgdips.solver.rays import SATURATED_OD
 from wsi_pgdips.solver.tile import TileInput
 
@@ -28,11 +36,8 @@ _APART = 3  # qualities a dip is compared with, on each side
 _DIP = 0.75  # a change below this share of its neighbours' is a dip
 _SIDE = 256  # pixels of a tile that are coded again
 _TILES = 3
-_NOISES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2, 4.7, 7.0)  # counts at white
-UNKNOWN_NOISE_OD = 0.01  # of a tile without a quiet square of tissue
 _SQUARE = 16
 _FLAT = (0.0, 0.0, 0.0)
-LEAST_NOISE_UNDER_JPEG = 1.5  # counts; quiet tissue does not show what a JPEG swallowed
 _BLURS = (0.0, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)  # pixels
 # pixels, by which half the resolution is sharper: of slides in focus, at most of those, and surely
 # out of it; what is softer than the last two has no detail that could be brought back
@@ -41,30 +46,6 @@ _BANDS = ((1.0, 1.5), (3.2, 4.5), (6.4, 9.0))  # pixels, sigmas whose difference
 # detail of the last band over that of the one before: of blobs that are smooth by themselves, of
 # tissue, which has structure of all sizes
 BLOBS, STRUCTURE = 0.85, 1.0
-
-
-def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) -> FloatArray:
-    """OD as the scanner and the file would show it.
-
-    Args:
-        od: (3, H, W) true optical density. acquisition: what happens to it. rng: of the noise.
-
-    Returns:
-        (3, H, W) float32 OD of the 8-bit pixels: defocus, photon noise, rounding, JPEG.
-    """
-    intensity = np.exp(od * np.float32(-np.log(10.0))) * np.float32(I0)
-    if acquisition.defocus:
-        from scipy import ndimage
-
-        blur = (0.0, acquisition.defocus, acquisition.defocus)
-        intensity = np.asarray(ndimage.gaussian_filter(intensity, blur), np.float32)
-    # photon noise: variance proportional to the intensity
-    spread = np.sqrt(intensity * np.float32(1 / I0)) * np.float32(acquisition.noise)
-    intensity += spread * rng.standard_normal(intensity.shape, np.float32)
-    rgb = np.clip(np.rint(intensity), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-    if acquisition.quality:
-        rgb = _coded(rgb, acquisition.quality, acquisition.chroma)
-    return np.ascontiguousarray(rgb_to_od(rgb).transpose(2, 0, 1))
 
 
 def estimate_acquisition(
@@ -89,36 +70,16 @@ def estimate_acquisition(
     """
     chosen = sorted(tiles, key=lambda t: -float(t.own_tissue.mean()))[:_TILES]
     quality, chroma = _find_jpeg([_pixels(t) for t in chosen], executor)
-    n = len(stain_matrix)
-    seen = np.linalg.svd(stain_matrix.astype(np.float64))[2][n % 3 :].astype(np.float32)
-    level = float(np.median([tissue_noise(_along(seen, t.corrected), t.own_tissue) for t in tiles]))
-
-    def noise(pair: tuple[FloatArray, BoolArray]) -> float:
-        return _noise_like(level, *pair, seen, quality, chroma)
-
-    found = float(np.median(list(executor.map(noise, clean[:_TILES]))))
-    sharp = Acquisition(max(found, LEAST_NOISE_UNDER_JPEG) if quality else found, quality, chroma)
+    jpeg = Acquisition(0.0, quality, chroma)
+    seen = off_plane(stain_matrix)
+    shown = [(t.corrected, t.own_tissue) for t in tiles]
+    level = float(np.median([tissue_noise(along(seen, od), tissue) for od, tissue in shown]))
+    counts = executor.map(lambda c: pixel_noise_like(level, c, seen, jpeg), clean[:_TILES])
+    noise = float(np.median(list(counts)))
+    sharp = replace(jpeg, noise=max(noise, LEAST_NOISE_UNDER_JPEG) if quality else noise)
+    if not quality and len(stain_matrix) == 2:  # of others, what lies off them may be tissue
+        sharp = with_grain(sharp, shown, clean[:_TILES], stain_matrix)
     return replace(sharp, defocus=_defocus(tiles, clean, sharp, executor))
-
-
-def tissue_noise(od: FloatArray, tissue: BoolArray) -> float:
-    """Standard deviation of pixel noise in OD: the quiet fifth of diagonal differences.
-
-    Real detail also differs from pixel to pixel, so only the quietest squares count.
-
-    Args:
-        od: (3, H, W). tissue: (H, W).
-    """
-    od = np.minimum(od, SATURATED_OD)
-    d = (od[:, :-1, :-1] - od[:, :-1, 1:] - od[:, 1:, :-1] + od[:, 1:, 1:]) / 2
-    h, w = (s // _SQUARE for s in d.shape[1:])
-    if not h or not w:
-        return UNKNOWN_NOISE_OD
-    cut = np.s_[: h * _SQUARE, : w * _SQUARE]
-    squares = (h, _SQUARE, w, _SQUARE)
-    power = (d[:, *cut] ** 2).mean(0).reshape(squares).mean((1, 3))
-    full = tissue[:-1, :-1][cut].reshape(squares).all((1, 3))
-    return float(np.sqrt(np.quantile(power[full], 0.2))) if full.any() else UNKNOWN_NOISE_OD
 
 
 def _defocus(
@@ -169,22 +130,13 @@ def _pixels(tile: TileInput) -> ByteArray:
     return np.ascontiguousarray(rgb.transpose(1, 2, 0))
 
 
-def _coded(rgb: ByteArray, quality: int, chroma: str) -> ByteArray:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    how = {"keep_rgb": True} if chroma == "rgb" else {"subsampling": chroma}
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, **how)
-    return np.asarray(Image.open(buffer))
-
-
 def _find_jpeg(pictures: Sequence[ByteArray], executor: Executor) -> tuple[int, str]:
     """(quality, chroma) of the deepest dip, (0, "") where there is none."""
 
     def change(place: tuple[str, int]) -> float:
         chroma, quality = place
         return sum(
-            float(((p.astype(np.float32) - _coded(p, quality, chroma)) ** 2).mean())
+            float(((p.astype(np.float32) - coded(p, quality, chroma)) ** 2).mean())
             for p in pictures
         )
 
@@ -196,26 +148,3 @@ def _find_jpeg(pictures: Sequence[ByteArray], executor: Executor) -> tuple[int, 
     if dips[c, q] > _DIP:
         return 0, ""
     return QUALITIES[int(q) + _APART], CHROMAS[int(c)]
-
-
-def _along(directions: FloatArray, od: FloatArray) -> FloatArray:
-    """(K, 3) unit directions, (3, H, W) -> (K, H, W)."""
-    return np.asarray(np.tensordot(directions, od, 1), np.float32)
-
-
-def _noise_like(
-    level: float,
-    clean: FloatArray,
-    tissue: BoolArray,
-    seen: FloatArray,
-    quality: int,
-    chroma: str,
-) -> float:
-    """Counts of noise with which ``clean`` shows the wanted level of noise in quiet tissue."""
-    levels: list[float] = []
-    for noise in _NOISES:
-        rng = np.random.default_rng(0)
-        shown = degrade(clean, Acquisition(noise, quality, chroma), rng)
-        levels.append(tissue_noise(_along(seen, shown), tissue))
-    rising: npt.NDArray[np.float64] = np.maximum.accumulate(np.array(levels))
-    return float(np.interp(level, rising, _NOISES))

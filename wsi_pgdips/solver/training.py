@@ -22,7 +22,8 @@ from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import Acquisition, BoolArray, FloatArray, SlidePrior
 from wsi_pgdips.solver import losses, slide_network
-from wsi_pgdips.solver.acquisition import degrade, estimate_acquisition
+from wsi_pgdips.solver.acquisition import estimate_acquisition
+from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.tile import TileInput
 
