@@ -52,7 +52,7 @@ class Layers:
         out = np.full((self.stains.n, h, w), np.nan, np.float32)
         part = Region(y, x, h, w).clipped(self.grid.level_shape(self._level(level)))
         if part.h and part.w:
-            codes = self.codes(level)[:, part.y : part.stop_y, part.x : part.stop_x]
+            codes = self.codes(level)[:, *part.slices]
             top, left = part.y - y, part.x - x
             out[:, top : top + part.h, left : left + part.w] = pyramid.decode(np.asarray(codes))
         return out

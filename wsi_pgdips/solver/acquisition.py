@@ -78,7 +78,7 @@ def estimate_acquisition(
     noise = float(np.median(list(counts)))
     sharp = replace(jpeg, noise=max(noise, LEAST_NOISE_UNDER_JPEG) if quality else noise)
     if not quality and len(stain_matrix) == 2:  # of others, what lies off them may be tissue
-        sharp = with_grain(sharp, shown, clean[:_TILES], stain_matrix)
+        sharp = with_grain(sharp, shown, clean[:_TILES], seen, executor)
     return replace(sharp, defocus=_defocus(tiles, clean, sharp, executor))
 
 

@@ -8,6 +8,7 @@ its blotches of colour are coarser than pixels, and take more to see through tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 
 import numpy as np
@@ -68,7 +69,11 @@ def pixel_noise_like(level: float, clean: Shown, seen: FloatArray, jpeg: Acquisi
 
 
 def with_grain(
-    found: Acquisition, tiles: Sequence[Shown], clean: Sequence[Shown], stain_matrix: FloatArray
+    found: Acquisition,
+    tiles: Sequence[Shown],
+    clean: Sequence[Shown],
+    seen: FloatArray,
+    executor: Executor,
 ) -> Acquisition:
     """The noise by its grain, where it is coarser than pixels; else what was found.
 
@@ -76,26 +81,28 @@ def with_grain(
     those of the grains by non-negative least squares.
 
     Args:
-        found: without JPEG. tiles: as they are. clean: without noise. stain_matrix: (2, 3).
+        found: without JPEG. tiles: as they are. clean: without noise.
+        seen: of :func:`off_plane`. executor: threads that share the work.
     """
     from scipy import optimize
 
-    seen = off_plane(stain_matrix)
     wanted = _band_powers(tiles, seen)
     if wanted is None:
         return found
 
-    def shown(noise: float, *coarse: float) -> Floats | None:
-        how = replace(found, noise=noise, coarse=coarse)
+    def shown(counts: Floats) -> Floats | None:
+        noise, *coarse = counts.tolist()
+        how = replace(found, noise=noise, coarse=tuple(coarse))
         return _band_powers(
             [(degrade(od, how, np.random.default_rng(0)), tissue) for od, tissue in clean], seen
         )
 
-    nothing = shown(0.0)
-    if nothing is None:
-        return found
     grains = np.eye(1 + len(COARSE_SIGMAS)) * _UNIT
-    each = np.stack([np.asarray(shown(*grain)) - nothing for grain in grains], 1) / _UNIT**2
+    powers = [p for p in executor.map(shown, [0 * grains[0], *grains]) if p is not None]
+    if not powers:  # the clean ones hold no square of tissue
+        return found
+    nothing = powers[0]
+    each = np.stack([p - nothing for p in powers[1:]], 1) / _UNIT**2
     scale = 1 / np.maximum(wanted, 1e-12)  # every band counts alike
     power, _ = optimize.nnls(each * scale[:, None], np.maximum(wanted - nothing, 0) * scale)
     noise, *coarse = np.sqrt(power).tolist()
