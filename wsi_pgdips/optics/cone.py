@@ -81,17 +81,13 @@ def pixel_noise(
     ridge = 1e-3 * np.trace(gram) + 1.0
     out = np.abs(out - along @ np.linalg.solve(gram + ridge * np.eye(2), along.T @ out))
     noise = np.full(len(y), _ROBUST * np.median(out))
-    phi, strength = plane.angles(y), np.linalg.norm(y, axis=1)
+    phi, strength = plane.angles(y), _strength(y)
     second = phi >= np.mean(angles)
     for side in (~second, second):
-        if side.sum() < 4 * _MIN_PIXELS:
-            continue
-        cuts = np.quantile(strength[side], [0.25, 0.5, 0.75])
-        bins = np.searchsorted(cuts, strength)
-        for k in range(4):
-            inside = side & (bins == k)
-            if inside.sum() >= _MIN_PIXELS:
-                noise[inside] = _ROBUST * np.median(out[inside])
+        own = np.flatnonzero(side)
+        if len(own) >= 4 * _MIN_PIXELS:
+            for quarter in np.array_split(own[np.argsort(strength[own])], 4):
+                noise[quarter] = _ROBUST * np.median(out[quarter])
     return noise
 
 
@@ -107,14 +103,23 @@ def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float | Floats) ->
         second's. Sums; histograms of several tiles may be added.
     """
     phi = plane.angles(y)
-    strength = np.linalg.norm(y.astype(np.float64), axis=1)
+    strength = _strength(y)
     reach = (REACH * noise + GLASS_ERROR_OD) / np.maximum(strength, 1e-3)
-    return np.stack(
-        [
-            np.histogram(phi + sign * reach, ANGLE_BINS, ANGLE_RANGE, weights=strength)[0]
-            for sign in (1, -1)
-        ]
-    )
+    return np.stack([_histogram(phi + sign * reach, strength) for sign in (1, -1)])
+
+
+def _strength(y: npt.NDArray[Any]) -> Floats:
+    y = np.asarray(y, np.float64)
+    return np.asarray(np.sqrt(np.einsum("pc,pc->p", y, y)))
+
+
+def _histogram(angles: Floats, weights: Floats) -> Floats:
+    """(ANGLE_BINS,) sums of weights; what lies out of range is left out."""
+    low, high = ANGLE_RANGE
+    # one bin before and one behind for the rest; several times as fast as numpy.histogram
+    index = np.clip((angles - low) * (ANGLE_BINS / (high - low)) + 1, 0, ANGLE_BINS + 1)
+    counts = np.bincount(index.astype(np.intp), weights, ANGLE_BINS + 2)
+    return np.asarray(counts[1:-1], np.float64)
 
 
 def cone_edges(
@@ -152,9 +157,7 @@ def aligned_edges(
     total = np.zeros((2, ANGLE_BINS))
     for pair, moved, cut in zip(histograms, shift, middle, strict=True):
         for k, own in enumerate((centres < cut, centres >= cut)):
-            total[k] += np.histogram(
-                centres[own] - moved[k], ANGLE_BINS, ANGLE_RANGE, weights=pair[k, own]
-            )[0]
+            total[k] += _histogram(centres[own] - moved[k], pair[k, own])
     low = _quantile(total[0], EDGES, TAIL)
     high = -_quantile(total[1, ::-1], -EDGES[::-1], TAIL)
     return np.stack([low, high]), total

@@ -44,24 +44,34 @@ def unmix(
         raise ValueError(f"at most {MAX_STAINS} stains can be unmixed, got {n}")
     if prior_weight is not None and prior is None:
         raise ValueError("prior_weight pulls towards a prior map, and none was given")
-    pixels = od.shape[1:]
-    y = od - background.reshape(3, *([1] * len(pixels)) if background.ndim == 1 else pixels)
-    per_pixel = stain_matrix.ndim > 2
-    rows = stain_matrix if per_pixel else stain_matrix.reshape(n, 3, *([1] * len(pixels)))
     weight = torch.zeros(n, device=od.device) if prior_weight is None else prior_weight
     # with more stains than channels the Gram matrix is singular: a small ridge picks the least norm
     ridge = _RIDGE if n <= 3 else 1e-3
-    gram = [[(rows[i] * rows[j]).sum(0) for j in range(i + 1)] for i in range(n)]
-    moment = []
+    gram = [[_dot(stain_matrix[i], stain_matrix[j]) for j in range(i + 1)] for i in range(n)]
+    moment = _moments(od, stain_matrix, background)
     for i in range(n):
         gram[i][i] = gram[i][i] + (weight[i] + ridge)
-        b = (rows[i] * y).sum(0)
-        moment.append(b if prior is None else b + weight[i] * prior[i])
+        if prior is not None:
+            moment[i] = torch.addcmul(moment[i], weight[i], prior[i])
     if n == 1:
         return (moment[0] / gram[0][0]).clamp_min(0).unsqueeze(0)
     if n == 2:
         return _two(gram, moment)
     return _subsets(gram, moment)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over the three channels of (3, ...), plane by plane: no temporary of three planes."""
+    return torch.addcmul(torch.addcmul(a[0] * b[0], a[1], b[1]), a[2], b[2])
+
+
+def _moments(od: Tensor, rows: Tensor, background: Tensor) -> list[Tensor]:
+    """OD - B along each row, as N maps."""
+    extra = (1,) * (od.ndim - 1)
+    y = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
+    if rows.ndim == 2:
+        return list((rows @ y.reshape(3, -1)).reshape(len(rows), *od.shape[1:]))
+    return [_dot(row, y) for row in rows]
 
 
 def _two(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
@@ -70,10 +80,9 @@ def _two(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
     det = a * c - b * b
     q0, q1 = (c * u - b * v) / det, (a * v - b * u) / det
     alone0, alone1 = (u / a).clamp_min(0), (v / c).clamp_min(0)
-    zero = torch.zeros((), device=u.device)
     # a strictly convex problem in two unknowns: whichever leaves the quadrant is the one to drop
-    first = torch.where(q1 < 0, alone0, torch.where(q0 < 0, zero, q0))
-    second = torch.where(q0 < 0, alone1, torch.where(q1 < 0, zero, q1))
+    first = torch.where(q1 < 0, alone0, q0.clamp_min(0))
+    second = torch.where(q0 < 0, alone1, q1.clamp_min(0))
     return torch.stack([first, second])
 
 

@@ -18,12 +18,18 @@ from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver import network, optimise
 from wsi_pgdips.solver.focus import in_focus
 from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
-from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD, pool_od
-from wsi_pgdips.solver.statistics import empty_statistics, tile_statistics
+from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD
+from wsi_pgdips.solver.statistics import (
+    PERCENTILE_M,
+    empty_statistics,
+    tile_statistics,
+    upper_quantile,
+)
 from wsi_pgdips.solver.tile import TileInput, batch
 
 TILE_GATE_DEG = 20.0
 SATURATED_SHARE = 0.01  # of tissue pixels
+_PRESENT_SHARE = 0.01  # of pixels, from which on a stain counts as there
 _HALF_CONFIDENCE = 0.05  # share of pixels with a stain at which its confidence is one half
 _FIT_SCALE_OD = 0.03  # residual at which confidence halves
 
@@ -83,24 +89,26 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Statistics, M and confidence of a tile under the slide's prior, without a network."""
-    y, _ = pool_od(tile.of_stains, tile.own_tissue)
-    od = tile.corrected[:, tile.own_tissue]
-    # saturated cells are left out of y: a black tile is both saturated and without evidence
-    saturated = od.size > 0 and (od.max(0) > SATURATED_OD).mean() > SATURATED_SHARE
+    own = np.flatnonzero(tile.own_tissue)
+    od = np.take(tile.corrected.reshape(3, -1), own, axis=1)
+    # saturated cells are not pooled: a black tile is both saturated and without evidence
+    bright = np.maximum(np.maximum(od[0], od[1]), od[2]) > SATURATED_OD
+    saturated = np.count_nonzero(bright) > SATURATED_SHARE * len(own)
     flags = TileFlag.SATURATED if saturated else TileFlag.NONE
-    if len(y) < MIN_CELLS:
-        return fallback(tile.background, prior, flags | TileFlag.BLANK)
     s0 = torch.from_numpy(prior.stain_matrix)
-    q_tensor = unmix(torch.from_numpy(od), s0, torch.zeros(3))
-    q = q_tensor.numpy()
+    q = unmix(torch.from_numpy(od), s0, torch.zeros(3)).numpy()
+    statistics = tile_statistics(tile, q, prior.stain_matrix, prior.pooled_noise_od)
+    if statistics["count"].sum() < MIN_CELLS:
+        return fallback(tile.background, prior, flags | TileFlag.BLANK)
     residual = od - prior.stain_matrix.T @ q
-    loss = float((residual**2).mean())
-    present = np.quantile(q, 0.99, axis=1) >= prior.presence
+    loss = float(np.vdot(residual, residual)) / residual.size
+    share = np.array([np.count_nonzero(row > p) for row, p in zip(q, prior.presence, strict=True)])
+    share = share / len(own)
+    present = share >= _PRESENT_SHARE
     if not present.all():
         flags |= TileFlag.SCARCE_STAIN
-    share = (q > prior.presence[:, None]).mean(1)
     confidence = present * share / (share + _HALF_CONFIDENCE) / (1 + loss / _FIT_SCALE_OD**2)
-    m = np.maximum(np.quantile(q, 0.999, axis=1), prior.presence)
+    m = np.maximum([upper_quantile(row, PERCENTILE_M / 100) for row in q], prior.presence)
     return TileFit(
         prior.stain_matrix,
         m.astype(np.float32),
@@ -109,7 +117,7 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
         loss,
         0,
         flags,
-        tile_statistics(tile, q, prior.stain_matrix, prior.pooled_noise_od),
+        statistics,
         None,
     )
 

@@ -17,10 +17,10 @@ from wsi_pgdips.solver.noise import UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, Rays, across_noise, estimate_rays, pool_od
 from wsi_pgdips.solver.slide_network import MAX_STAINS
+from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import train_slide_network
 
-PERCENTILE_M = 99.9
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the closed form is what is left
 OUT_OF_FOCUS = "out_of_focus"  # flag: the network brings back a part of it
@@ -61,7 +61,8 @@ def calibrate_prior(
     rays, pooled_noise = _own_rays(tiles, library)
     s0 = rays.stain_matrix
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
-    m0 = np.maximum(np.percentile(q, PERCENTILE_M, axis=1), MIN_PRESENCE_OD).astype(np.float32)
+    m0 = [upper_quantile(row, PERCENTILE_M / 100) for row in q]
+    m0 = np.maximum(m0, MIN_PRESENCE_OD).astype(np.float32)
     noise = float(np.median([tissue_noise(t.corrected, t.own_tissue) for t in tiles]))
     gain = np.sqrt(np.diag(np.linalg.pinv(s0.astype(np.float64) @ s0.T.astype(np.float64))))
     prior = SlidePrior(

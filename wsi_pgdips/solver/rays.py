@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 
 from wsi_pgdips.optics.cone import (
     TILE_TAIL,
@@ -64,15 +67,21 @@ def pool_od(
         (P, 3) float32, cells brighter than ``MIN_MEAN_OD`` left out; and (P,) bool, which of two
         interleaved halves (squares of 64 pixels, as on a checkerboard) a cell belongs to.
     """
-    h, w = (s // POOL * POOL for s in valid.shape)
-    cells = od[:, :h, :w].reshape(3, h // POOL, POOL, w // POOL, POOL)
-    usable = valid & (od.max(0) < SATURATED_OD)
-    full = usable[:h, :w].reshape(h // POOL, POOL, w // POOL, POOL).all((1, 3))
-    pooled = cells.mean((2, 4), dtype=np.float32)[:, full].T  # (3, h/4, w/4) -> (P, 3)
-    yy, xx = np.nonzero(full)
+    pooled, full = _pooled(od), _pooled((valid & (_brightest(od) < SATURATED_OD))[None])[0] == 1
+    yy, xx = np.nonzero(full & (pooled.mean(0) > MIN_MEAN_OD))
     half = (yy // _SQUARE + xx // _SQUARE) % 2 == 1
-    strong = pooled.mean(1) > MIN_MEAN_OD
-    return np.ascontiguousarray(pooled[strong]), half[strong]
+    return np.ascontiguousarray(pooled[:, yy, xx].T), half
+
+
+def _pooled(maps: npt.NDArray[Any]) -> FloatArray:
+    """(C, H, W) -> (C, H/4, W/4) means; rows and columns that are left over are dropped."""
+    tensor = torch.from_numpy(np.asarray(maps, np.float32))
+    return np.asarray(F.avg_pool2d(tensor[None], POOL)[0].numpy())
+
+
+def _brightest(od: FloatArray) -> FloatArray:
+    """(H, W) the largest of three channels."""
+    return np.maximum(np.maximum(od[0], od[1]), od[2])
 
 
 def across_noise(y: FloatArray, plane: Plane) -> float:

@@ -20,6 +20,8 @@ from wsi_pgdips.solver.tile import TileInput
 
 Q_BINS = 300
 Q_MAX = 3.0  # OD
+PERCENTILE_M = 99.9  # of q; where it lies is C = 1 (decision 4)
+_FIRST_LOOK = 8  # every so manieth value
 
 
 def cell_statistics(
@@ -42,17 +44,20 @@ def cell_statistics(
         ``optics.cone``, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): the regression of the
         out-of-plane component on q.
     """
-    n = len(stain_matrix)
+    histogram = _q_histograms(q, np.zeros(q.shape[1], np.intp), 1)[0]
+    return {"q_hist": histogram, **_of_pooled(y, half, stain_matrix, noise)}
+
+
+def _of_pooled(
+    y: FloatArray, half: npt.NDArray[np.bool_], stain_matrix: FloatArray, noise: float
+) -> dict[str, npt.NDArray[Any]]:
     halves = [y[~half].astype(np.float64), y[half].astype(np.float64)]
     stats: dict[str, npt.NDArray[Any]] = {
         "count": np.int64(len(y)) * np.ones((), np.int64),
         "moment": np.stack([part.T @ part for part in halves]),
         "sum": np.stack([part.sum(0) for part in halves]),
-        "q_hist": np.stack(
-            [np.histogram(np.clip(row, 0, Q_MAX), Q_BINS, (0, Q_MAX))[0] for row in q]
-        ).astype(np.int64),
     }
-    if n == 2:
+    if len(stain_matrix) == 2:
         plane = Plane.of(stain_matrix)
         dual = np.linalg.pinv(stain_matrix.astype(np.float64))  # (3, 2)
         angles, qq, qr = [], [], []
@@ -65,6 +70,32 @@ def cell_statistics(
         stats["edges"] = np.stack(angles)
         stats["plane_qq"], stats["plane_qr"] = np.stack(qq), np.stack(qr)
     return stats
+
+
+def _q_histograms(q: FloatArray, cell: npt.NDArray[np.intp], cells: int) -> npt.NDArray[np.int64]:
+    """(cells, N, Q_BINS) of (N, K) q, each pixel in the histogram of its cell (K,)."""
+    first = cell * Q_BINS
+    rows = []
+    for row in q:
+        bins = np.clip(row * np.float32(Q_BINS / Q_MAX), 0, Q_BINS - 1).astype(np.int32)
+        rows.append(np.bincount(first + bins, minlength=cells * Q_BINS).reshape(cells, Q_BINS))
+    return np.stack(rows, 1).astype(np.int64)
+
+
+def upper_quantile(values: FloatArray, share: float) -> float:
+    """``numpy.quantile`` near the upper end, without sorting what lies far below.
+
+    Args:
+        values: (K,), K >= 1. share: of values below it.
+    """
+    position = (len(values) - 1) * share
+    above = len(values) - int(position)  # the values from the quantile's lower neighbour on
+    look = values[::_FIRST_LOOK]
+    rank = max(len(look) - 2 * (above // _FIRST_LOOK) - _FIRST_LOOK, 0)
+    tail = values[values >= np.partition(look, rank)[rank]]
+    tail = np.sort(tail if len(tail) >= above else values)
+    low, high = tail[-above], tail[-max(above - 1, 1)]
+    return float(low + (high - low) * (position % 1))
 
 
 def tile_statistics(
@@ -80,16 +111,18 @@ def tile_statistics(
         name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...), cells by row and column.
     """
     of_stains, own = tile.of_stains, tile.own_tissue
-    side = len(own) // CELLS_PER_TILE
-    at_y, at_x = (i // side for i in np.nonzero(own))
+    per, side = CELLS_PER_TILE, len(own) // CELLS_PER_TILE
+    line = np.arange(len(own)) // side
+    cell = (line[:, None] * per + line)[own]
+    histograms = _q_histograms(q, cell, per**2).reshape(per, per, *q.shape[:1], Q_BINS)
 
-    def cell(y: int, x: int) -> dict[str, npt.NDArray[Any]]:
+    def of_cell(y: int, x: int) -> dict[str, npt.NDArray[Any]]:
         at = tuple(slice(i * side, (i + 1) * side) for i in (y, x))
-        od, tissue = of_stains[(slice(None), *at)], own[at]
-        inside = (at_y == y) & (at_x == x)
-        return cell_statistics(*pool_od(od, tissue), q[:, inside], stain_matrix, noise)
+        pooled = pool_od(of_stains[(slice(None), *at)], own[at])
+        return _of_pooled(*pooled, stain_matrix, noise)
 
-    return _stacked([[cell(y, x) for x in range(CELLS_PER_TILE)] for y in range(CELLS_PER_TILE)])
+    cells = [[of_cell(y, x) for x in range(per)] for y in range(per)]
+    return {"q_hist": histograms, **_stacked(cells)}
 
 
 def empty_statistics(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
