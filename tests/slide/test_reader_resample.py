@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.geometry import Region
 from wsi_pgdips.records import ByteArray, TileSource
 from wsi_pgdips.slide.colour import on_white
-from wsi_pgdips.slide.resample import area_mean, box_mean, choose_level, describe_levels
+from wsi_pgdips.slide.resample import (
+    MAX_SHIFT,
+    antialiased,
+    area_mean,
+    box_mean,
+    choose_level,
+    describe_levels,
+    taps_lvl,
+)
 from wsi_pgdips.slide.source import ArraySource
 
 
@@ -156,28 +166,63 @@ def test_factor_snaps_and_mpp_is_true(own: float, wanted: float, factor: float, 
 
 
 windows = st.tuples(
-    st.integers(-20, 130), st.integers(-20, 130), st.integers(1, 90), st.integers(1, 90)
+    st.integers(-20, 400), st.integers(-20, 400), st.integers(1, 90), st.integers(1, 90)
 )
 
 
-@given(windows, st.sampled_from([1, 2, 3, 4]))
-def test_whole_factors_do_not_depend_on_the_window(
-    window: tuple[int, int, int, int], factor: int
+@given(windows, st.sampled_from([1, 2, 3, 4]) | st.floats(1.07, 3.9))
+@example((0, 12, 3, 7), 1.2)
+def test_pixels_do_not_depend_on_the_window(
+    window: tuple[int, int, int, int], factor: float
 ) -> None:
     y, x, h, w = window
     source = ArraySource(noise(401, 399), mpp=0.25, output_mpp=0.25 * factor)
-    whole = source.read(-20, -20, 260, 260)
+    whole = source.read(-20, -20, 520, 520)
     np.testing.assert_array_equal(source.read(y, x, h, w), whole[y + 20 :, x + 20 :][:h, :w])
 
 
-@given(windows, st.floats(1.07, 3.9))
-@example((0, 12, 3, 7), 1.2)
-def test_other_factors_agree_to_one_count(window: tuple[int, int, int, int], factor: float) -> None:
-    y, x, h, w = window
-    source = ArraySource(noise(401, 399), mpp=0.25, output_mpp=0.25 * factor)
-    whole = source.read(-20, -20, 260, 260).astype(int)
-    got = source.read(y, x, h, w).astype(int)
-    assert np.abs(got - whole[y + 20 :, x + 20 :][:h, :w]).max() <= 1
+lengths, ratios = st.integers(1, 150), st.floats(1.0, 14.0)
+
+
+@given(lengths, lengths, ratios, st.data())
+def test_antialiased_window_is_a_part_of_the_whole(
+    height: int, width: int, ratio: float, data: st.DataObject
+) -> None:
+    # a level may end up to MAX_SHIFT before its last output pixel does
+    h, w = (max(int(n / ratio + MAX_SHIFT), 1) for n in (height, width))
+    rgb = noise(height, width)
+    whole = antialiased(rgb, (0, 0), Region(0, 0, h, w), ratio, (height, width))
+    y, x = data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))
+    part = Region(y, x, data.draw(st.integers(1, h - y)), data.draw(st.integers(1, w - x)))
+    y0, y1 = taps_lvl(part.y, part.h, ratio, height)
+    x0, x1 = taps_lvl(part.x, part.w, ratio, width)
+    got = antialiased(rgb[y0:y1, x0:x1], (y0, x0), part, ratio, (height, width))
+    np.testing.assert_array_equal(got, whole[part.slices])
+
+
+@given(lengths, lengths, ratios, st.integers(0, 255))
+@example(150, 150, 1.3, 255)
+def test_antialiased_constant_stays_constant(
+    height: int, width: int, ratio: float, value: int
+) -> None:
+    region = Region(0, 0, max(int(height / ratio), 1), max(int(width / ratio), 1))
+    rgb = np.full((height, width, 3), value, np.uint8)
+    assert np.unique(antialiased(rgb, (0, 0), region, ratio, (height, width))).tolist() == [value]
+
+
+@given(st.integers(30, 150), st.integers(30, 150), ratios, st.integers(0, 99))
+def test_antialiased_is_the_hamming_filter_of_pillow(
+    height: int, width: int, ratio: float, seed: int
+) -> None:
+    h, w = int(height / ratio), int(width / ratio)
+    rgb = noise(height, width, seed)
+    got = antialiased(rgb, (0, 0), Region(0, 0, h, w), ratio, (height, width))
+    box = (0.0, 0.0, min(w * ratio, width), min(h * ratio, height))
+    for channel in range(3):
+        plane = Image.fromarray(rgb[..., channel].astype(np.float32))
+        expected = np.asarray(plane.resize((w, h), Image.Resampling.HAMMING, box=box))
+        # half a count of it is the last rounding
+        assert np.abs(got[..., channel] - expected).max() < 0.75
 
 
 @pytest.mark.parametrize("factor", [1.5, 2.2016, 3.3])
@@ -195,12 +240,12 @@ def test_large_reads_are_made_of_chunks_that_fit() -> None:
     rgb = smooth(1300, 4500)
     source = ArraySource(rgb, mpp=0.25, output_mpp=0.25 * 1.3)
     h, w = source.grid.shape
-    whole = source.read(0, 0, h, w).astype(int)
+    whole = source.read(0, 0, h, w)
     for y in range(0, h, 512):
         for x in range(0, w, 512):
-            tile = source.read(y, x, 512, 512).astype(int)
+            tile = source.read(y, x, 512, 512)
             part = whole[y : y + 512, x : x + 512]
-            assert np.abs(tile[: part.shape[0], : part.shape[1]] - part).max() <= 1
+            np.testing.assert_array_equal(tile[: part.shape[0], : part.shape[1]], part)
 
 
 @given(st.integers(30, 200), st.integers(30, 200), st.floats(1, 12), st.sampled_from([1, 2, 3]))

@@ -7,6 +7,7 @@ A level with scale n has pixel j over level-0 pixels [j n, (j + 1) n), and outpu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wsi_pgdips.records import ByteArray
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.records import ByteArray, FloatArray
 
 # how far a level may misplace a pixel, in output pixels, before a finer level is taken
 MAX_SHIFT = 0.25
 SCALE_TOLERANCE = 1e-3
 # windows of an inexact level are placed in whole level-0 pixels and interpolated
 WINDOW_SHIFT_L0 = 1.0
+# weights are whole parts, counts between the axes whole subcounts: float32 adds them without error
+# while 255 * PARTS * SUBCOUNTS < 2**24
+PARTS = 4096
+SUBCOUNTS = 16
+# level pixels and output pixels, at most, of a block that is one matrix product: longer ones
+# multiply by more zeros, shorter ones convert more pixels twice
+BLOCK_LVL = 32
+BLOCK_MAX = 8
+# blocks of rows that are held as float32 at once
+STRIPE = 16
 
 
 @dataclass(frozen=True)
@@ -106,24 +118,123 @@ def box_mean(pixels: ByteArray, ratio: int) -> ByteArray:
     return ((total + n // 2) // n).astype(np.uint8)
 
 
+def taps_lvl(start: int, n: int, ratio: float, length: int) -> tuple[int, int]:
+    """The level pixels [first, stop) that :func:`antialiased` makes n output pixels of.
+
+    Along one axis, from output pixel ``start`` on; ``length`` is the level's.
+    """
+    reach = max(ratio, 1.0)
+    first = math.floor((start + 0.5) * ratio - reach + 0.5)
+    stop = math.ceil((start + n - 0.5) * ratio + reach - 0.5)
+    return max(first, 0), min(stop, length)
+
+
 def antialiased(
-    pixels: ByteArray, box_lvl: tuple[float, float, float, float], shape: tuple[int, int]
+    pixels: ByteArray,
+    origin_lvl: tuple[int, int],
+    region: Region,
+    ratio: float,
+    shape_lvl: tuple[int, int],
 ) -> ByteArray:
-    """Resample the part ``box_lvl`` = (y0, x0, y1, x1) of pixels (h, w, 3) to ``shape``.
+    """Resample level pixels to ``region`` of the output grid: (h, w, C) -> (region.h, region.w, C).
 
     Hamming-windowed sinc scaled to the ratio: no negative lobes, so no bright fringes that would
-    read as negative optical density. What surrounds the box serves as halo.
+    read as negative optical density. Where the level ends the kernel is cut and renormalised.
+
+    Any window gives the bytes of the whole level: weights follow from the absolute index of an
+    output pixel and are rounded to 12 bits, what passes between the axes to 1/16 of a count, so
+    that float32 holds every sum of products exactly, in whatever order it is added. Then pixels are
+    rounded, halves up.
+
+    Args:
+        pixels: uint8 window of the level with at least the pixels of :func:`taps_lvl` of both axes.
+        origin_lvl: (y, x) of its first pixel in the level.
+        region: not empty, inside the output grid.
+        ratio: level pixels per output pixel.
+        shape_lvl: (height, width) of the level.
     """
-    y0, x0, y1, x1 = box_lvl
-    out = np.empty((*shape, 3), np.uint8)
-    for channel in range(3):
-        # in float, so that it is rounded once: Pillow rounds bytes after each axis, and where the
-        # ratio makes ties, windows would differ by two counts
-        plane = Image.fromarray(pixels[..., channel].astype(np.float32)).resize(
-            (shape[1], shape[0]), Image.Resampling.HAMMING, box=(x0, y0, x1, y1)
-        )
-        out[..., channel] = np.floor(np.asarray(plane) + 0.5)
-    return out
+    (y0, x0), (h, w, channels) = origin_lvl, pixels.shape
+    block = min(max(int(BLOCK_LVL / ratio), 1), BLOCK_MAX)
+    down = _bands(region.y, region.h, ratio, shape_lvl[0], (y0, y0 + h), block)
+    across = [
+        # channels stay interleaved: moving them apart takes longer than multiplying by zeros
+        (_times(o, channels), _times(i, channels), _interleaved(weights, channels))
+        for o, i, weights in _bands(region.x, region.w, ratio, shape_lvl[1], (x0, x0 + w), block)
+    ]
+    # powers of two, so scaling is exact
+    down = [(o, i, weights * np.float32(SUBCOUNTS)) for o, i, weights in down]
+    across = [(o, i, weights / np.float32(SUBCOUNTS)) for o, i, weights in across]
+    out = np.empty((region.h, region.w * channels), np.uint8)
+    longest = max(i.stop - i.start for _, i, _ in down)
+    floats = np.empty((longest, w * channels), np.float32)
+    rows = np.empty((min(region.h, STRIPE * block), w * channels), np.float32)
+    both = np.empty((len(rows), region.w * channels), np.float32)
+    for k in range(0, len(down), STRIPE):
+        stripe = down[k : k + STRIPE]
+        top, stop = stripe[0][0].start, stripe[-1][0].stop
+        for o, i, weights in stripe:
+            part = floats[: i.stop - i.start]
+            part.reshape(-1, w, channels)[:] = pixels[i]
+            np.matmul(weights, part, out=rows[o.start - top : o.stop - top])
+        between, values = rows[: stop - top], both[: stop - top]
+        np.rint(between, out=between)
+        for o, i, weights in across:
+            np.matmul(between[:, i], weights, out=values[:, o])
+        values += np.float32(0.5)
+        out[top:stop] = values  # cuts the fraction off
+    return out.reshape(region.h, region.w, channels)
+
+
+def _bands(
+    start: int, n: int, ratio: float, length: int, window: tuple[int, int], block: int
+) -> list[tuple[slice, slice, FloatArray]]:
+    """The weights of n output pixels along an axis, ``block`` of them at a time.
+
+    Per block: its output pixels, counted from ``start``, its level pixels, counted from the start
+    of ``window`` = (first, stop), and its (output pixels, level pixels) part of :func:`_weights`.
+    """
+    first, weights = _weights(start, n, ratio, length)
+    begins = first[::block]
+    column = (first - np.repeat(begins, block)[:n])[:, None] + np.arange(weights.shape[1])
+    dense = np.zeros((n, int(column.max()) + 1), np.float32)
+    np.put_along_axis(dense, column, weights, axis=1)
+    bands = []
+    for k, begin in enumerate(begins.tolist()):
+        low, high = max(begin, window[0]), min(begin + dense.shape[1], window[1])
+        o = slice(k * block, min((k + 1) * block, n))
+        i = slice(low - window[0], high - window[0])
+        bands.append((o, i, dense[o, low - begin : high - begin]))
+    return bands
+
+
+def _weights(
+    start: int, n: int, ratio: float, length: int
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """(n,) first level pixels, and (n, taps) weights, whole parts of ``PARTS`` that sum to 1."""
+    reach = max(ratio, 1.0)
+    centre = np.arange(start + 0.5, start + n) * ratio
+    first = np.floor(centre - reach + 0.5).astype(np.int64)
+    taps = first[:, None] + np.arange(math.ceil(2 * reach))
+    x = (taps + 0.5 - centre[:, None]) / reach
+    kernel = np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x))
+    kernel[(np.abs(x) >= 1) | (taps < 0) | (taps >= length)] = 0
+    # running sums are rounded instead of weights: the last one is then whole, and errors cancel
+    running = np.cumsum(kernel, axis=1)
+    whole = np.rint(running * (PARTS / running[:, -1:]))
+    return first, (np.diff(whole, axis=1, prepend=0) / PARTS).astype(np.float32)
+
+
+def _times(span: slice, channels: int) -> slice:
+    return slice(span.start * channels, span.stop * channels)
+
+
+def _interleaved(weights: FloatArray, channels: int) -> FloatArray:
+    """(out, in) -> (in * channels, out * channels): each channel to itself."""
+    n_out, n_in = weights.shape
+    spread = np.zeros((n_in, channels, n_out, channels), np.float32)
+    for c in range(channels):
+        spread[:, c, :, c] = weights.T
+    return spread.reshape(n_in * channels, n_out * channels)
 
 
 def area_mean(

@@ -22,6 +22,7 @@ from wsi_pgdips.slide.resample import (
     choose_level,
     describe_levels,
     is_integer,
+    taps_lvl,
 )
 from wsi_pgdips.slide.scale import make_grid
 
@@ -68,8 +69,8 @@ class PyramidSource:
     def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
         """(h, w, 3) uint8 RGB of the output grid; what lies outside the image is white.
 
-        For integer factors every pixel is the rounded mean of its level pixels, whatever window is
-        read; for others windows agree to one count.
+        A pixel has the same bytes whatever window it is read in. For integer factors it is the
+        rounded mean of its level pixels, for others their average under a kernel (``antialiased``).
 
         Raises:
             SlideError: the pixels cannot be read; reads of other windows still work.
@@ -89,14 +90,10 @@ class PyramidSource:
             r = round(ratio)
             rgb = box_mean(self._window(level, y * r, x * r, (y + h) * r, (x + w) * r), r)
         else:
-            top, left, bottom, right = (v * ratio for v in (y, x, y + h, x + w))
-            halo = math.ceil(ratio) + 1
-            # the halo ends where the level ends: there the kernel is cut, as for the whole image
-            y0, x0 = max(math.floor(top) - halo, 0), max(math.floor(left) - halo, 0)
-            y1 = max(min(math.ceil(bottom) + halo, level.shape[0]), math.ceil(bottom))
-            x1 = max(min(math.ceil(right) + halo, level.shape[1]), math.ceil(right))
+            y0, y1 = taps_lvl(y, h, ratio, level.shape[0])
+            x0, x1 = taps_lvl(x, w, ratio, level.shape[1])
             window = self._window(level, y0, x0, y1, x1)
-            rgb = antialiased(window, (top - y0, left - x0, bottom - y0, right - x0), (h, w))
+            rgb = antialiased(window, (y0, x0), Region(y, x, h, w), ratio, level.shape)
         return rgb if self._to_srgb is None else self._to_srgb(rgb)
 
     def _window(self, level: Level, y0: int, x0: int, y1: int, x1: int) -> ByteArray:
