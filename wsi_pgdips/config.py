@@ -77,6 +77,8 @@ class ExecutionSettings(_Frozen):
     workers: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
     batch: int | Literal["auto"] = "auto"
+    cache: str | None = None
+    keep_pixels: bool | None = None
     overwrite: bool = False
     resume: bool = True
 

@@ -62,6 +62,10 @@ class Region:
         """The same rectangle with ``halo`` pixels more on each side (may leave the image)."""
         return Region(self.y - halo, self.x - halo, self.h + 2 * halo, self.w + 2 * halo)
 
+    def within(self, other: Region) -> Region:
+        """The same rectangle in the pixels of another that holds it."""
+        return Region(self.y - other.y, self.x - other.x, self.h, self.w)
+
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> Region:
     """The smallest rectangle that holds what is set of (H, W); empty where nothing is."""

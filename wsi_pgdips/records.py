@@ -27,7 +27,9 @@ class TileFlag(enum.IntFlag):
     OUTSIDE_GATE = 16  # a fitted stain vector left the angular gate and was refused
     SWAPPED = 32  # rows came out in another order than the library's
     READ_FAILED = 64  # pixels could not be read; the tile is not measured
-    FAILED = 128  # an unexpected error; the tile inherits the slide's parameters
+    # an unexpected error, and the tile inherits the slide's parameters; or what lies around it could
+    # not be read, and its own pixels were reflected
+    FAILED = 128
     INHERITED = 256  # S, M, B of this tile come from its neighbours or the slide
     SATURATED = 512  # more than 1 % of tissue pixels are at the detector's floor
 
@@ -80,18 +82,22 @@ class SlideMeta:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-class TileSource(Protocol):
-    """RGB pixels on an output grid: a slide, or an image in memory. Thread-safe."""
+class Pixels(Protocol):
+    """RGB pixels on an output grid. Thread-safe."""
+
+    def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
+        """(h, w, 3) uint8 RGB of the output grid; what lies outside is white."""
+        ...
+
+
+class TileSource(Pixels, Protocol):
+    """A slide, or an image in memory, on its output grid."""
 
     @property
     def grid(self) -> OutputGrid: ...
 
     @property
     def meta(self) -> SlideMeta: ...
-
-    def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
-        """(h, w, 3) uint8 RGB of the output grid; what lies outside is white."""
-        ...
 
     def overview(self, mpp: float) -> tuple[ByteArray, float]:
         """((H, W, 3) uint8 of the whole slide, output pixels per overview pixel).

@@ -13,6 +13,7 @@ import pytest
 
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers import pyramid
+from wsi_pgdips.layers.schema import SCALE_FACTOR, residual_level
 from wsi_pgdips.layers.store import Checksums, create_layers, write_block
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 
@@ -25,7 +26,7 @@ class Scene:
     q: FloatArray
     measured: BoolArray
     tissue: BoolArray
-    residual_sq: FloatArray
+    residual_rms: pyramid.CodeArray
     residual_od: FloatArray
 
     @property
@@ -36,10 +37,12 @@ class Scene:
         """Arguments of ``write_block`` for one block."""
         r = self.grid.block_region(by, bx)
         cut = np.s_[..., r.y : r.stop_y, r.x : r.stop_x]
+        side = 1 << residual_level(self.grid)
+        coarse = np.s_[r.y // side : -(-r.stop_y // side), r.x // side : -(-r.stop_x // side)]
         return {
             "codes": self.codes[cut],
             "tissue": self.tissue[cut],
-            "residual_sq": self.residual_sq[cut],
+            "residual_rms": self.residual_rms[coarse],
             "residual_od": self.residual_od[cut] if residual else None,
         }
 
@@ -82,12 +85,19 @@ def make_scene() -> Callable[..., Scene]:
         od = rng.normal(0, 0.02, (3, *shape)).astype(np.float32)
         od[:, ~measured] = np.nan
         q[:, ~measured] = np.nan
+        grid = OutputGrid(shape, 1.0, mpp, tile=256, block=block)
+        side = 1 << residual_level(grid)
+        rms = np.zeros(grid.level_shape(residual_level(grid)))
+        for i, j in np.ndindex(*rms.shape):
+            part = od[:, i * side : (i + 1) * side, j * side : (j + 1) * side]
+            known = part[np.isfinite(part)]
+            rms[i, j] = max(np.sqrt((known**2).mean()) / SCALE_FACTOR, 1) if known.size else 0
         return Scene(
-            OutputGrid(shape, 1.0, mpp, tile=256, block=block),
+            grid,
             q,
             measured,
             np.asarray(centre < 0.4 * shape[1]),
-            np.asarray(np.mean(od**2, axis=0), np.float32),
+            np.rint(rms).astype(np.uint16),
             od,
         )
 

@@ -117,19 +117,3 @@ def test_signed_round_trip() -> None:
     back = pyramid.decode_signed(pyramid.encode_signed(od, measured))
     assert np.isnan(back[:, 0]).all()
     assert np.abs(back - od)[:, 1:].max() <= 0.5 * SCALE_FACTOR + 1e-5
-
-
-@pytest.mark.parametrize("levels", [0, 1, 3])
-def test_reduce_rms_is_over_measured_pixels(levels: int) -> None:
-    rng = np.random.default_rng(3)
-    squares = rng.random((21, 13)).astype(np.float32)
-    measured = rng.random((21, 13)) < 0.3
-    squares[~measured] = np.nan
-    got = pyramid.reduce_rms(squares, measured, levels)
-    side = 2**levels
-    assert got.shape == (-(-21 // side), -(-13 // side))
-    for i, j in np.ndindex(got.shape):
-        cut = np.s_[i * side : (i + 1) * side, j * side : (j + 1) * side]
-        known = squares[cut][measured[cut]]
-        want = np.sqrt(known.mean(dtype=np.float64)) / SCALE_FACTOR if known.size else 0
-        assert abs(int(got[i, j]) - want) <= 0.51

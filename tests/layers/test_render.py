@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from wsi_pgdips.field.windows import crossfade
-from wsi_pgdips.layers.render import cross_faded, render_tile
+from wsi_pgdips.layers import pyramid
+from wsi_pgdips.layers.render import cross_faded, encode_pixels, render_tile, residual_rms
+from wsi_pgdips.layers.schema import SCALE_FACTOR
 from wsi_pgdips.optics.physics import compose_od, unit_rows
 from wsi_pgdips.records import FloatArray
 
@@ -78,6 +80,31 @@ def test_pixels_are_rendered_each_on_its_own() -> None:
     whole = render_tile(od, rows_of(3), b)
     part = render_tile(od[:, 2:5, 3:], rows_of(3), b)
     np.testing.assert_allclose(part.concentration, whole.concentration[:, 2:5, 3:], atol=1e-6)
+
+
+def test_codes_are_those_of_the_pyramid() -> None:
+    q = np.random.default_rng(3).uniform(0, 70, (2, 9, 7)).astype(np.float32)
+    q[0, 0] = 0  # measured, and so not the code of what is not
+    expected = pyramid.encode(q, np.ones((9, 7), bool))
+    np.testing.assert_array_equal(encode_pixels(torch.from_numpy(q)), expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_has_no_code(bad: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        encode_pixels(torch.tensor([[[0.5, bad, 0.2]]]))
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_the_residual_is_the_root_of_the_mean_over_pixels_and_channels(levels: int) -> None:
+    residual = np.random.default_rng(3).normal(0, 0.3, (3, 21, 13)).astype(np.float32)
+    got = residual_rms(torch.from_numpy(residual), levels)
+    side = 2**levels
+    assert got.shape == (-(-21 // side), -(-13 // side))
+    for i, j in np.ndindex(got.shape):
+        own = residual[:, i * side : (i + 1) * side, j * side : (j + 1) * side]
+        want = np.sqrt((own.astype(np.float64) ** 2).mean()) / SCALE_FACTOR
+        assert abs(int(got[i, j]) - max(want, 1)) <= 0.51
 
 
 def test_a_lone_map_stays_as_it_is() -> None:

@@ -50,7 +50,7 @@ def test_pyramid_of_blocks_is_the_pyramid_of_the_whole(
         image, tissue = pyramid.downsample(image), pyramid.downsample_labels(tissue)
 
     first = schema.residual_level(grid)
-    rms = pyramid.reduce_rms(scene.residual_sq, scene.measured, first)
+    rms = scene.residual_rms
     for level in range(first, grid.n_levels):
         np.testing.assert_array_equal(root[f"qc/residual/{level}"][...], rms)
         rms = pyramid.downsample_rms(rms)

@@ -22,7 +22,7 @@ def test_what_a_floor_added_to_b_is_kept_with_the_plan(tmp_path: Path, white: in
     made = make_context(source, stains, settings)
     save_plan(made, tmp_path / "plan.npz")
     kept = load_context(source, stains, settings, tmp_path / "plan.npz")
-    of_made, of_kept = (c.tile_input((0, 0), rgb, halo_read=False) for c in (made, kept))
+    of_made, of_kept = (c.tile_input((0, 0), rgb, 0) for c in (made, kept))
     np.testing.assert_array_equal(of_kept.of_stains, of_made.of_stains)
     # saturated glass is no denser than 0, so nothing is taken off before S is estimated
     if white == 255:

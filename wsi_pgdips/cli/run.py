@@ -161,6 +161,23 @@ def run(
             help="Tiles in one batch on a GPU.", metavar="auto|N", rich_help_panel=_MACHINE
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Copy the slide here, to a local disk, while it is worked on.",
+            metavar="DIR",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    keep_pixels: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-pixels/--no-keep-pixels",
+            help="Keep decoded pixels in the output until the end, to decode the slide once. "
+            "[dim]default: where the disk has room[/dim]",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,25 @@ def interpolation_weights(centres: int, side: float, start: int, length: int) ->
     return weights
 
 
-def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> FloatArray:
-    """A field on the centres of cells or tiles, evaluated at the pixels of a region.
+@dataclass(frozen=True)
+class Interpolation:
+    """A field around a region, and the weights that carry it to the region's pixels.
+
+    Attributes:
+        local: (K, a, b) float32, the field's K channels at the cells around the region.
+        down: (h, a) and across: (b, w) float32; the field at the pixels is down @ local @ across.
+    """
+
+    local: FloatArray
+    down: FloatArray
+    across: FloatArray
+
+
+def interpolation(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> Interpolation:
+    """What :func:`interpolate` multiplies, for who does so on another device.
 
     Args:
-        field: (CY, CX, ...) values at the centres of as many cells as the tiles are divided into.
-        grid: the output grid. region: pixels.
-
-    Returns:
-        (..., h, w) float32, continuous over the whole slide: no step at any tile border.
+        field: (CY, CX, ...), flattened to K channels. grid, region: as for :func:`interpolate`.
     """
     side = grid.tile * grid.tile_grid[0] // field.shape[0]
     # only the cells around the region matter, and a local window keeps the matrices small
@@ -86,10 +97,23 @@ def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> Fl
         cut.append(slice(first, last))
         weights.append(interpolation_weights(full, side, start, length)[:, first:last])
     local = np.asarray(field[cut[0], cut[1]], np.float32)
-    flat = local.reshape(*local.shape[:2], -1)  # (gy, gx, K)
-    across = np.einsum("abk,xb->akx", flat, weights[1])
-    out = np.einsum("ya,akx->kyx", weights[0], across)
-    return np.ascontiguousarray(out.reshape(*local.shape[2:], region.h, region.w), np.float32)
+    flat = np.moveaxis(local.reshape(*local.shape[:2], -1), 2, 0)  # (a, b, K) -> (K, a, b)
+    down, across = weights[0], weights[1].T
+    return Interpolation(*(np.ascontiguousarray(m) for m in (flat, down, across)))
+
+
+def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> FloatArray:
+    """A field on the centres of cells or tiles, evaluated at the pixels of a region.
+
+    Args:
+        field: (CY, CX, ...) values at the centres of as many cells as the tiles are divided into.
+        grid: the output grid. region: pixels.
+
+    Returns:
+        (..., h, w) float32, continuous over the whole slide: no step at any tile border.
+    """
+    i = interpolation(field, grid, region)
+    return (i.down @ (i.local @ i.across)).reshape(*field.shape[2:], region.h, region.w)
 
 
 def at_cells(field: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -49,9 +49,17 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+# chunks of a shard are handed over in batches: one by one, zarr itself takes longer than zstd
+_WRITING = {
+    "async.concurrency": 16,
+    "codec_pipeline.batch_size": 16,
+    "array.write_empty_chunks": False,
+}
+
+
 @contextlib.contextmanager
 def zarr_session(path: Path) -> Iterator[None]:
-    """Settings under which shards are written: few at a time, the same bytes on every machine.
+    """Settings under which shards are written: the same bytes on every machine.
 
     Raises:
         OutputError: the operating system refused a write inside.
@@ -62,7 +70,7 @@ def zarr_session(path: Path) -> Iterator[None]:
     # one thread a chunk: zarr already encodes several chunks at once, and so do our workers
     blosc.set_nthreads(1)
     with (
-        zarr.config.set({"async.concurrency": 4, "array.write_empty_chunks": False}),
+        zarr.config.set(_WRITING),
         writing(path),
     ):
         yield

@@ -76,10 +76,14 @@ def downsample(codes: CodeArray) -> CodeArray:
     Returns:
         (..., ceil(H / 2), ceil(W / 2)) uint16.
     """
-    # float32 is exact here: sums stay below 2**24, and a third is never within its error of a half
-    total = quad_sum(codes, np.float32)
-    total /= np.maximum(quad_sum(codes != FILL, np.uint8), 1)
-    return np.asarray(np.rint(total), np.uint16)
+    h, w = codes.shape[-2:]
+    out = np.empty((*codes.shape[:-2], (h + 1) // 2, (w + 1) // 2), np.uint16)
+    for plane in np.ndindex(codes.shape[:-2]):  # plane by plane: a block of float32 is large
+        # float32 is exact: sums stay below 2**24, and a third is never within its error of a half
+        total = quad_sum(codes[plane], np.float32)
+        total /= np.maximum(quad_sum(codes[plane] != FILL, np.uint8), 1)
+        out[plane] = np.rint(total, out=total)
+    return out
 
 
 def downsample_rms(codes: CodeArray) -> CodeArray:
@@ -99,27 +103,6 @@ def downsample_labels(labels: ByteArray) -> ByteArray:
             view = top[: part.shape[0], : part.shape[1]]
             np.maximum(view, part, out=view)
     return top
-
-
-def reduce_rms(squares: FloatArray, measured: BoolArray, levels: int) -> CodeArray:
-    """RMS codes, ``levels`` levels coarser, from squared OD per pixel.
-
-    Sums and counts are carried apart, so the result is exact over measured pixels.
-
-    Args:
-        squares: (H, W) float32 squared OD; ignored where not measured or not finite.
-        measured: (H, W).
-
-    Returns:
-        (ceil(H / 2**levels), ceil(W / 2**levels)) uint16, 0 where nothing was measured.
-    """
-    known = measured & np.isfinite(squares)
-    total: npt.NDArray[Any] = np.where(known, squares, np.float32(0))
-    count: npt.NDArray[Any] = known
-    for _ in range(levels):
-        total, count = quad_sum(total, np.float64), quad_sum(count, np.uint32)
-    rms = np.sqrt(total / np.maximum(count, 1)).astype(np.float32)
-    return encode(rms, count > 0)
 
 
 def _codes(od: FloatArray, measured: BoolArray, zero: int) -> CodeArray:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from wsi_pgdips.layers.schema import CODE_MAX, SCALE_FACTOR
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray
 
@@ -20,6 +24,52 @@ class RenderedTile:
     residual: FloatArray
 
 
+def render_pixels(
+    od: Tensor,
+    stain_matrix: Tensor,
+    background: Tensor,
+    prior_weight: Tensor | None = None,
+    prior: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(N, ...) q and (3, ...) residual of pixels, each on its own; arguments as of ``unmix``."""
+    q = unmix(od, stain_matrix, background, prior_weight, prior)
+    extra = (1,) * (od.ndim - 1)
+    residual = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
+    for row, amount in zip(stain_matrix, q, strict=True):
+        rows = row if row.ndim > 1 else row.reshape(3, *extra)
+        residual = torch.addcmul(residual, rows, amount, value=-1)
+    return q, residual
+
+
+def encode_pixels(q: Tensor) -> npt.NDArray[np.uint16]:
+    """Codes of ``pyramid.encode`` for q that is measured everywhere, made where q is.
+
+    Raises:
+        ValueError: an optical density is not finite.
+    """
+    counts = (q * (1 / SCALE_FACTOR)).round_().clamp_(1, CODE_MAX)
+    codes = np.asarray(counts.to(torch.uint16).cpu().numpy())
+    if not math.isfinite(q.sum()):  # one that is not finite is enough
+        raise ValueError("an optical density is not finite where it is measured")
+    return codes
+
+
+def residual_rms(residual: Tensor, levels: int) -> npt.NDArray[np.uint16]:
+    """Codes of the root mean square of a tile's residual, ``levels`` levels coarser.
+
+    Args:
+        residual: (3, h, w) OD, measured everywhere.
+
+    Returns:
+        (ceil(h / 2**levels), ceil(w / 2**levels)) uint16; what hangs over the end counts for less.
+    """
+    side = 1 << levels
+    mean = F.avg_pool2d(
+        residual.square().mean(0)[None], side, ceil_mode=True, count_include_pad=False
+    )
+    return encode_pixels(mean[0].sqrt_())
+
+
 def render_tile(
     od: FloatArray,
     stain_matrix: FloatArray,
@@ -29,25 +79,19 @@ def render_tile(
     *,
     device: str = "cpu",
 ) -> RenderedTile:
-    """Render one tile, each pixel on its own.
+    """Render one tile from arrays.
 
     Args:
         od: (3, h, w). stain_matrix: (N, 3, h, w) or (N, 3). background: (3, h, w) or (3,).
         prior_weight: (N,) Lambda, and prior: (N, h, w) map it pulls towards; None for plain
             non-negative least squares. device: where to compute.
     """
-
-    def tensor(a: FloatArray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(a)).to(device)
-
-    y, s, b = tensor(od), tensor(stain_matrix), tensor(background)
-    weight = None if prior_weight is None else tensor(prior_weight)
-    anchor = None if prior is None else tensor(prior)
+    arrays = (od, stain_matrix, background, prior_weight, prior)
+    tensors = [
+        None if a is None else torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays
+    ]
     with torch.no_grad():
-        q = unmix(y, s, b, weight, anchor)
-        rows = s if s.ndim == 4 else s[:, :, None, None]
-        model = (q[:, None] * rows).sum(0)
-        residual = y - (b if b.ndim == 3 else b[:, None, None]) - model
+        q, residual = render_pixels(*tensors)  # type: ignore[arg-type]
     return RenderedTile(q.cpu().numpy(), residual.cpu().numpy())
 
 

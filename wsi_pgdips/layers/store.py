@@ -75,7 +75,7 @@ def write_block(
     *,
     codes: pyramid.CodeArray,
     tissue: BoolArray,
-    residual_sq: FloatArray,
+    residual_rms: pyramid.CodeArray,
     residual_od: FloatArray | None = None,
 ) -> Checksums:
     """Write all a block owns: its levels of the image, the tissue label and the residual.
@@ -86,8 +86,8 @@ def write_block(
         by, bx: the block; (h, w) below is the size of its region inside the image.
         codes: (N, h, w) uint16 of ``pyramid.encode``; 0 is not measured, in all channels alike.
         tissue: (h, w).
-        residual_sq: (h, w) float32, squared residual OD summed or averaged over r, g, b as the
-            caller defines it; ignored where not measured.
+        residual_rms: uint16 codes at the level ``schema.residual_level``, ceil(h / 2**level) by
+            ceil(w / 2**level); 0 is not measured.
         residual_od: (3, h, w) float32 signed residual OD, where ``residual/`` was created.
 
     Returns:
@@ -99,20 +99,27 @@ def write_block(
         ValueError: an array does not have the block's shape.
     """
     region = grid.block_region(by, bx)
-    for label, array in (("codes", codes), ("tissue", tissue), ("residual_sq", residual_sq)):
-        if array.shape[-2:] != (region.h, region.w):
-            raise ValueError(f"{label} is {array.shape}, the block is {(region.h, region.w)}")
+    coarsest = schema.residual_level(grid)
+    size = (region.h, region.w)
+    small = tuple(-(-n >> coarsest) for n in size)
+    for label, array, wanted in (
+        ("codes", codes, size),
+        ("tissue", tissue, size),
+        ("residual_rms", residual_rms, small),
+    ):
+        if array.shape[-2:] != wanted:
+            raise ValueError(f"{label} is {array.shape}, the block is {wanted} there")
     measured = np.asarray(codes[0] != schema.FILL)
     levels = range(grid.owned_levels)
     image = _levels_of(codes, pyramid.downsample, len(levels))
     labels = _levels_of(tissue.astype(np.uint8), pyramid.downsample_labels, len(levels))
-    coarsest = schema.residual_level(grid)
-    rms = pyramid.reduce_rms(residual_sq, measured, coarsest)
 
     done: Checksums = {}
     with zarr_session(path):
         _shard_file(path, "0", (by, bx), codes.ndim).unlink(missing_ok=True)
-        done |= _write_shard(path, f"{RESIDUAL_RMS}/{coarsest}", grid.shard(coarsest), by, bx, rms)
+        done |= _write_shard(
+            path, f"{RESIDUAL_RMS}/{coarsest}", grid.shard(coarsest), by, bx, residual_rms
+        )
         for level in levels:
             done |= _write_shard(
                 path, f"{TISSUE}/{level}", grid.shard(level), by, bx, labels[level]

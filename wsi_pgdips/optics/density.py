@@ -14,6 +14,11 @@ _TABLE = (-np.log10(np.maximum(np.arange(256), _BLACK) / I0)).astype(np.float32)
 OD_MAX = float(_TABLE[0])
 
 
+def od_table() -> FloatArray:
+    """(256,) float32 OD of each value of a byte."""
+    return _TABLE.copy()
+
+
 def rgb_to_od(rgb: ByteArray) -> FloatArray:
     """OD = -log10(I / I0), by table so that every pixel of a value gets the same bits.
 
@@ -25,7 +30,8 @@ def rgb_to_od(rgb: ByteArray) -> FloatArray:
     """
     if rgb.dtype != np.uint8:
         raise TypeError(f"rgb_to_od takes uint8, got {rgb.dtype}")
-    return _TABLE[rgb]
+    # several times as fast as indexing; no value is out of the table's range
+    return _TABLE.take(rgb, mode="clip")
 
 
 def od_to_rgb(od: npt.NDArray[np.floating]) -> ByteArray:

@@ -75,14 +75,16 @@ def _moments(od: Tensor, rows: Tensor, background: Tensor) -> list[Tensor]:
 
 
 def _two(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
+    """Two unknowns of a strictly convex problem, each the best for the other.
+
+    Where the first leaves the quadrant it is the one to drop, and the second follows from its
+    bound; without a choice between maps, which costs a CPU more than all the rest.
+    """
     (a,), (b, c) = gram
     u, v = moment
-    det = a * c - b * b
-    q0, q1 = (c * u - b * v) / det, (a * v - b * u) / det
-    alone0, alone1 = (u / a).clamp_min(0), (v / c).clamp_min(0)
-    # a strictly convex problem in two unknowns: whichever leaves the quadrant is the one to drop
-    first = torch.where(q1 < 0, alone0, q0.clamp_min(0))
-    second = torch.where(q0 < 0, alone1, q1.clamp_min(0))
+    free = torch.addcmul(c * u, b, v, value=-1) / (a * c - b * b)
+    second = (torch.addcmul(v, b, free.clamp_min(0), value=-1) / c).clamp_min(0)
+    first = (torch.addcmul(u, b, second, value=-1) / a).clamp_min(0)
     return torch.stack([first, second])
 
 
@@ -97,11 +99,12 @@ def _subsets(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
             feasible = solution[0] >= 0
             for q in solution[1:]:
                 feasible = feasible & (q >= 0)
-            better = feasible & (gain > best)
-            best = torch.where(better, gain, best)
+            # as a weight: torch.where takes a CPU ten times as long
+            better = (feasible & (gain > best)).to(best.dtype)
+            best = torch.lerp(best, gain, better)
             for i in range(n):
                 value = solution[subset.index(i)] if i in subset else torch.zeros_like(best)
-                out[i] = torch.where(better, value, out[i])
+                out[i] = torch.lerp(out[i], value, better)
     return torch.stack(out)
 
 

@@ -15,6 +15,7 @@ from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, at_tiles
 from wsi_pgdips.run.ledger import Ledger, digest, identity, load_arrays, save_arrays
+from wsi_pgdips.run.strips import BORDER
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.solver.presets import HALO, Preset, resolve
@@ -71,27 +72,20 @@ class Context:
         side = self.grid.tile
         return Region(tile[0] * side, tile[1] * side, side, side)
 
-    def with_halo(self, square: Region) -> Region:
+    def with_halo(self, square: Region, halo: int = HALO) -> Region:
         """What is read for a square: its pixels and the halo, as far as the slide goes."""
-        return square.grown(HALO).clipped(self.grid.shape)
+        return square.grown(halo).clipped(self.grid.shape)
 
-    def tile_input(
-        self, tile: tuple[int, int], rgb: ByteArray, *, halo_read: bool = True
-    ) -> TileInput:
-        """The solver's view of a tile whose pixels were read.
-
-        Args:
-            halo_read: False where ``rgb`` holds the tile's own pixels alone; the halo is reflected.
-        """
-        have = None if halo_read else self.grid.tile_region(*tile)
+    def tile_input(self, tile: tuple[int, int], rgb: ByteArray, halo: int = HALO) -> TileInput:
+        """The solver's view of a tile whose pixels were read, with so much around them."""
         seed = tile_seed(self.digest, *tile, self.digest)
-        return self._input(self.tile_square(tile), rgb, self.tile_background[tile], seed, have)
+        return self._input(self.tile_square(tile), rgb, self.tile_background[tile], seed, halo)
 
     def window_input(self, square: Region, rgb: ByteArray) -> TileInput:
         """The solver's view of any square whose pixels with halo were read."""
         centre = Region(square.y + square.h // 2, square.x + square.w // 2, 1, 1)
         b = interpolate(self.background, self.grid, centre)[:, 0, 0]
-        return self._input(square, rgb, b, 0, None)
+        return self._input(square, rgb, b, 0, HALO)
 
     def _input(
         self,
@@ -99,27 +93,48 @@ class Context:
         rgb: ByteArray,
         background: FloatArray,
         seed: int,
-        have: Region | None,
+        halo: int,
     ) -> TileInput:
-        full = square.grown(HALO)
-        have = have or self.with_halo(square)
+        full = square.grown(halo)
+        have = full.clipped(self.grid.shape)
         return tile_input(
             rgb,
             self.tissue.window(have.y, have.x, have.h, have.w),
             background,
-            margins=(
-                have.y - full.y,
-                full.stop_y - have.stop_y,
-                have.x - full.x,
-                full.stop_x - have.stop_x,
-            ),
-            halo=HALO,
+            margins=_missing(full, have),
+            halo=halo,
             seed=seed,
             raised=self.tissue.raised,
         )
 
+    def margins(self, tile: tuple[int, int], *, halo_read: bool) -> tuple[int, int, int, int]:
+        """Rows above and below, columns left and right, that a tile with its halo lacks."""
+        square = self.tile_square(tile)
+        have = self.with_halo(square) if halo_read else self.grid.tile_region(*tile)
+        return _missing(square.grown(HALO), have)
+
+    def tissue_along(self, region: Region) -> dict[str, BoolArray]:
+        """Tissue along the sides of a region, as in ``strips.Strips``."""
+        y, x, h, w = region.y, region.x, region.h, region.w
+        rows, columns = min(BORDER, h), min(BORDER, w)
+        return {
+            "top": self.tissue.window(y, x, rows, w).T,
+            "bottom": self.tissue.window(region.stop_y - rows, x, rows, w).T[:, ::-1],
+            "left": self.tissue.window(y, x, h, columns),
+            "right": self.tissue.window(y, region.stop_x - columns, h, columns)[:, ::-1],
+        }
+
     def tissue_of(self, region: Region) -> BoolArray:
         return self.tissue.window(region.y, region.x, region.h, region.w)
+
+
+def _missing(full: Region, have: Region) -> tuple[int, int, int, int]:
+    return (
+        have.y - full.y,
+        full.stop_y - have.stop_y,
+        have.x - full.x,
+        full.stop_x - have.stop_x,
+    )
 
 
 def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSettings) -> Context:
@@ -241,6 +256,7 @@ class SlideJob:
     device: str
     threads: int
     batch: int
+    keep_pixels: bool = False
 
     def open_source(self) -> PyramidSource:
         s = self.settings
@@ -260,6 +276,11 @@ class SlideJob:
     @property
     def ledger(self) -> Ledger:
         return Ledger(Path(self.output))
+
+
+def forget_contexts() -> None:
+    """Let go of the slides that this process has open."""
+    _opened.cache_clear()
 
 
 @functools.lru_cache(maxsize=2)

@@ -41,15 +41,16 @@ def write_products(
     """
     output = ledger.output
     checksums: dict[str, str] = {}
-    unread: set[TileIndex] = set()
+    unread, alone = set[TileIndex](), set[TileIndex]()
     for block in rendered:
         a = load_arrays(ledger.render(block))
-        unread |= {(int(ty), int(tx)) for ty, tx in a["failed"]}
+        for tiles, name in ((unread, "failed"), (alone, "alone")):
+            tiles |= {(int(ty), int(tx)) for ty, tx in a[name]}
         checksums |= dict(zip(map(str, a["files"]), map(str, a["sha256"]), strict=True))
     checksums |= store.finalize_levels(output, context.grid)
     provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))
     tables.write_fields(output, fields, context.grid, context.stains)
-    tables.write_tile_table(output, tile_columns(context, fits, fields, unread))
+    tables.write_tile_table(output, tile_columns(context, fits, fields, unread, alone))
     figures = _seam_figures(context, prior, fits, rendered, ledger)
     tiles = int(sum(len(f.index) for f in fits))
     inherited = int(sum(fields.inherited[ty, tx] for f in fits for ty, tx in f.index))
@@ -76,12 +77,16 @@ def write_products(
 
 
 def tile_columns(
-    context: Context, fits: Sequence[BlockFit], fields: Fields, unread: Set[TileIndex]
+    context: Context,
+    fits: Sequence[BlockFit],
+    fields: Fields,
+    unread: Set[TileIndex],
+    alone: Set[TileIndex] = frozenset(),
 ) -> dict[str, npt.NDArray[Any]]:
     """One row a tile, raster order: place, tissue, its own S, M, B, confidence, loss, flags.
 
     Args:
-        unread: tiles that ``render`` could not read.
+        unread: tiles that ``render`` could not read. alone: whose surroundings it could not.
     """
     index = np.concatenate([f.index for f in fits])
     order = np.lexsort((index[:, 1], index[:, 0]))
@@ -94,8 +99,9 @@ def tile_columns(
     flags = gathered("flags")
     inherited = fields.inherited[index[:, 0], index[:, 1]]
     flags = np.where(inherited, flags | int(TileFlag.INHERITED), flags)
-    lost = np.array([(int(ty), int(tx)) in unread for ty, tx in index], bool)
-    flags = np.where(lost, flags | int(TileFlag.READ_FAILED), flags)
+    for tiles, flag in ((unread, TileFlag.READ_FAILED), (alone, TileFlag.FAILED)):
+        among = np.array([(int(ty), int(tx)) in tiles for ty, tx in index], bool)
+        flags = np.where(among, flags | int(flag), flags)
     columns: dict[str, npt.NDArray[Any]] = {
         "tile_y": index[:, 0],
         "tile_x": index[:, 1],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ from wsi_pgdips.geometry import Region, bounding_box
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
+from wsi_pgdips.run.threads import in_threads
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
+from wsi_pgdips.solver.focus import needs_focus
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.prior import calibrate_prior
 from wsi_pgdips.solver.tile import TileInput
@@ -25,6 +28,7 @@ UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be r
 JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
+Keep = Callable[[TileIndex, ByteArray], None]
 Map = npt.NDArray[np.float16]
 Row = tuple[TileIndex, TileFit, Map | None]
 
@@ -107,8 +111,13 @@ def fit_block(
     threads: int,
     batch: int,
     on_tile: OnTile = lambda: None,
+    keep: Keep | None = None,
 ) -> BlockFit:
-    """Fit the tiles of one block; a tile that fails is flagged and never ends the block."""
+    """Fit the tiles of one block; a tile that fails is flagged and never ends the block.
+
+    Args:
+        keep: takes the pixels of each tile that could be read.
+    """
     chosen = set(plan.fit)
     with_maps = context.preset.noise_input
     fits: dict[TileIndex, TileFit] = {}
@@ -117,7 +126,7 @@ def fit_block(
         if tile not in chosen and not with_maps:
             fits[tile] = _failed(context, prior, tile, TileFlag.LOW_TISSUE)
             on_tile()
-    for tile, fit, network_map in _fitted(context, prior, plan, device, threads, batch):
+    for tile, fit, network_map in _fitted(context, prior, plan, device, threads, batch, keep):
         fits[tile] = fit
         if with_maps and network_map is not None:
             maps[tile] = network_map
@@ -132,8 +141,10 @@ def _fitted(
     device: torch.device,
     threads: int,
     batch: int,
+    keep: Keep | None,
 ) -> Iterator[Row]:
     """Fits in batches: one tile a batch on the CPU, several batches at once in threads."""
+    halo = HALO if context.preset.noise_input or needs_focus(prior) else 0
     size = 1 if device.type == "cpu" else batch
     workers = threads if device.type == "cpu" else 1
     chosen = set(plan.fit)
@@ -142,7 +153,9 @@ def _fitted(
 
     def solve(group: list[tuple[TileIndex, ByteArray | Exception]]) -> list[Row]:
         try:
-            tiles = {t: context.tile_input(t, p) for t, p in group if not isinstance(p, Exception)}
+            tiles = {
+                t: context.tile_input(t, p, halo) for t, p in group if not isinstance(p, Exception)
+            }
             busy = [t for t in tiles if t in chosen]
             results = fit_tiles([tiles[t] for t in busy], prior, context.preset, device)
             fits = dict(zip(busy, results, strict=True))
@@ -158,22 +171,27 @@ def _fitted(
         fit = fit or _failed(context, prior, tile, TileFlag.LOW_TISSUE)
         return tile, fit, _map(fit, pixels, context)
 
-    regions = [context.with_halo(context.tile_square(t)) for t in wanted]
+    regions = [context.with_halo(context.tile_square(t), halo) for t in wanted]
     reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
-    pending: list[Future[list[Row]]] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="fit") as executor:
+
+    def groups() -> Iterator[list[tuple[TileIndex, ByteArray | Exception]]]:
         group: list[tuple[TileIndex, ByteArray | Exception]] = []
-        for tile, (_, pixels) in zip(wanted, reads, strict=True):
+        for tile, (region, pixels) in zip(wanted, reads, strict=True):
+            if keep is not None and not isinstance(pixels, Exception):
+                keep(tile, pixels[context.grid.tile_region(*tile).within(region).slices])
             group.append((tile, pixels))
             if len(group) == size:
-                pending.append(executor.submit(solve, group))
+                yield group
                 group = []
-            while len(pending) > 2 * workers:
-                yield from pending.pop(0).result()
         if group:
-            pending.append(executor.submit(solve, group))
-        for future in pending:
-            yield from future.result()
+            yield group
+
+    with (
+        contextlib.closing(reads),
+        contextlib.closing(in_threads(solve, groups(), workers)) as solved,
+    ):
+        for rows in solved:
+            yield from rows
 
 
 def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:

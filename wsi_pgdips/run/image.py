@@ -155,6 +155,7 @@ def render(
             solved.slide_matrix,
             plan,
             maps,
+            context.source,
             device=str(device),
             threads=threads,
         )

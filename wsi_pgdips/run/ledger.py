@@ -76,6 +76,10 @@ class Ledger:
         """Network maps of a block, apart from its ``fit`` file so that they can be mapped."""
         return self.work / "fit" / f"{block[0]}_{block[1]}.maps.npy"
 
+    def pixels(self, block: Block) -> Path:
+        """Decoded pixels of a block's fitted tiles, where they are kept."""
+        return self.work / "pixels" / f"{block[0]}_{block[1]}.rgb"
+
     def render(self, block: Block) -> Path:
         return self.work / "render" / f"{block[0]}_{block[1]}.npz"
 
@@ -88,6 +92,7 @@ class Ledger:
         for block in blocks:
             self.fit(block).unlink(missing_ok=True)
             self.maps(block).unlink(missing_ok=True)
+            self.pixels(block).unlink(missing_ok=True)
         self.fields.unlink(missing_ok=True)
         shutil.rmtree(self.work / "render", ignore_errors=True)
         self.make_folders()
@@ -96,7 +101,7 @@ class Ledger:
         """Drop everything but the plan."""
         self.prior.unlink(missing_ok=True)
         self.fields.unlink(missing_ok=True)
-        for folder in (self.work / "fit", self.work / "render"):
+        for folder in (self.work / "fit", self.work / "render", self.work / "pixels"):
             shutil.rmtree(folder, ignore_errors=True)
         self.make_folders()
 

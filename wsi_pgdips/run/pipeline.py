@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.errors import IncompleteRunError, WsiPgdipsError
+from wsi_pgdips.errors import IncompleteRunError, SettingsError, WsiPgdipsError
 from wsi_pgdips.records import StainSet
 from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.ledger import Block, Ledger, digest, identity
@@ -75,7 +75,8 @@ class _Run:
         from wsi_pgdips.run import pool as pools
         from wsi_pgdips.run.context import SlideJob, sees_more
         from wsi_pgdips.run.finishing import read_timings
-        from wsi_pgdips.run.worker import quiet_threads
+        from wsi_pgdips.run.staging import staged
+        from wsi_pgdips.run.worker import forget, quiet_threads
 
         science, how = self.settings.science, self.settings.execution
         device = pools.choose_device(how.device)
@@ -88,6 +89,7 @@ class _Run:
             how.threads or 1,
             8 if how.batch == "auto" else how.batch,
         )
+        cache = self._cache_folder()
         stains = load_stains(science.stains)
         source = job.open_source()
         record = identity(source.meta, science, stains)
@@ -96,17 +98,51 @@ class _Run:
         if not replaces and provenance.is_done(self.output):
             self.ledger.remove()  # of a run that was killed on its last step
             return self._summary(provenance.read_run_record(self.output), done=True)
-        planned = self.ledger.plan.exists() and provenance.is_created(self.output)
-        if replaces or not planned or sees_more(source, self.ledger.plan):
-            self._prepare(source, stains, record)
-        else:
-            self.wall = read_timings(self.ledger)
-        pool, workers, threads = pools.make_pool(device, how.workers)
-        try:
-            job = replace(job, threads=how.threads or threads)
-            return self._stages(job, pool, workers)
-        finally:
-            pool.close()
+        with staged(self.slide, cache, self.output, self.progress) as slide:
+            if slide != self.slide:
+                source.close()
+                job = replace(job, slide=str(slide))
+                source = job.open_source()
+            planned = self.ledger.plan.exists() and provenance.is_created(self.output)
+            if replaces or not planned or sees_more(source, self.ledger.plan):
+                self._prepare(source, stains, record)
+            else:
+                self.wall = read_timings(self.ledger)
+            pool, workers, threads = pools.make_pool(device, how.workers, how.threads)
+            try:
+                keep = self._keeps_pixels(job)
+                job = replace(job, threads=threads, keep_pixels=keep)
+                return self._stages(job, pool, workers)
+            finally:
+                pool.close()
+                forget()
+
+    def _cache_folder(self) -> Path | None:
+        """Where the slide is staged.
+
+        Raises:
+            SettingsError: it lies in the output, which is emptied before it is written.
+        """
+        cache = self.settings.execution.cache
+        if cache is None:
+            return None
+        folder = Path(cache)
+        if folder.resolve().is_relative_to(self.output.resolve()):
+            raise SettingsError(
+                "the slide cannot be staged in the output",
+                expected="a folder on a local disk, outside the output",
+                found=cache,
+                where="--cache",
+            )
+        return folder
+
+    def _keeps_pixels(self, job: Any) -> bool:
+        from wsi_pgdips.run.pixels import room_for_pixels
+
+        asked = self.settings.execution.keep_pixels
+        context = job.context()
+        tiles = sum(len(p.fit) for p in context.plans)
+        return room_for_pixels(self.output, context.grid, tiles) if asked is None else asked
 
     def _prepare(self, source: PyramidSource, stains: StainSet, record: dict[str, Any]) -> None:
         """Find tissue and glass once, create the empty layers, keep the plan.
@@ -228,8 +264,10 @@ class _Run:
         self, stage: str, pool: Any, work: Any, job: Any, blocks: Sequence[Block]
     ) -> tuple[dict[Block, Any], dict[Block, Exception]]:
         context = job.context()
-        total = sum(len(p.render) for p in context.plans if (p.by, p.bx) in set(blocks))
-        self.progress.stage(stage, total, "tiles")
+        tiles = {(p.by, p.bx): len(p.render) for p in context.plans}
+        self.progress.stage(stage, sum(tiles[b] for b in blocks), "tiles")
+        # the largest first, so that no worker is left with a large one at the end
+        blocks = sorted(blocks, key=lambda b: -tiles[b])
         reports: dict[Block, Any] = {}
         errors: dict[Block, Exception] = {}
         for block, outcome in pool.map(work, job, blocks, self.progress.advance):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from wsi_pgdips.errors import DeviceError, WsiPgdipsError
@@ -11,6 +13,7 @@ from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.worker import BlockReport
 
+LANES = 2  # one block is computed while another is written
 OnTile = Callable[[], None]
 Work = Callable[..., BlockReport]
 Outcome = tuple[Block, BlockReport | Exception]
@@ -26,28 +29,57 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
+class _Stopped(BaseException):
+    """Ends a block that nobody waits for any more."""
+
+
 class InlinePool:
-    """One process: this one."""
+    """One process: this one. While a block is written the next is computed.
+
+    Args:
+        lanes: blocks at a time.
+    """
+
+    def __init__(self, lanes: int = 1) -> None:
+        self._lanes = lanes
 
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
     ) -> Iterator[Outcome]:
-        for block in blocks:
-            try:
-                yield block, work(job, block, on_tile)
-            except WsiPgdipsError:
-                raise  # the output is full or gone: nothing else would succeed either
-            except Exception as error:
-                yield block, error
+        stopped, counting = threading.Event(), threading.Lock()
+
+        def tile_done() -> None:
+            if stopped.is_set():
+                raise _Stopped
+            with counting:
+                on_tile()
+
+        pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="block")
+        try:
+            futures = {pool.submit(work, job, block, tile_done): block for block in blocks}
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, Exception) and not isinstance(error, WsiPgdipsError):
+                    yield futures[future], error
+                else:  # where the output is full or gone nothing else would succeed either
+                    yield futures[future], future.result()
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         pass
 
 
 class DaskPool:
-    """Worker processes on this machine; one that dies is replaced and its block redone."""
+    """Worker processes on this machine; one that dies is replaced and its block redone.
 
-    def __init__(self, workers: int, devices: int) -> None:
+    Args:
+        workers: processes. devices: GPUs that they are shared among, one each in turn; 0 for none.
+        lanes: blocks at a time in each.
+    """
+
+    def __init__(self, workers: int, devices: int, lanes: int = 1) -> None:
         import dask
         from distributed import Client, LocalCluster
 
@@ -56,7 +88,7 @@ class DaskPool:
         with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
             self._cluster: Any = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers,
-                threads_per_worker=1,
+                threads_per_worker=lanes,
                 processes=True,
                 dashboard_address=None,
                 memory_limit=0,
@@ -67,13 +99,13 @@ class DaskPool:
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
     ) -> Iterator[Outcome]:
-        from distributed import as_completed
+        from distributed import as_completed as completed
 
         futures = {
             self._client.submit(_on_worker, work, job, block, self._devices, pure=False): block
             for block in blocks
         }
-        for future in as_completed(futures):  # type: ignore[no-untyped-call]
+        for future in completed(futures):  # type: ignore[no-untyped-call]
             block = futures.pop(future)
             error = future.exception()
             if isinstance(error, WsiPgdipsError):
@@ -144,13 +176,17 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def make_pool(device: str, workers: int | None) -> tuple[Pool, int, int]:
+def make_pool(
+    device: str, workers: int | None, threads: int | None = None
+) -> tuple[Pool, int, int]:
     """(pool, workers, threads a worker) for a device; one worker a GPU, one process on a CPU."""
     import torch
 
     devices = torch.cuda.device_count() if device == "cuda" else 0
     count = workers or max(devices, 1)
-    threads = max(usable_cpus() // count, 1)
+    threads = threads or max(usable_cpus() // count, 1)
+    # a worker of one thread has nothing to write a block with while it computes the next
+    lanes = 1 if threads == 1 and device == "cpu" else LANES
     if count == 1:
-        return InlinePool(), 1, threads
-    return DaskPool(count, devices), count, threads
+        return InlinePool(lanes), 1, threads
+    return DaskPool(count, devices, lanes), count, threads

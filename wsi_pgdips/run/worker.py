@@ -6,19 +6,27 @@ then depends on how many threads or workers there are, and results are the same 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.records import Fields, FloatArray, SlidePrior, TileFlag
-from wsi_pgdips.run.context import SlideJob
+from wsi_pgdips.run.context import SlideJob, forget_contexts
 from wsi_pgdips.run.ledger import Block, load_arrays, save_arrays
+from wsi_pgdips.run.memory import keep_freed_memory
+from wsi_pgdips.run.pixels import KeptPixels, PixelWriter
 
+# one block is computed at a time, by all threads; another may be written meanwhile
+_COMPUTING = threading.Lock()
+_KEPT = threading.local()
 _OPEN_MAPS = 12  # blocks whose maps stay mapped: a block and its neighbours
 
 
@@ -36,12 +44,20 @@ def quiet_threads() -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
+    keep_freed_memory()
     os.environ["BLOSC_NTHREADS"] = "1"
     threadpool_limits(1)
     torch.set_num_threads(1)
     # said, not left to the version's default: convolutions may use TF32, the physics may not
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def forget() -> None:
+    """Let go of what this process keeps of slides: their files, fields and pixels."""
+    for kept in (_prior, _fields, _kept_pixels):
+        kept.cache_clear()
+    forget_contexts()
 
 
 def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:
@@ -59,15 +75,22 @@ def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None)
         for _ in plan.render:
             on_tile()
     else:
-        result = fitting.fit_block(
-            context,
-            _prior(str(ledger.prior), ledger.prior.stat().st_mtime_ns),
-            plan,
-            device=torch.device(job.device),
-            threads=job.threads,
-            batch=job.batch,
-            on_tile=on_tile,
-        )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_COMPUTING)
+            keep = None
+            if job.keep_pixels:
+                path = ledger.pixels(block)
+                keep = stack.enter_context(PixelWriter(path, context.grid, plan.render)).put
+            result = fitting.fit_block(
+                context,
+                _prior(str(ledger.prior), ledger.prior.stat().st_mtime_ns),
+                plan,
+                device=torch.device(job.device),
+                threads=job.threads,
+                batch=job.batch,
+                on_tile=on_tile,
+                keep=keep,
+            )
         fit_files.save_fit(result, ledger.fit(block), ledger.maps(block))
     failed = (result.flags & int(TileFlag.FAILED | TileFlag.READ_FAILED)) != 0
     return BlockReport(block, len(result.flags), _tiles(result.index[failed]))
@@ -77,6 +100,7 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
     """Stage ``render`` of one block; its file in ``work/render`` is written last."""
     from wsi_pgdips.layers.store import write_block
     from wsi_pgdips.run import rendering
+    from wsi_pgdips.run.strips import SIDES
 
     quiet_threads()
     context = job.context()
@@ -86,44 +110,65 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
     if done.exists():
         for _ in plan.render:
             on_tile()
-        return BlockReport(block, len(plan.render), _tiles(load_arrays(done)["failed"]))
-    fields, slide_matrix = _fields(str(ledger.fields), ledger.fields.stat().st_mtime_ns)
-    rendered = rendering.render_block(
-        context,
-        _prior(str(ledger.prior), ledger.prior.stat().st_mtime_ns),
-        fields,
-        slide_matrix,
-        plan,
-        MapReader(job),
-        device=job.device,
-        threads=job.threads,
-        on_tile=on_tile,
-    )
+        return BlockReport(block, len(plan.render), _failed(load_arrays(done)))
+    stamp = ledger.fields.stat().st_mtime_ns
+    fields, slide_matrix = _fields(str(ledger.fields), stamp)
+    with _COMPUTING:
+        rendered = rendering.render_block(
+            context,
+            _prior(str(ledger.prior), ledger.prior.stat().st_mtime_ns),
+            fields,
+            slide_matrix,
+            plan,
+            MapReader(job),
+            _kept_pixels(job, stamp),
+            device=job.device,
+            threads=job.threads,
+            on_tile=on_tile,
+            into=_block_of_codes(context.stains.n, context.grid.block),
+        )
     checksums = write_block(
         ledger.output,
         context.grid,
         *block,
         codes=rendered.codes,
         tissue=rendered.tissue,
-        residual_sq=rendered.residual_sq,
+        residual_rms=rendered.residual_rms,
         residual_od=rendered.residual_od,
     )
     arrays: dict[str, npt.ArrayLike] = {
         "failed": np.array(rendered.failed, np.int32).reshape(-1, 2),
+        "alone": np.array(rendered.alone, np.int32).reshape(-1, 2),
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
     }
     for (ty, tx), strips in rendered.strips.items():
-        for side in rendering.SIDES:
+        for side in SIDES:
             arrays[f"blended.{ty}.{tx}.{side}"] = strips.blended[side]
             arrays[f"unblended.{ty}.{tx}.{side}"] = strips.unblended[side]
             arrays[f"tissue.{ty}.{tx}.{side}"] = strips.tissue[side]
     save_arrays(done, **arrays)
-    return BlockReport(block, len(plan.render), frozenset(rendered.failed))
+    return BlockReport(block, len(plan.render), frozenset(rendered.failed + rendered.alone))
+
+
+def _failed(rendered: dict[str, npt.NDArray[Any]]) -> frozenset[tuple[int, int]]:
+    return _tiles(rendered["failed"]) | _tiles(rendered["alone"])
 
 
 def _tiles(index: npt.NDArray[np.int32]) -> frozenset[tuple[int, int]]:
     return frozenset((int(ty), int(tx)) for ty, tx in index)
+
+
+def _block_of_codes(stains: int, side: int) -> npt.NDArray[np.uint16]:
+    """(N * side * side,) of the calling thread: to fetch as much anew takes longer than to fill it.
+
+    It may be used again when the block has been written, as a thread writes what it computed.
+    """
+    size = stains * side**2
+    kept = getattr(_KEPT, "codes", None)
+    if kept is None or len(kept) < size:
+        kept = _KEPT.codes = np.empty(size, np.uint16)
+    return np.asarray(kept[:size])
 
 
 class MapReader:
@@ -174,3 +219,10 @@ def _fields(path: str, _stamp: int) -> tuple[Fields, FloatArray]:
     from wsi_pgdips.run.blending import load_fields
 
     return load_fields(Path(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_pixels(job: SlideJob, _stamp: int) -> KeptPixels:
+    context = job.context()
+    tiles = {(p.by, p.bx): p.render for p in context.plans}
+    return KeptPixels(context.source, job.ledger, tiles)

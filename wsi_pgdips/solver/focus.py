@@ -16,13 +16,19 @@ from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.tile import TileInput
 
 
+def needs_focus(prior: SlidePrior) -> bool:
+    """Whether a slide is out of focus, and has a network that could help."""
+    found = prior.acquisition
+    return bool(prior.network) and found is not None and found.defocus > 0
+
+
 def in_focus(tile: TileInput, prior: SlidePrior, device: torch.device) -> TileInput:
     """The tile with OD' = OD + sum_n (q_n of the network - q_n of the closed form) S0_n.
 
     What lies out of the stains' plane stays. Of a slide in focus, or without a network, the tile
     itself.
     """
-    if not prior.network or prior.acquisition is None or not prior.acquisition.defocus:
+    if not needs_focus(prior):
         return tile
     weights = {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
     od, rows, glass = (

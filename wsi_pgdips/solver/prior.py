@@ -61,8 +61,8 @@ def calibrate_prior(
     rays, pooled_noise = _own_rays(tiles, library)
     s0 = rays.stain_matrix
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
-    m0 = [upper_quantile(row, PERCENTILE_M / 100) for row in q]
-    m0 = np.maximum(m0, MIN_PRESENCE_OD).astype(np.float32)
+    upper = np.array([upper_quantile(row, PERCENTILE_M / 100) for row in q], np.float32)
+    m0 = np.maximum(upper, np.float32(MIN_PRESENCE_OD))
     noise = float(np.median([tissue_noise(t.corrected, t.own_tissue) for t in tiles]))
     gain = np.sqrt(np.diag(np.linalg.pinv(s0.astype(np.float64) @ s0.T.astype(np.float64))))
     prior = SlidePrior(

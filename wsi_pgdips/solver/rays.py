@@ -81,7 +81,7 @@ def _pooled(maps: npt.NDArray[Any]) -> FloatArray:
 
 def _brightest(od: FloatArray) -> FloatArray:
     """(H, W) the largest of three channels."""
-    return np.maximum(np.maximum(od[0], od[1]), od[2])
+    return np.asarray(np.maximum(np.maximum(od[0], od[1]), od[2]), np.float32)
 
 
 def across_noise(y: FloatArray, plane: Plane) -> float:

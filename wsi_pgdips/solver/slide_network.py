@@ -64,8 +64,7 @@ def forward(weights: Weights, x: Tensor) -> Tensor:
         (T, N, H, W), in the unit of ``x``.
     """
     y = F.pixel_unshuffle(x, 2)  # (T, 12, H/2, W/2)
-    if x.is_cuda:
-        y = y.contiguous(memory_format=torch.channels_last)
+    y = y.contiguous(memory_format=torch.channels_last)
     fine = _layer(_layer(y, weights, "fine0"), weights, "fine1")
     y = _act(F.conv2d(fine, weights["down.weight"], weights["down.bias"], stride=2))
     y = y + _layer(_layer(y, weights, "coarse0"), weights, "coarse1")
@@ -99,11 +98,29 @@ def estimate(
         glass = glass.expand(*planes.shape)
     closed = unmix(planes, rows, glass).transpose(0, 1)
     corrected = planes - (glass if glass.ndim > 1 else glass[:, None, None, None])
-    x = coordinates(corrected, rows).transpose(0, 1) / scale
+    q = closed + _correction(weights, corrected, rows, scale)
+    return (q, closed) if od.ndim == 4 else (q[0], closed[0])
+
+
+def correction(weights: Weights, od: Tensor, stain_matrix: Tensor, scale: float) -> Tensor:
+    """What the network adds to the closed form of one tile.
+
+    Args:
+        weights, scale: as for :func:`estimate`. od: (3, H, W) glass-corrected.
+        stain_matrix: (N, 3, H, W).
+
+    Returns:
+        (N, H, W) float32.
+    """
+    return _correction(weights, od[:, None], stain_matrix[:, :, None], scale)[0]
+
+
+def _correction(weights: Weights, od: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """(3, T, H, W) -> (T, N, H, W)."""
+    x = coordinates(od, rows).transpose(0, 1) / scale
     with optimise.autocast(od.device):
         change = forward(weights, x)
-    q = closed + change.float() * scale
-    return (q, closed) if od.ndim == 4 else (q[0], closed[0])
+    return change.float() * scale
 
 
 def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:

@@ -74,12 +74,22 @@ def tile_input(
         halo, seed, raised: see :class:`TileInput`.
     """
     top, bottom, left, right = margins
-    spread = ((top, bottom), (left, right))
-    od = rgb_to_od(rgb).transpose(2, 0, 1)
+    inside = np.pad(tissue, ((top, bottom), (left, right)), constant_values=False)
+    return TileInput(planar_od(rgb, margins), inside, background, halo, seed, raised)
+
+
+def planar_od(rgb: ByteArray, margins: tuple[int, ...]) -> FloatArray:
+    """(3, H, W) OD of pixels, reflected over the missing margins of :func:`tile_input`."""
+    return rgb_to_od(np.ascontiguousarray(reflected(rgb, margins).transpose(2, 0, 1)))
+
+
+def reflected(rgb: ByteArray, margins: tuple[int, ...]) -> ByteArray:
+    """(h, w, 3) -> (H, W, 3) reflected over the missing margins of :func:`tile_input`."""
+    top, bottom, left, right = margins
+    if not any(margins):
+        return rgb
     # reflection needs a source: a sliver of a tile is repeated as often as it takes
-    od = np.pad(od, ((0, 0), *spread), mode="symmetric")
-    inside = np.pad(tissue, spread, constant_values=False)
-    return TileInput(np.ascontiguousarray(od), inside, background, halo, seed, raised)
+    return np.pad(rgb, ((top, bottom), (left, right), (0, 0)), mode="symmetric")
 
 
 def batch(tiles: list[TileInput], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

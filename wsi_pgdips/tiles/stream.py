@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.geometry import Region
-from wsi_pgdips.records import ByteArray, TileSource
+from wsi_pgdips.records import ByteArray, Pixels
 
 
 def stream_tiles(
-    source: TileSource, regions: Iterable[Region], *, threads: int, depth: int
-) -> Iterator[tuple[Region, ByteArray | Exception]]:
+    source: Pixels, regions: Iterable[Region], *, threads: int, depth: int
+) -> Generator[tuple[Region, ByteArray | Exception]]:
     """Pixels of many regions, read ahead by a pool of threads.
 
     At most ``depth`` tiles are being read or waiting at any time, beside the one handed out;
@@ -41,8 +41,8 @@ def stream_tiles(
 
 
 def _stream(
-    source: TileSource, regions: Iterable[Region], threads: int, depth: int
-) -> Iterator[tuple[Region, ByteArray | Exception]]:
+    source: Pixels, regions: Iterable[Region], threads: int, depth: int
+) -> Generator[tuple[Region, ByteArray | Exception]]:
     def read(region: Region) -> ByteArray | Exception:
         try:
             return source.read(region.y, region.x, region.h, region.w)

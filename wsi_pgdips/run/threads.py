@@ -1,0 +1,45 @@
+"""The threads that a process shares its tiles among; they stay, and so does what each keeps."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@functools.cache
+def _executor(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="tile")
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Generator[Result]:
+    """``map`` over threads, in order, a few items ahead of the consumer.
+
+    Args:
+        work: called in the threads. items: consumed as far as they are worked on.
+        threads: how many work at once.
+
+    Raises:
+        What ``work`` raises, when its turn comes. Whether it ends so, or is closed early, no item
+        is worked on any more when it is over.
+    """
+    executor = _executor(threads)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(work, item))
+            while len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        wait(pending)
