@@ -27,8 +27,8 @@ class TileFlag(enum.IntFlag):
     OUTSIDE_GATE = 16  # a fitted stain vector left the angular gate and was refused
     SWAPPED = 32  # rows came out in another order than the library's
     READ_FAILED = 64  # pixels could not be read; the tile is not measured
-    # an unexpected error, and the tile inherits the slide's parameters; or what lies around it could
-    # not be read, and its own pixels were reflected
+    # an unexpected error, and the tile inherits the slide's parameters; or what lies around it
+    # could not be read, and its own pixels were reflected
     FAILED = 128
     INHERITED = 256  # S, M, B of this tile come from its neighbours or the slide
     SATURATED = 512  # more than 1 % of tissue pixels are at the detector's floor

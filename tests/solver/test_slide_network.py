@@ -146,9 +146,12 @@ def test_a_network_that_takes_away_more_than_noise_is_trusted_less() -> None:
     tiles = [degraded(s)[1] for s in range(2)]
     weights = some_weights(2, seed=2)
     weights["head.bias"] = torch.full_like(weights["head.bias"], 0.3)  # a bias is no noise
-    biased = training._prior_weight(tiles, weights, prior(), NOISY, 1.0, CPU)
     fresh = slide_network.init_weights(2, torch.Generator().manual_seed(0))
-    honest = training._prior_weight(tiles, fresh, prior(), NOISY, 1.0, CPU)
+    with ThreadPoolExecutor(2) as executor:
+        biased, honest = (
+            training._prior_weight(tiles, w, prior(), NOISY, 1.0, CPU, executor)
+            for w in (weights, fresh)
+        )
     assert np.isfinite(biased).all()
     assert (biased >= 0).all()
     assert (honest > 0).all()

@@ -11,7 +11,7 @@ from wsi_pgdips.cli.app import EXIT_INTERRUPTED
 from wsi_pgdips.cli.say import print_rows, refuse, say_error
 
 bench_app = typer.Typer(
-    help="How good the result is: exact truth, second acquisitions, and other methods beside it.",
+    help="How good the result is, and how fast: exact truth, other methods beside it.",
     no_args_is_help=True,
 )
 
@@ -90,6 +90,50 @@ def quality(
     if not quiet:
         written = [("records", f"{len(results.records)} in {out}")]
         print_rows(written + ([] if page is None else [("page", str(page))]))
+
+
+@bench_app.command()
+def speed(
+    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with slides/. [dim]default: phantoms alone[/dim]", metavar="DIR"),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="As of [b]run[/b].")
+    ] = "auto",
+    side: Annotated[
+        int | None, typer.Option(help="Of the larger phantom, pixels.", metavar="N")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small, fixed slice: a few minutes.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the page and its plots.", metavar="FILE.md")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+) -> None:
+    """Measure how long a tile takes, its parts, and what tiatoolbox takes for it."""
+    from wsi_pgdips.bench.speed import SpeedRequest, run_speed
+    from wsi_pgdips.bench.speed_page import write_speed_page
+
+    request = SpeedRequest(out, data=data, device=device, quick=quick, side=side)
+    speeds = run_speed(request, lambda line: None if quiet else typer.echo(line))
+    if page is not None:
+        write_speed_page(out, page)
+    if not quiet:
+        print_rows([("records", f"{len(speeds.records)} in {out}")])
+
+
+@bench_app.command(name="speed-page")
+def speed_page(
+    results: Annotated[Path, typer.Argument(help="Records of bench speed.", metavar="FILE.json")],
+    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
+) -> None:
+    """Render the records of the benchmark of speed as a page of tables and plots."""
+    from wsi_pgdips.bench.speed_page import write_speed_page
+
+    write_speed_page(results, output)
 
 
 @bench_app.command()

@@ -47,7 +47,7 @@ def unmix(
     weight = torch.zeros(n, device=od.device) if prior_weight is None else prior_weight
     # with more stains than channels the Gram matrix is singular: a small ridge picks the least norm
     ridge = _RIDGE if n <= 3 else 1e-3
-    gram = [[_dot(stain_matrix[i], stain_matrix[j]) for j in range(i + 1)] for i in range(n)]
+    gram = [[dot(stain_matrix[i], stain_matrix[j]) for j in range(i + 1)] for i in range(n)]
     moment = _moments(od, stain_matrix, background)
     for i in range(n):
         gram[i][i] = gram[i][i] + (weight[i] + ridge)
@@ -60,9 +60,15 @@ def unmix(
     return _subsets(gram, moment)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum over the three channels of (3, ...), plane by plane: no temporary of three planes."""
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over the three channels of (3, ...), plane by plane: many times as fast as the whole."""
     return torch.addcmul(torch.addcmul(a[0] * b[0], a[1], b[1]), a[2], b[2])
+
+
+def cross(a: Tensor, b: Tensor) -> Tensor:
+    """(3, ...) vector product over the three channels, plane by plane."""
+    pairs = ((1, 2), (2, 0), (0, 1))
+    return torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1) for i, j in pairs])
 
 
 def _moments(od: Tensor, rows: Tensor, background: Tensor) -> list[Tensor]:
@@ -71,7 +77,7 @@ def _moments(od: Tensor, rows: Tensor, background: Tensor) -> list[Tensor]:
     y = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
     if rows.ndim == 2:
         return list((rows @ y.reshape(3, -1)).reshape(len(rows), *od.shape[1:]))
-    return [_dot(row, y) for row in rows]
+    return [dot(row, y) for row in rows]
 
 
 def _two(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:

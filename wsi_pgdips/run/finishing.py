@@ -44,8 +44,8 @@ def write_products(
     unread, alone = set[TileIndex](), set[TileIndex]()
     for block in rendered:
         a = load_arrays(ledger.render(block))
-        for tiles, name in ((unread, "failed"), (alone, "alone")):
-            tiles |= {(int(ty), int(tx)) for ty, tx in a[name]}
+        for lost, name in ((unread, "failed"), (alone, "alone")):
+            lost |= {(int(ty), int(tx)) for ty, tx in a[name]}
         checksums |= dict(zip(map(str, a["files"]), map(str, a["sha256"]), strict=True))
     checksums |= store.finalize_levels(output, context.grid)
     provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))

@@ -67,6 +67,7 @@ class _Run:
         self.settings, self.progress = settings, progress
         self.ledger = Ledger(output)
         self.wall: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
 
     def execute(self) -> RunSummary:
         from wsi_pgdips.layers import provenance
@@ -228,6 +229,8 @@ class _Run:
         outcome = {
             **figures,
             "wall_s": {k: round(v, 3) for k, v in self.wall.items()},
+            # of this process; what workers of their own use is theirs
+            "cpu_s": {k: round(v, 3) for k, v in self.cpu.items()},
             "peak_rss_mb": round(finishing.peak_rss_mb(), 1),
             "flags": list(prior.flags),
             "failed_tiles": len(failed),
@@ -282,10 +285,11 @@ class _Run:
     def _timed(self, stage: str) -> Iterator[None]:
         from wsi_pgdips.layers.provenance import write_json
 
-        start = time.monotonic()
+        start, busy = time.monotonic(), time.process_time()
         yield
         # not where the stage broke off: nothing is written then
         self.wall[stage] = self.wall.get(stage, 0.0) + time.monotonic() - start
+        self.cpu[stage] = self.cpu.get(stage, 0.0) + time.process_time() - busy
         write_json(self.ledger.timings, self.wall)
 
     def _summary(self, record: dict[str, Any], *, done: bool) -> RunSummary:

@@ -90,7 +90,8 @@ def _defocus(
 ) -> float:
     """Blur that makes half the resolution as soft as the tiles, beyond what sharp ones need."""
     busy = [(t.corrected, t.own_tissue) for t in tiles if t.own_tissue.sum() >= _SQUARE**2]
-    fine, coarse, coarser = np.median([_detail(*pair) for pair in busy], axis=0) if busy else _FLAT
+    details = list(executor.map(lambda pair: _detail(*pair), busy))
+    fine, coarse, coarser = np.median(details, axis=0) if busy else _FLAT
     lit = [pair for pair in clean if pair[1].sum() >= _SQUARE**2]
     if not lit or min(fine, coarse) <= 0:
         return 0.0
@@ -103,6 +104,9 @@ def _defocus(
         )
         return float(details[1] / max(details[0], 1e-6))
 
+    # most slides are in focus, which one blur tells
+    if coarse / fine <= softness(IN_FOCUS):
+        return 0.0
     found = np.maximum.accumulate(np.array(list(executor.map(softness, _BLURS))))
     blur = float(np.interp(coarse / fine, found, _BLURS))
     out = np.interp(blur, (IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST), (0, 1, 1, 0))

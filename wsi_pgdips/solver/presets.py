@@ -9,6 +9,7 @@ from wsi_pgdips.solver.network import NetworkSpec
 
 HALO = 32  # output pixels a tile sees beyond its border
 NOISE_CHANNELS = 32
+PAPER_STEPS = 6000  # as published
 NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
 
 
@@ -35,6 +36,10 @@ class Preset:
     beta: float
     field_source: str
 
+    def with_steps(self, steps: int) -> Preset:
+        """The same with other steps on each tile."""
+        return replace(self, steps=steps)
+
     @property
     def network(self) -> NetworkSpec:
         """The generator of one stain on one tile."""
@@ -42,7 +47,7 @@ class Preset:
 
 
 _PRESETS = {
-    "paper": Preset("paper", True, False, 6000, 5e-4, 1.0, 0.01, "parameters"),
+    "paper": Preset("paper", True, False, PAPER_STEPS, 5e-4, 1.0, 0.01, "parameters"),
     "balanced": Preset("balanced", False, True, 0, 4e-3, 0.0, 0.0, "statistics"),
     "fast": Preset("fast", False, False, 0, 5e-4, 0.0, 0.0, "statistics"),
 }

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.optics.unmix import cross, dot, unmix
 from wsi_pgdips.solver import optimise
 
 Weights = Mapping[str, Tensor]
@@ -25,6 +25,7 @@ WIDTH = 24
 MULTIPLE = 4  # sides of its input
 REACH = 24  # pixels; a tile's halo must hold it
 _SLOPE = 0.1
+_FLAT = 1e-4  # least volume of three unit rows that counts
 
 
 def layer_shapes(n: int) -> dict[str, tuple[int, int, int]]:
@@ -138,23 +139,33 @@ def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:
         stain_matrix if stain_matrix.ndim > 2 else stain_matrix.reshape(*stain_matrix.shape, *extra)
     )
     a = rows[0]
+    if len(rows) == 2:
+        return _of_two(od, a, rows[1])
     if len(rows) == 1:
         # any fixed direction off the stain does: red and blue are never the whole of a colour
         other = torch.tensor([1.0, 0.0, -1.0], device=od.device).reshape(3, *extra)
-        b = other - (other * a).sum(0) * a
-        b = b / b.norm(dim=0)
+        b = other - dot(other, a) * a
+        b = b * dot(b, b).rsqrt()
+        c = cross(a, b)
     else:
-        b = rows[1]
-    if len(rows) == 3:
-        c = rows[2]
-    else:
-        c = torch.linalg.cross(a, b, dim=0)
-        c = c / c.norm(dim=0)
+        b, c = rows[1], rows[2]
     # a row is (3, 1, ...) where it is the same everywhere, b and c then are too
-    bc, ca, ab = (torch.linalg.cross(p, q, dim=0) for p, q in ((b, c), (c, a), (a, b)))
-    volume = (a * bc).sum(0)
-    volume = torch.where(volume.abs() < 1e-4, torch.full_like(volume, 1e-4), volume)
-    return torch.stack([(od * d).sum(0) / volume for d in (bc, ca, ab)])
+    bc, ca, ab = cross(b, c), cross(c, a), cross(a, b)
+    volume = dot(a, bc)
+    # as a sum: torch.where takes a CPU ten times as long
+    volume = volume + (volume.abs() < _FLAT) * (_FLAT - volume)
+    return torch.stack([dot(od, d) / volume for d in (bc, ca, ab)])
+
+
+def _of_two(od: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """:func:`coordinates` of two stains: least squares, and what lies along their unit normal."""
+    aa, ab, bb = dot(a, a), dot(a, b), dot(b, b)
+    along_a, along_b = dot(od, a), dot(od, b)
+    # of unit rows also the square of the normal's length
+    volume = torch.addcmul(aa * bb, ab, ab, value=-1).clamp_min(_FLAT**2)
+    first = torch.addcmul(along_a * bb, along_b, ab, value=-1) / volume
+    second = torch.addcmul(along_b * aa, along_a, ab, value=-1) / volume
+    return torch.stack([first, second, dot(od, cross(a, b)) * volume.rsqrt()])
 
 
 def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:

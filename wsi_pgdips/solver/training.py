@@ -10,7 +10,7 @@ network learns the way back. No other data enters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +28,13 @@ from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.tile import TileInput
 
 CROP = 96  # pixels, side of a training crop, a multiple of 4
-GROUPS, CROPS_PER_GROUP = 4, 2  # a group is computed at once; fixed, so that threads change nothing
+GROUPS, CROPS_PER_GROUP = 2, 2  # a group is computed at once; fixed, so that threads change nothing
 FULL_RESOLUTION_SHARE = 0.15  # of the crops
 MIN_TISSUE = 0.3  # of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
+# truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and what goes on being drawn from
+_Crops = tuple[FloatArray, FloatArray, np.random.Generator]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def train_slide_network(
     """
     rows = prior.stain_matrix
     n, scale = len(rows), float(prior.spectral_correction.mean())
-    full = [_Sheet(_closed(t, rows), t.tissue, t.background) for t in tiles]
+    closed = executor.map(lambda tile: _closed(tile, rows), tiles)
+    full = [_Sheet(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
     half = [_Sheet(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
     busy = [s.tissue.any() for s in full]
     full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
@@ -101,16 +104,19 @@ def train_slide_network(
     full_share = 0.0 if acquisition.defocus else FULL_RESOLUTION_SHARE
     side = min(CROP, *(s // 4 * 4 for sheet in half for s in sheet.tissue.shape))
 
-    def gradient(place: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-        rng = np.random.default_rng([seed, *place])
-        crops = []
+    def crops(step: int, group: int) -> _Crops:
+        rng = np.random.default_rng([seed, step, group])
+        truth, pixels = [], []
         for _ in range(CROPS_PER_GROUP):
             q, glass = _crop(simulated[int(rng.random() < full_share)], side, rng)
             od = degrade(compose_od(q, rows, glass), acquisition, rng)
-            crops.append((q, od - glass[:, None, None]))
-        truth, pixels = (
-            torch.from_numpy(np.stack(part)).to(device) for part in zip(*crops, strict=True)
-        )
+            truth.append(q)
+            pixels.append(od - glass[:, None, None])
+        return np.stack(truth), np.stack(pixels), rng
+
+    def gradient(drawn: Future[_Crops]) -> tuple[list[Tensor], Tensor]:
+        *pair, rng = drawn.result()
+        truth, pixels = (torch.from_numpy(part).to(device) for part in pair)
         found, _ = slide_network.estimate(
             weights, pixels, matrix, torch.zeros(3, device=device), scale
         )
@@ -120,9 +126,16 @@ def train_slide_network(
             total = total + _pgdips(weights, lit, prior, preset, side, rng, device)
         return list(torch.autograd.grad(total, trained)), error.detach()
 
+    def draw(step: int) -> list[Future[_Crops]]:
+        return [executor.submit(crops, step, group) for group in range(GROUPS)]
+
     history: list[Tensor] = []
+    drawn = draw(0)
     for step in range(steps):
-        results = list(executor.map(gradient, [(step, group) for group in range(GROUPS)]))
+        running = [executor.submit(gradient, group) for group in drawn]
+        # behind them in the queue: for whichever thread is idle before the step is over
+        drawn = draw(step + 1) if step + 1 < steps else []
+        results = [future.result() for future in running]
         for i, p in enumerate(trained):
             # summed in the order of the groups, whichever thread was first
             p.grad = torch.stack([g[i] for g, _ in results]).mean(0)
@@ -133,7 +146,7 @@ def train_slide_network(
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None
-    prior_weight = _prior_weight(lit, final, prior, acquisition, scale, device)
+    prior_weight = _prior_weight(lit, final, prior, acquisition, scale, device, executor)
     arrays = {k: v.cpu().numpy() for k, v in final.items()}
     return Trained(arrays, loss, prior_weight, acquisition)
 
@@ -195,6 +208,7 @@ def _prior_weight(
     acquisition: Acquisition,
     scale: float,
     device: torch.device,
+    executor: Executor,
 ) -> FloatArray:
     """Lambda_n = noise variance of the closed form over what the network may be wrong by.
 
@@ -204,11 +218,13 @@ def _prior_weight(
     """
     rows = prior.stain_matrix
     matrix = torch.from_numpy(rows).to(device)
-    taken, expected, noise = (np.zeros(len(rows)) for _ in range(3))
-    for index, tile in enumerate(tiles[:_CHECKED_TILES]):
+
+    def squares(numbered: tuple[int, TileInput]) -> FloatArray:
+        """(3, N) sums over a tile's tissue: taken away, taken away once more, noise."""
+        index, tile = numbered
         glass = torch.from_numpy(tile.background).to(device)
 
-        def both(od: FloatArray, glass: Tensor = glass) -> tuple[FloatArray, FloatArray]:
+        def both(od: FloatArray) -> tuple[FloatArray, FloatArray]:
             with torch.no_grad():
                 found = slide_network.estimate(
                     weights, torch.from_numpy(od).to(device), matrix, glass, scale
@@ -219,10 +235,11 @@ def _prior_weight(
         q = np.maximum(q, 0)
         rng = np.random.default_rng([index])
         again, closed_again = both(degrade(compose_od(q, rows, tile.background), acquisition, rng))
-        inside = tile.tissue
-        taken += ((closed - q)[:, inside] ** 2).sum(1)
-        expected += ((closed_again - np.maximum(again, 0))[:, inside] ** 2).sum(1)
-        noise += ((closed_again - q)[:, inside] ** 2).sum(1)
+        pairs = ((closed, q), (closed_again, np.maximum(again, 0)), (closed_again, q))
+        return np.stack([((a - b)[:, tile.tissue] ** 2).sum(1) for a, b in pairs])
+
+    sums = executor.map(squares, enumerate(tiles[:_CHECKED_TILES]))
+    taken, expected, noise = np.stack(list(sums)).sum(0, dtype=np.float64)
     gain = np.diag(np.linalg.pinv(rows.astype(np.float64) @ rows.T.astype(np.float64)))
     excess = np.maximum(taken - expected, noise / NETWORK_ONLY)
     weight = noise / np.maximum(excess * gain, 1e-12)

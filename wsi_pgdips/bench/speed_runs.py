@@ -1,0 +1,74 @@
+"""Whole runs of the program, each a process of its own, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_pgdips.errors import IncompleteRunError
+from wsi_pgdips.layers.provenance import RUN_RECORD
+
+ONCE = ("prepare", "calibrate")  # stages whose time does not grow with the slide
+STAGES = ("fit", "blend", "render", "finalize")
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """What a run took.
+
+    Attributes:
+        tiles: rendered. wall, cpu: seconds by stage. peak_rss_mb: of its process, or its largest.
+        peak_vram_mb: 0 on a CPU. written: bytes of the layers.
+    """
+
+    tiles: int
+    wall: dict[str, float]
+    cpu: dict[str, float]
+    peak_rss_mb: float
+    peak_vram_mb: float
+    written: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages that grow with the slide."""
+        return sum(self.wall.get(s, 0.0) for s in STAGES)
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self.cpu.get(s, 0.0) for s in STAGES)
+
+
+def timed_run(slide: Path, stains: str, *options: str) -> TimedRun:
+    """``wsi-pgdips run`` of a slide into a folder that is thrown away.
+
+    Raises:
+        IncompleteRunError: the run failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="wsi-pgdips-speed-") as folder:
+        output = Path(folder) / "out.ome.zarr"
+        program = [sys.executable, "-m", "wsi_pgdips", "run", str(slide), str(output)]
+        asked = [*program, "--stains", stains, "--quiet", *options]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise IncompleteRunError(
+                "a run of the benchmark failed", found=done.stderr.strip(), where=slide.name
+            )
+        record = json.loads((output / RUN_RECORD).read_text())
+        written = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
+    return TimedRun(
+        int(record["tiles"]),
+        record["wall_s"],
+        record["cpu_s"],
+        float(record["peak_rss_mb"]),
+        float(record.get("peak_vram_mb", 0.0)),
+        written,
+    )
+
+
+def slope(small: tuple[int, float], large: tuple[int, float]) -> float:
+    """Seconds that each further tile takes, from (tiles, seconds) of two slides."""
+    return (large[1] - small[1]) / (large[0] - small[0])
