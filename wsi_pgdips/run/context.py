@@ -246,9 +246,16 @@ def _rows(regions: tuple[Region, ...]) -> npt.NDArray[np.int64]:
     return np.array([astuple(r) for r in regions], np.int64).reshape(-1, 4)
 
 
+AUTO_BATCH = 0
+
+
 @dataclass(frozen=True)
 class SlideJob:
-    """What a worker process is handed: small, picklable, hashable."""
+    """What a worker process is handed: small, picklable, hashable.
+
+    Attributes:
+        batch: tiles that a GPU solves at once, ``AUTO_BATCH`` for what its free memory holds.
+    """
 
     slide: str
     output: str

@@ -25,6 +25,8 @@ from wsi_pgdips.tiles.stream import stream_tiles
 
 READ_THREADS = 2
 UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
+NETWORK_BYTES = 10**9  # of one network of a tile with its gradients, as published
+MEMORY_SHARE = 0.9
 JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
@@ -145,8 +147,9 @@ def _fitted(
 ) -> Iterator[Row]:
     """Fits in batches: one tile a batch on the CPU, several batches at once in threads."""
     halo = HALO if context.preset.noise_input or needs_focus(prior) else 0
-    size = 1 if device.type == "cpu" else batch
-    workers = threads if device.type == "cpu" else 1
+    solo = _solo(context, device)
+    size = 1 if solo else batch or batch_for(*_free_memory(device), context.stains.n)
+    workers = threads if solo else 1
     chosen = set(plan.fit)
     # where maps are blended, tiles with little tissue need one too, or a border would show
     wanted = plan.render if context.preset.noise_input else plan.fit
@@ -160,6 +163,11 @@ def _fitted(
             results = fit_tiles([tiles[t] for t in busy], prior, context.preset, device)
             fits = dict(zip(busy, results, strict=True))
             return [row(t, tiles.get(t), fits.get(t)) for t, _ in group]
+        except torch.OutOfMemoryError:
+            if len(group) > 1:
+                middle = len(group) // 2
+                return [*solve(group[:middle]), *solve(group[middle:])]
+            return [(group[0][0], _failed(context, prior, group[0][0], TileFlag.FAILED), None)]
         except Exception:  # one tile's surprise must not take the run down: flag, report, go on
             if len(group) > 1:
                 return [row for item in group for row in solve([item])]
@@ -192,6 +200,27 @@ def _fitted(
     ):
         for rows in solved:
             yield from rows
+
+
+def _solo(context: Context, device: torch.device) -> bool:
+    """Whether tiles are fitted one by one, in threads: a CPU gains nothing by more of them at once,
+    and without networks of their own they are the CPU's in any case."""
+    return device.type == "cpu" or not context.preset.noise_input
+
+
+def batch_for(free: int, total: int, stains: int) -> int:
+    """Tiles that a GPU can solve at once by ``paper``; fewer are tried where that is too many.
+
+    Args:
+        free, total: bytes of its memory. stains: networks a tile.
+    """
+    usable = min(free, int(MEMORY_SHARE * total))
+    return max(usable // (stains * NETWORK_BYTES), 1)
+
+
+def _free_memory(device: torch.device) -> tuple[int, int]:
+    free, total = torch.cuda.mem_get_info(device)
+    return free, total
 
 
 def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:

@@ -74,7 +74,7 @@ class _Run:
         from wsi_pgdips.layers.disk import writing
         from wsi_pgdips.optics.stains import load_stains
         from wsi_pgdips.run import pool as pools
-        from wsi_pgdips.run.context import SlideJob, sees_more
+        from wsi_pgdips.run.context import AUTO_BATCH, SlideJob, sees_more
         from wsi_pgdips.run.finishing import read_timings
         from wsi_pgdips.run.staging import staged
         from wsi_pgdips.run.worker import forget, quiet_threads
@@ -88,7 +88,7 @@ class _Run:
             science,
             device,
             how.threads or 1,
-            8 if how.batch == "auto" else how.batch,
+            AUTO_BATCH if how.batch == "auto" else how.batch,
         )
         cache = self._cache_folder()
         stains = load_stains(science.stains)
@@ -232,6 +232,7 @@ class _Run:
             # of this process; what workers of their own use is theirs
             "cpu_s": {k: round(v, 3) for k, v in self.cpu.items()},
             "peak_rss_mb": round(finishing.peak_rss_mb(), 1),
+            **({"peak_vram_mb": _peak_vram_mb(job.device)} if "cuda" in job.device else {}),
             "flags": list(prior.flags),
             "failed_tiles": len(failed),
             "failed_blocks": len(errors),
@@ -306,6 +307,13 @@ class _Run:
             already_done=done,
             incomplete=record.get("status") == "incomplete",
         )
+
+
+def _peak_vram_mb(device: str) -> float:
+    """Of this process; workers of their own know theirs."""
+    import torch
+
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
 
 
 def _device_name(device: str) -> str:

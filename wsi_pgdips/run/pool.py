@@ -75,15 +75,15 @@ class DaskPool:
     """Worker processes on this machine; one that dies is replaced and its block redone.
 
     Args:
-        workers: processes. devices: GPUs that they are shared among, one each in turn; 0 for none.
+        workers: processes. devices: of which each worker has one to itself, or shares it in turn.
         lanes: blocks at a time in each.
     """
 
-    def __init__(self, workers: int, devices: int, lanes: int = 1) -> None:
+    def __init__(self, workers: int, devices: Sequence[str], lanes: int = 1) -> None:
         import dask
         from distributed import Client, LocalCluster
 
-        self._devices = devices
+        self._devices = tuple(devices)
         # a nanny restarts a dead worker; a block that kills three of them is given up
         with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
             self._cluster: Any = LocalCluster(  # type: ignore[no-untyped-call]
@@ -95,6 +95,7 @@ class DaskPool:
                 silence_logs=50,
             )
             self._client: Any = Client(self._cluster)  # type: ignore[no-untyped-call]
+        self._client.run(_warm)  # imports take as long as many tiles
 
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
@@ -123,14 +124,30 @@ class DaskPool:
         self._cluster.close()
 
 
-def _on_worker(work: Work, job: SlideJob, block: Block, devices: int) -> Any:
+def _warm() -> None:
+    from wsi_pgdips.layers import store  # noqa: F401
+    from wsi_pgdips.run import fitting, rendering  # noqa: F401
+    from wsi_pgdips.run.worker import quiet_threads
+
+    quiet_threads()
+
+
+def _on_worker(work: Work, job: SlideJob, block: Block, devices: Sequence[str]) -> Any:
     from dataclasses import replace
 
     from distributed import get_worker
 
-    if devices > 1:
-        job = replace(job, device=f"cuda:{int(get_worker().name) % devices}")
-    return work(job, block)
+    # a worker that is restarted keeps its name, and with it the device
+    return work(replace(job, device=devices[int(get_worker().name) % len(devices)]), block)
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """The devices that a chosen one stands for: all GPUs for ``cuda``, else itself."""
+    import torch
+
+    if device != "cuda":
+        return (device,)
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
 
 
 def choose_device(asked: str) -> str:
@@ -180,10 +197,8 @@ def make_pool(
     device: str, workers: int | None, threads: int | None = None
 ) -> tuple[Pool, int, int]:
     """(pool, workers, threads a worker) for a device; one worker a GPU, one process on a CPU."""
-    import torch
-
-    devices = torch.cuda.device_count() if device == "cuda" else 0
-    count = workers or max(devices, 1)
+    devices = devices_of(device)
+    count = workers or len(devices)
     threads = threads or max(usable_cpus() // count, 1)
     # a worker of one thread has nothing to write a block with while it computes the next
     lanes = 1 if threads == 1 and device == "cpu" else LANES
