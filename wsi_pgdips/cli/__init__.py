@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that help comes at once.
 """
 
-from wsi_pgdips.cli import bench, phantom, run, stains
+from wsi_pgdips.cli import bench, estimate, phantom, run, stains
 from wsi_pgdips.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -11,6 +11,7 @@ __all__ = ["app", "main"]
 # in the order of the help
 app.command()(run.run)
 app.command()(run.info)
+app.command()(estimate.estimate)
 app.command()(phantom.phantom)
 app.command()(phantom.demo)
 app.add_typer(stains.stains_app, name="stains", invoke_without_command=True)

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 from collections.abc import Sequence, Set
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFla
 from wsi_pgdips.report.seams import border_step, seam_summary
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import Block, Ledger, identity, load_arrays
+from wsi_pgdips.run.strips import SIDES
 
 CHECKSUMS = "provenance/checksums.json"
 TileIndex = tuple[int, int]
@@ -139,27 +140,26 @@ def _seam_figures(
     """Seam step per stain, blended and unblended, and apart for borders between blocks."""
     steps: dict[str, list[npt.NDArray[np.float64]]] = {"blended": [], "unblended": []}
     between: list[bool] = []
-    rows: dict[Block, Arrays] = {}
+    rows: dict[Block, _Strips] = {}
     done = set(rendered)
     plans = {(p.by, p.bx): p for p in context.plans}
+    per = context.grid.tiles_per_block
     for block in rendered:
         rows = {k: v for k, v in rows.items() if k[0] >= block[0] - 1}
         here = _strips(ledger, block, rows)
         for tile in plans[block].render:
             for (dy, dx), side, other in (((0, 1), "right", "left"), ((1, 0), "bottom", "top")):
                 next_tile = (tile[0] + dy, tile[1] + dx)
-                per = context.grid.tiles_per_block
                 next_block = (next_tile[0] // per, next_tile[1] // per)
                 if next_block not in done:
                     continue
                 there = _strips(ledger, next_block, rows)
-                a, b = (f"{tile[0]}.{tile[1]}.{side}", f"{next_tile[0]}.{next_tile[1]}.{other}")
-                if f"tissue.{a}" not in here or f"tissue.{b}" not in there:
+                if tile not in here.rows or next_tile not in there.rows:
                     continue
-                tissue = _across(here[f"tissue.{a}"], there[f"tissue.{b}"])
+                a, b = here.at(tile, side), there.at(next_tile, other)
+                tissue = _across(a["tissue"], b["tissue"])
                 for kind, found in steps.items():
-                    d = _across(here[f"{kind}.{a}"], there[f"{kind}.{b}"])
-                    found.append(border_step(d, tissue))
+                    found.append(border_step(_across(a[kind], b[kind]), tissue))
                 between.append(next_block != block)
     absent = _absent(context, prior, fits)
     figures: dict[str, Any] = {}
@@ -177,9 +177,24 @@ def _seam_figures(
     return figures
 
 
-def _strips(ledger: Ledger, block: Block, cache: dict[Block, Arrays]) -> Arrays:
+@dataclass(frozen=True)
+class _Strips:
+    """The strips of one block, as ``strips.pack`` keeps them, and the row of each tile."""
+
+    arrays: Arrays
+    rows: dict[TileIndex, int]
+
+    def at(self, tile: TileIndex, side: str) -> Arrays:
+        """Those of one side of a tile."""
+        own = (self.rows[tile], SIDES.index(side))
+        return {kind: self.arrays[kind][own] for kind in ("blended", "unblended", "tissue")}
+
+
+def _strips(ledger: Ledger, block: Block, cache: dict[Block, _Strips]) -> _Strips:
     if block not in cache:
-        cache[block] = load_arrays(ledger.render(block))
+        arrays = load_arrays(ledger.render(block))
+        rows = {(int(ty), int(tx)): row for row, (ty, tx) in enumerate(arrays["tiles"])}
+        cache[block] = _Strips(arrays, rows)
     return cache[block]
 
 

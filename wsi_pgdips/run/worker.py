@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import threading
 from collections import OrderedDict
@@ -39,12 +40,20 @@ class BlockReport:
     failed: frozenset[tuple[int, int]]
 
 
+@functools.cache
+def _leave_imports_alone() -> None:
+    """What libraries made of themselves stays for good: the garbage collector need not look."""
+    gc.collect()
+    gc.freeze()
+
+
 def quiet_threads() -> None:
     """One thread per operator in this process, for numpy's and torch's libraries alike."""
     import torch
     from threadpoolctl import threadpool_limits
 
     keep_freed_memory()
+    _leave_imports_alone()
     os.environ["BLOSC_NTHREADS"] = "1"
     threadpool_limits(1)
     torch.set_num_threads(1)
@@ -100,7 +109,7 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
     """Stage ``render`` of one block; its file in ``work/render`` is written last."""
     from wsi_pgdips.layers.store import write_block
     from wsi_pgdips.run import rendering
-    from wsi_pgdips.run.strips import SIDES
+    from wsi_pgdips.run.strips import pack
 
     quiet_threads()
     context = job.context()
@@ -142,12 +151,7 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
     }
-    for (ty, tx), strips in rendered.strips.items():
-        for side in SIDES:
-            arrays[f"blended.{ty}.{tx}.{side}"] = strips.blended[side]
-            arrays[f"unblended.{ty}.{tx}.{side}"] = strips.unblended[side]
-            arrays[f"tissue.{ty}.{tx}.{side}"] = strips.tissue[side]
-    save_arrays(done, **arrays)
+    save_arrays(done, **arrays, **pack(rendered.strips, context.grid.tile))
     return BlockReport(block, len(plan.render), frozenset(rendered.failed + rendered.alone))
 
 

@@ -89,8 +89,8 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Statistics, M and confidence of a tile under the slide's prior, without a network."""
-    own = np.flatnonzero(tile.own_tissue)
-    od = np.take(tile.corrected.reshape(3, -1), own, axis=1)
+    own, flat = np.flatnonzero(tile.own_tissue), tile.corrected.reshape(3, -1)
+    od = flat if len(own) == flat.shape[1] else np.take(flat, own, axis=1)
     # saturated cells are not pooled: a black tile is both saturated and without evidence
     bright = np.maximum(np.maximum(od[0], od[1]), od[2]) > SATURATED_OD
     saturated = np.count_nonzero(bright) > SATURATED_SHARE * len(own)

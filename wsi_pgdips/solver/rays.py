@@ -67,8 +67,11 @@ def pool_od(
         (P, 3) float32, cells brighter than ``MIN_MEAN_OD`` left out; and (P,) bool, which of two
         interleaved halves (squares of 64 pixels, as on a checkerboard) a cell belongs to.
     """
-    pooled, full = _pooled(od), _pooled((valid & (_brightest(od) < SATURATED_OD))[None])[0] == 1
-    yy, xx = np.nonzero(full & (pooled.mean(0) > MIN_MEAN_OD))
+    pooled, usable = _pooled(od), valid & (_brightest(od) < SATURATED_OD)
+    strong = pooled.mean(0) > MIN_MEAN_OD
+    if not usable.all():
+        strong &= _pooled(usable[None])[0] == 1
+    yy, xx = np.nonzero(strong)
     half = (yy // _SQUARE + xx // _SQUARE) % 2 == 1
     return np.ascontiguousarray(pooled[:, yy, xx].T), half
 

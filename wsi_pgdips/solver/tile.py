@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +35,10 @@ class TileInput:
     seed: int
     raised: FloatArray | None = None
 
-    @property
+    @functools.cached_property
     def corrected(self) -> FloatArray:
         """(3, h, w) glass-corrected OD of the tile's own pixels."""
-        return self._inner(self.od - self.background[:, None, None])
+        return np.asarray(self._inner(self.od) - self.background[:, None, None])
 
     @property
     def of_stains(self) -> FloatArray:

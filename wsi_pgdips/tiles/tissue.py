@@ -73,8 +73,11 @@ class TissueMap:
         """(h, w) bool: the mask at output pixels, nearest; False outside the slide."""
         rows, inside_y = self._index(y, h, 0)
         columns, inside_x = self._index(x, w, 1)
-        out = self.mask[np.ix_(rows, columns)]
-        return np.asarray(out & inside_y[:, None] & inside_x[None, :])
+        # row by row, then column by column: several times as fast as both at once
+        out = self.mask[:, columns[0] : columns[-1] + 1].take(rows, 0).take(columns - columns[0], 1)
+        if not inside_y.all() or not inside_x.all():
+            out &= inside_y[:, None] & inside_x[None, :]
+        return np.asarray(out)
 
     def fraction(self, region: Region) -> float:
         """Share of a region's output pixels that are tissue (undilated); 0 if it is empty."""
