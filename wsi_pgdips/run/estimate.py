@@ -7,25 +7,27 @@ for a sample, in a temporary folder, scaled to the whole.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import math
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from wsi_pgdips.config import Settings, make_settings
+from wsi_pgdips.config import ExecutionSettings, Settings, make_settings
 
 if TYPE_CHECKING:
-    import torch
-
-    from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior
+    from wsi_pgdips.records import BlockFit, SlidePrior
     from wsi_pgdips.run.context import Context, SlideJob
+    from wsi_pgdips.run.rendering import RenderedBlock
     from wsi_pgdips.slide.source import PyramidSource
     from wsi_pgdips.tiles.grid import BlockPlan
 
@@ -33,11 +35,12 @@ STAGES = ("prepare", "calibrate", "fit", "blend", "render", "finalize")
 RUNS, LEAST_RUN = 4, 6  # of neighbouring tiles, since what is decoded for one serves the next
 NETWORK_STEPS, TILE_STEPS = 40, 4  # that are taken; the others take as long
 WARM_STEPS = 2
+BATCH = 4  # tiles that a GPU is tried with
 GLASS_SHARE = 0.1  # bytes of a pixel of glass, in those of one of tissue
 _MIB = 2**20
 
 TileIndex = tuple[int, int]
-Result = TypeVar("Result")
+Seconds = npt.NDArray[np.float64]  # (2,): wall, CPU
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,6 @@ class Estimate:
         """Seconds of all stages."""
         return sum(self.wall_s.values())
 
-    def facts(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return {**asdict(self), "total_s": round(self.total_s, 3)}
-
 
 def estimate_slide(slide: str | Path, *, config: Path | None = None, **options: Any) -> Estimate:
     """Predict what ``deconvolve_slide`` with the same arguments would take.
@@ -107,50 +106,47 @@ class Crew:
 
     Attributes:
         device, workers, threads: as of ``Estimate``. lanes: blocks at a time in each worker.
-        batch: tiles at a time on a GPU.
     """
 
     device: str
     workers: int
     threads: int
     lanes: int
-    batch: int
 
-    @property
-    def fitted_at_once(self) -> int:
-        return self.threads if self.device == "cpu" else self.batch
+    @classmethod
+    def of(cls, how: ExecutionSettings) -> Self:
+        """The workers of a run with these settings.
 
-    def seconds(self, computed: Sequence[float], written: Sequence[float]) -> float:
-        """Of a stage whose blocks take so long to compute and to write."""
+        Raises:
+            DeviceError: a device that is not there.
+        """
+        from wsi_pgdips.run.pool import LANES, choose_device, devices_of, usable_cpus
+
+        device = choose_device(how.device)
+        workers = how.workers or len(devices_of(device))
+        threads = how.threads or max(usable_cpus() // workers, 1)
+        return cls(device, workers, threads, 1 if threads == 1 and device == "cpu" else LANES)
+
+    def seconds(
+        self, computed: Sequence[float], written: Sequence[float] = (), slowing: float = 0.0
+    ) -> float:
+        """Of a stage.
+
+        Args:
+            computed, written: seconds that each block takes.
+            slowing: seconds of computing that a second of writing costs where both go on.
+        """
+        written = written or [0.0] * len(computed)
         shares: list[list[int]] = [[] for _ in range(self.workers)]
         for i in sorted(range(len(computed)), key=lambda i: -computed[i]):
             min(shares, key=lambda share: sum(computed[j] for j in share)).append(i)
-        return max(self._one([computed[i] for i in s], [written[i] for i in s]) for s in shares)
-
-    def _one(self, computed: Sequence[float], written: Sequence[float]) -> float:
-        if self.lanes == 1 or not written:
-            return sum(computed) + sum(written)
-        # beside the next block, by a thread that the next block then lacks
-        return sum(computed) + max(sum(written) / self.threads, written[-1])
-
-
-def crew_of(settings: Settings) -> Crew:
-    """The workers of a run with these settings.
-
-    Raises:
-        DeviceError: a device that is not there.
-    """
-    import torch
-
-    from wsi_pgdips.run.pool import LANES, choose_device, usable_cpus
-
-    how = settings.execution
-    device = choose_device(how.device)
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
-    workers = how.workers or max(gpus, 1)
-    threads = how.threads or max(usable_cpus() // workers, 1)
-    lanes = 1 if threads == 1 and device == "cpu" else LANES
-    return Crew(device, workers, threads, lanes, 8 if how.batch == "auto" else how.batch)
+        longest = 0.0
+        for share in filter(None, shares):
+            writing = sum(written[i] for i in share)
+            if self.lanes > 1:  # beside the next block, but for the last
+                writing = max(writing * slowing, written[share[-1]])
+            longest = max(longest, sum(computed[i] for i in share) + writing)
+        return longest
 
 
 def sample_tiles(plans: Sequence[BlockPlan], run: int) -> list[TileIndex]:
@@ -171,13 +167,17 @@ def sample_tiles(plans: Sequence[BlockPlan], run: int) -> list[TileIndex]:
 
 
 class _Rehearsal:
-    """A run of the tiles of a sample, by the clock."""
+    """A run of a few tiles by the clock. ``sampled`` is the slide with these alone planned."""
+
+    context: Context
+    sampled: Context
+    prior: SlidePrior
 
     def __init__(self, slide: Path, output: Path, settings: Settings) -> None:
-        from wsi_pgdips.run.context import SlideJob
+        from wsi_pgdips.run.context import AUTO_BATCH, SlideJob
         from wsi_pgdips.run.worker import quiet_threads
 
-        self.crew = crew = crew_of(settings)
+        self.crew = crew = Crew.of(settings.execution)
         quiet_threads()
         self.output, self.science = output, settings.science
         # what the networks of paper take is timed apart
@@ -188,7 +188,7 @@ class _Rehearsal:
             self.science.model_copy(update=rest),
             crew.device,
             crew.threads,
-            crew.batch,
+            AUTO_BATCH if settings.execution.batch == "auto" else settings.execution.batch,
             settings.execution.keep_pixels is not False,
         )
         self.ledger = self.job.ledger
@@ -199,34 +199,32 @@ class _Rehearsal:
         from wsi_pgdips.run.worker import forget
 
         with contextlib.closing(self.job.open_source()) as source:
-            context = self._prepare(source)
-            prior = self._calibrate(context)
-            sampled = self._sample(context)
             try:
-                fit = _spread(self._fit(context, prior, sampled), context)
-                fields, slide_matrix = self._blend(context, prior, fit)
-                self._render(context, prior, fields, slide_matrix, sampled)
-                self._finalize(context, prior, fit, fields, slide_matrix, sampled)
+                self._prepare(source)
+                self._calibrate()
+                self._plan_sample()
+                fit = self._fit()
+                self._render_from(fit)
             finally:
                 forget()
-            disk, peak_disk = self._disk(context, sampled)
-            return Estimate(
-                slide=source.meta.name,
-                preset=self.science.preset,
-                device=self.crew.device,
-                workers=self.crew.workers,
-                threads=self.crew.threads,
-                tiles=context.n_tiles,
-                tiles_to_fit=_tiles_to_fit(context),
-                blocks=len(context.plans),
-                wall_s={stage: round(self.wall[stage], 3) for stage in STAGES},
-                peak_rss_mb=round(peak_rss_mb() + self._unseen_mb(context), 1),
-                peak_vram_mb=round(_vram_mb(self.crew.device), 1),
-                disk_bytes=round(disk),
-                peak_disk_bytes=round(peak_disk),
-            )
+            disk, peak_disk = self._disk()
+        return Estimate(
+            slide=source.meta.name,
+            preset=self.science.preset,
+            device=self.crew.device,
+            workers=self.crew.workers,
+            threads=self.crew.threads,
+            tiles=self.context.n_tiles,
+            tiles_to_fit=_tiles_to_fit(self.context),
+            blocks=len(self.context.plans),
+            wall_s={stage: round(self.wall[stage], 3) for stage in STAGES},
+            peak_rss_mb=round(peak_rss_mb() + self._unseen_mb(disk), 1),
+            peak_vram_mb=round(self._vram_mb(), 1),
+            disk_bytes=round(disk),
+            peak_disk_bytes=round(peak_disk),
+        )
 
-    def _prepare(self, source: PyramidSource) -> Context:
+    def _prepare(self, source: PyramidSource) -> None:
         from wsi_pgdips.layers import store
         from wsi_pgdips.optics.stains import load_stains
         from wsi_pgdips.run.context import make_context, save_plan
@@ -234,7 +232,7 @@ class _Rehearsal:
         science = self.job.settings
         stains = load_stains(science.stains)
         with self._timed("prepare"):
-            context = make_context(source, stains, science)
+            self.context = make_context(source, stains, science)
             store.create_layers(
                 self.output,
                 source.grid,
@@ -243,177 +241,152 @@ class _Rehearsal:
                 store_residual=science.store_residual,
             )
             self.ledger.make_folders()
-            save_plan(context, self.ledger.plan)
-        return context
+            save_plan(self.context, self.ledger.plan)
 
-    def _calibrate(self, context: Context) -> SlidePrior:
+    def _calibrate(self) -> None:
         import torch
 
         from wsi_pgdips.run import fit_files, fitting
 
         asked = self.science.calibration_steps
         steps = min(asked, NETWORK_STEPS)
-        few = context.settings.model_copy(update={"calibration_steps": steps})
-        device = torch.device(self.crew.device)
-        with self._timed("calibrate"), _StepClock(device) as clock:
-            prior = fitting.calibrate(replace(context, settings=few), device, self.crew.threads)
-            fit_files.save_prior(prior, self.ledger.prior)
+        few = self.context.settings.model_copy(update={"calibration_steps": steps})
+        context, device = replace(self.context, settings=few), torch.device(self.crew.device)
+        with self._timed("calibrate"), _StepClock(self.crew.device) as clock:
+            self.prior = fitting.calibrate(context, device, self.crew.threads)
+            fit_files.save_prior(self.prior, self.ledger.prior)
         self.wall["calibrate"] += (asked - steps) * clock.seconds()
-        return prior
 
-    def _sample(self, context: Context) -> Context:
-        """The same slide, of which the tiles of the sample alone are planned."""
+    def _plan_sample(self) -> None:
         from wsi_pgdips.run.context import save_plan
 
-        once = max(self.crew.threads, self.crew.fitted_at_once)
-        planned, scale = np.zeros_like(context.planned), context.tissue.scale
-        for tile in sample_tiles(context.plans, -(-LEAST_RUN // once) * once):
-            r = context.grid.tile_region(*tile)
-            planned[int((r.y + r.h / 2) / scale), int((r.x + r.w / 2) / scale)] = True
-        save_plan(replace(context, planned=planned), self.ledger.plan)
-        return self.job.context()
+        once, planned = self.crew.threads, np.zeros_like(self.context.planned)
+        for tile in sample_tiles(self.context.plans, -(-LEAST_RUN // once) * once):
+            planned[_inside(self.context, tile)] = True
+        save_plan(replace(self.context, planned=planned), self.ledger.plan)
+        self.sampled = self.job.context()
 
-    def _fit(self, context: Context, prior: SlidePrior, sampled: Context) -> list[BlockFit]:
+    def _fit(self) -> BlockFit:
         from wsi_pgdips.run import fit_files, worker
 
-        once = self.crew.fitted_at_once
-        first = _first_tiles(sampled, once)
-        cold = _seconds(lambda: self._fit_block(sampled, prior, first))
-        took = [_seconds(functools.partial(worker.fit, self.job, b)) for b in _blocks(sampled)]
-        a_round = sum(took) / max(sum(_rounds(sampled, "fit", once)), 1)
-        cold = max(cold - a_round, 0.0)  # the first of all, once
+        blocks, once = _blocks(self.sampled), self.crew.threads
+        first = _first_tiles(self.sampled, once)
+        cold = self._fit_block(self.sampled, first)
+        took = _took(lambda: [worker.fit(self.job, block) for block in blocks])[0]
+        a_round = took / max(sum(_rounds(self.sampled, "fit", once)), 1)
+        computed = [n * a_round for n in _rounds(self.context, "fit", once)]
         if self.science.preset == "paper":
-            a_round = self._solve(context, prior, first)
-        computed = [n * a_round for n in _rounds(context, "fit", once)]
-        self.wall["fit"] = cold + self.crew.seconds(computed, [0.0] * len(computed))
-        return [fit_files.load_fit(self.ledger.fit(b)) for b in _blocks(sampled)]
+            computed = self._solve()
+        self.wall["fit"] = max(cold - a_round, 0) + self.crew.seconds(computed)
+        return _spread([fit_files.load_fit(self.ledger.fit(b)) for b in blocks], self.context)
 
-    def _solve(self, context: Context, prior: SlidePrior, plan: BlockPlan) -> float:
-        """Seconds of tiles that are fitted at once, by networks of their own."""
-        import torch
-
+    def _solve(self) -> list[float]:
+        """Seconds of each block whose tiles are fitted by networks of their own."""
         from wsi_pgdips.solver.presets import resolve
 
-        preset = resolve(self.science)
+        gpu, preset = self.crew.device != "cpu", resolve(self.science)
+        plan = _first_tiles(self.sampled, BATCH if gpu else self.crew.threads)
         few = preset.with_steps(min(preset.steps, TILE_STEPS))
-        paper = replace(context, settings=self.science, preset=few)
-        with _StepClock(torch.device(self.crew.device)) as clock:
-            took = _seconds(lambda: self._fit_block(paper, prior, plan))
-        return took + (preset.steps - few.steps) * clock.seconds()
+        with _StepClock(self.crew.device) as clock:
+            took = self._fit_block(replace(self.sampled, preset=few), plan)
+        took += (preset.steps - few.steps) * clock.seconds()
+        if gpu:  # which has enough to do with any number of tiles
+            return [len(p.fit) * took / len(plan.render) for p in self.context.plans]
+        return [n * took for n in _rounds(self.context, "fit", self.crew.threads)]
 
-    def _fit_block(self, context: Context, prior: SlidePrior, plan: BlockPlan) -> BlockFit:
+    def _fit_block(self, context: Context, plan: BlockPlan) -> float:
+        """Seconds that it takes."""
         import torch
 
         from wsi_pgdips.run.fitting import fit_block
 
-        return fit_block(
-            context,
-            prior,
-            plan,
-            device=torch.device(self.crew.device),
-            threads=self.crew.threads,
-            batch=self.crew.batch,
-        )
+        device, threads = torch.device(self.crew.device), self.crew.threads
+        options: dict[str, Any] = {"device": device, "threads": threads, "batch": len(plan.render)}
+        return float(_took(lambda: fit_block(context, self.prior, plan, **options))[0])
 
-    def _blend(
-        self, context: Context, prior: SlidePrior, fit: BlockFit
-    ) -> tuple[Fields, FloatArray]:
-        from wsi_pgdips.run import blending
-
-        with self._timed("blend"):
-            blended = blending.blend(context, prior, [fit])
-            blending.save_fields(*blended, self.ledger.fields)
-        return blended
-
-    def _render(
-        self,
-        context: Context,
-        prior: SlidePrior,
-        fields: Fields,
-        slide_matrix: FloatArray,
-        sampled: Context,
-    ) -> None:
-        from wsi_pgdips.layers import store
-        from wsi_pgdips.run import rendering, worker
-
-        threads = self.crew.threads
-
-        def rendered(plan: BlockPlan) -> rendering.RenderedBlock:
-            return rendering.render_block(
-                sampled,
-                prior,
-                fields,
-                slide_matrix,
-                plan,
-                lambda _: None,
-                sampled.source,
-                device=self.crew.device,
-                threads=threads,
-            )
-
-        def write(plan: BlockPlan, block: rendering.RenderedBlock) -> None:
-            store.write_block(
-                self.output,
-                context.grid,
-                plan.by,
-                plan.bx,
-                codes=block.codes,
-                tissue=block.tissue,
-                residual_rms=block.residual_rms,
-                residual_od=block.residual_od,
-            )
-
-        first = _first_tiles(sampled, threads)
-        cold = _seconds(lambda: rendered(first))
-        # what a block takes for its size alone
-        empty = replace(first, render=(), fit=(), fraction=())
-        blank = rendered(empty)
-        area = _area(context, empty)
-        compute_px = _seconds(lambda: rendered(empty)) / area
-        write_px = _seconds(lambda: write(empty, blank)) / area
-        del blank
-
-        computed, written = 0.0, 0.0
-        for plan in sampled.plans:
-            ticks = [time.perf_counter()]
-            worker.render(
-                self.job, (plan.by, plan.bx), lambda ticks=ticks: ticks.append(time.perf_counter())
-            )
-            computed += ticks[-1] - ticks[0] - compute_px * _area(context, plan)
-            written += time.perf_counter() - ticks[-1] - write_px * _area(context, plan)
-        a_round = max(computed, 0.0) / sum(_rounds(sampled, "render", threads))
-        a_tile = max(written, 0.0) / sampled.n_tiles
-        areas = [_area(context, p) for p in context.plans]
-        rounds = _rounds(context, "render", threads)
-        cold = max(cold - a_round - compute_px * area, 0.0)
-        self.wall["render"] = cold + self.crew.seconds(
-            [n * a_round + px * compute_px for n, px in zip(rounds, areas, strict=True)],
-            [
-                len(p.render) * a_tile + px * write_px
-                for p, px in zip(context.plans, areas, strict=True)
-            ],
-        )
-
-    def _finalize(
-        self,
-        context: Context,
-        prior: SlidePrior,
-        fit: BlockFit,
-        fields: Fields,
-        slide_matrix: FloatArray,
-        sampled: Context,
-    ) -> None:
-        from wsi_pgdips.run.finishing import write_products
+    def _render_from(self, fit: BlockFit) -> None:
+        """``blend``, ``render`` and ``finalize``; ``fit`` has all tiles of the slide."""
+        from wsi_pgdips.run import blending, finishing, rendering
         from wsi_pgdips.run.ledger import load_arrays
 
-        blocks = _blocks(sampled)
-        with self._timed("finalize"):
-            write_products(context, prior, [fit], fields, slide_matrix, blocks, self.ledger)
-        # most of what grows with the tiles: the strips are read twice
-        strips = _seconds(lambda: [load_arrays(self.ledger.render(b)) for b in blocks])
-        self.wall["finalize"] += 2 * strips * (context.n_tiles / sampled.n_tiles - 1)
+        context, crew, blocks = self.context, self.crew, _blocks(self.sampled)
+        with self._timed("blend"):
+            fields, matrix = blending.blend(context, self.prior, [fit])
+            blending.save_fields(fields, matrix, self.ledger.fields)
 
-    def _disk(self, context: Context, sampled: Context) -> tuple[float, float]:
+        def rendered(plan: BlockPlan) -> RenderedBlock:
+            return rendering.render_block(
+                self.sampled,
+                self.prior,
+                fields,
+                matrix,
+                plan,
+                lambda _: None,
+                self.sampled.source,
+                device=crew.device,
+                threads=crew.threads,
+            )
+
+        self._render(rendered)
+        with self._timed("finalize"):
+            finishing.write_products(
+                context, self.prior, [fit], fields, matrix, blocks, self.ledger
+            )
+        # most of what grows with the tiles: their strips are read twice
+        strips = _took(lambda: [load_arrays(self.ledger.render(b)) for b in blocks])[0]
+        self.wall["finalize"] += 2 * strips * (context.n_tiles / self.sampled.n_tiles - 1)
+
+    def _render(self, rendered: Callable[[BlockPlan], RenderedBlock]) -> None:
+        from wsi_pgdips.run import worker
+
+        threads, first = self.crew.threads, _first_tiles(self.sampled, self.crew.threads)
+        cold = _took(lambda: rendered(first))[0]
+        # what a pixel of a block takes whatever is there
+        empty = replace(first, render=(), fit=(), fraction=())
+        area = _area(self.context, empty)
+        compute_px = _took(lambda: rendered(empty)) / area
+        write_px = _took(functools.partial(self._write, empty, rendered(empty))) / area
+
+        compute, write = np.zeros(2), np.zeros(2)
+        for by, bx in _blocks(self.sampled):
+            at = [_now()]
+
+            def tile_done(at: list[Seconds] = at) -> None:
+                at.append(_now())
+
+            worker.render(self.job, (by, bx), tile_done)
+            compute += at[-1] - at[0]
+            write += _now() - at[-1]
+        # on a CPU, threads get no more of the machine than they got here
+        busy = compute[1] / compute[0] if self.crew.device == "cpu" else threads
+        slowing = min(write[1] / write[0] / max(busy, 1), 1)
+        pixels = sum(_area(self.sampled, p) for p in self.sampled.plans)
+        rounds = sum(_rounds(self.sampled, "render", threads))
+        a_round = max((compute - pixels * compute_px)[0], 0) / rounds
+        a_tile = max((write - pixels * write_px)[0], 0) / self.sampled.n_tiles
+        computed, written = [], []
+        for plan in self.context.plans:
+            px, tiles = _area(self.context, plan), len(plan.render)
+            computed.append(px * compute_px[0] + -(-tiles // threads) * a_round)
+            written.append(px * write_px[0] + tiles * a_tile)
+        cold = max(cold - area * compute_px[0] - a_round, 0)
+        self.wall["render"] = cold + self.crew.seconds(computed, written, slowing)
+
+    def _write(self, plan: BlockPlan, block: RenderedBlock) -> None:
+        from wsi_pgdips.layers.store import write_block
+
+        write_block(
+            self.output,
+            self.context.grid,
+            plan.by,
+            plan.bx,
+            codes=block.codes,
+            tissue=block.tissue,
+            residual_rms=block.residual_rms,
+            residual_od=block.residual_od,
+        )
+
+    def _disk(self) -> tuple[float, float]:
         """Bytes of the finished layers, and of the output before what is handed on goes."""
         from wsi_pgdips.run.pixels import pixels_bytes
 
@@ -421,26 +394,50 @@ class _Rehearsal:
         for path in self.output.rglob("*"):
             if path.is_file():
                 sizes[_kind(path.relative_to(self.output).parts)] += path.stat().st_size
-        layers = sizes["rest"] + sizes["data"] * _mass(context) / _mass(sampled)
-        handed_on = sizes["work"] + sizes["tiles"] * context.n_tiles / sampled.n_tiles
+        tiles, context = self.context.n_tiles, self.context
+        layers = sizes["rest"] + sizes["data"] * _mass(context) / _mass(self.sampled)
+        handed_on = sizes["work"] + sizes["tiles"] * tiles / self.sampled.n_tiles
         if self.job.keep_pixels:
             handed_on += pixels_bytes(context.grid, _tiles_to_fit(context))
-        return layers, layers + handed_on + context.n_tiles * self._map_bytes(context)
+        return layers, layers + handed_on + tiles * self._map_bytes()
 
-    def _map_bytes(self, context: Context) -> int:
+    def _vram_mb(self) -> float:
+        if self.crew.device == "cpu":
+            return 0.0
+        import torch
+
+        from wsi_pgdips.run.fitting import batch_for
+
+        device, most = self.crew.device, max(len(p.fit) for p in self.context.plans)
+        seen = torch.cuda.max_memory_allocated(device) / _MIB
+        if self.science.preset != "paper":
+            return seen
+        batch = self.job.batch or batch_for(*torch.cuda.mem_get_info(device), self.context.stains.n)
+        return seen * min(batch, most) / BATCH
+
+    def _map_bytes(self) -> int:
         """Bytes of the map of a tile's own networks."""
         from wsi_pgdips.solver.presets import HALO
 
-        side = context.grid.tile + 2 * HALO
-        return context.stains.n * side**2 * 2 if self.science.preset == "paper" else 0
+        side = self.context.grid.tile + 2 * HALO
+        return self.context.stains.n * side**2 * 2 if self.science.preset == "paper" else 0
 
-    def _unseen_mb(self, context: Context) -> float:
-        """MiB of a run that the sample had no need of."""
-        areas = sorted((_area(context, p) for p in context.plans), reverse=True)
-        # the codes of a block that is written while another is computed
-        beside = areas[1] * context.stains.n * 2 if self.crew.lanes > 1 and areas[1:] else 0
-        maps = max(len(p.render) for p in context.plans) * self._map_bytes(context)
-        return (beside + maps) / _MIB
+    def _unseen_mb(self, layers: float) -> float:
+        """MiB that blocks take beyond what the sample did: they are full, and several at a time.
+
+        Args:
+            layers: bytes of them all.
+        """
+        n, mass = self.context.stains.n, _mass(self.context)
+        held = []
+        for plan in self.context.plans:
+            # a shard is put together in memory, beside the chunks it is made of
+            shards = 2 * layers * _mass(self.context, plan) / mass
+            codes = 2 * n * _area(self.context, plan)
+            masks = 3 * _area(self.context, plan)
+            held.append((codes * 4 / 3 + masks, shards + len(plan.render) * self._map_bytes()))
+        held.sort(reverse=True)
+        return (held[0][1] + sum(map(sum, held[1 : self.crew.lanes]))) / _MIB
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -452,11 +449,11 @@ class _Rehearsal:
 class _StepClock:
     """Seconds of the steps of optimisers, seen from outside."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: str) -> None:
         self._device = device
         self._at: dict[int, list[float]] = defaultdict(list)
 
-    def __enter__(self) -> _StepClock:
+    def __enter__(self) -> Self:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self._hook = register_optimizer_step_post_hook(self._note)
@@ -466,7 +463,7 @@ class _StepClock:
         self._hook.remove()
 
     def _note(self, *_: object) -> None:
-        if self._device.type == "cuda":
+        if self._device != "cpu":
             import torch
 
             torch.cuda.synchronize(self._device)
@@ -474,35 +471,54 @@ class _StepClock:
 
     def seconds(self) -> float:
         """Of one step, once it goes at its pace; 0 where there were too few."""
-        spans = [np.diff(at[WARM_STEPS:]) for at in self._at.values() if len(at) > WARM_STEPS + 1]
-        return float(np.concatenate(spans).mean()) if spans else 0.0
+        spans = [np.diff(at[WARM_STEPS:]) for at in self._at.values()]
+        every = np.concatenate([np.zeros(0), *spans])
+        return float(every.mean()) if len(every) else 0.0
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _now() -> Seconds:
+    """Of this process, so far."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _took(work: Callable[[], object]) -> Seconds:
+    start = _now()
     work()
-    return time.perf_counter() - start
+    return _now() - start
 
 
 def _spread(fits: Sequence[BlockFit], context: Context) -> BlockFit:
-    """Fits of all planned tiles: of one outside the sample, those of another that is in it."""
-    own = {t: i for i, t in enumerate((int(y), int(x)) for f in fits for y, x in f.index)}
+    """Fits of all planned tiles: one outside the sample has those of one of its kind in it."""
+    known = [(int(y), int(x)) for f in fits for y, x in f.index]
+    own = {tile: i for i, tile in enumerate(known)}
+    to_fit = {t for p in context.plans for t in p.fit}
+    kinds = {kind: [i for t, i in own.items() if (t in to_fit) is kind] for kind in (True, False)}
     tiles = [t for p in context.plans for t in p.render]
-    rows = np.array([own.get(t, k % len(own)) for k, t in enumerate(tiles)])
+    rows = []
+    for k, tile in enumerate(tiles):
+        like = kinds[tile in to_fit] or list(own.values())
+        rows.append(own.get(tile, like[k % len(like)]))
 
-    def of_all(name: str) -> Any:
-        return np.concatenate([getattr(f, name) for f in fits])[rows]
+    def joined(parts: Iterable[Any]) -> Any:
+        return np.concatenate(list(parts))[rows]
 
-    plain = [name for name in asdict(fits[0]) if name not in ("index", "statistics", "concentration")]
-    return replace(
-        fits[0],
-        index=np.array(tiles, np.int32),
-        statistics={
-            name: np.concatenate([f.statistics[name] for f in fits])[rows]
-            for name in fits[0].statistics
-        },
-        **{name: of_all(name) for name in plain},
-    )
+    apart = ("index", "statistics", "concentration")
+    names = [f.name for f in dataclasses.fields(fits[0]) if f.name not in apart]
+    statistics = {k: joined(f.statistics[k] for f in fits) for k in fits[0].statistics}
+    plain = {name: joined(getattr(f, name) for f in fits) for name in names}
+    return replace(fits[0], index=np.array(tiles, np.int32), statistics=statistics, **plain)
+
+
+def _inside(context: Context, tile: TileIndex) -> tuple[int, int]:
+    """A pixel of the overview for which a tile is planned: of those, the nearest to its middle."""
+    r, scale = context.grid.tile_region(*tile), context.tissue.scale
+    rows = slice(int(r.y / scale), math.ceil(r.stop_y / scale))
+    columns = slice(int(r.x / scale), math.ceil(r.stop_x / scale))
+    ys, xs = np.nonzero(context.planned[rows, columns])
+    off_y = ys + rows.start + 0.5 - (r.y + r.h / 2) / scale
+    off_x = xs + columns.start + 0.5 - (r.x + r.w / 2) / scale
+    best = int(np.argmin(off_y**2 + off_x**2))
+    return rows.start + int(ys[best]), columns.start + int(xs[best])
 
 
 def _first_tiles(context: Context, count: int) -> BlockPlan:
@@ -533,10 +549,10 @@ def _area(context: Context, plan: BlockPlan) -> int:
     return region.h * region.w
 
 
-def _mass(context: Context) -> float:
-    """What the bytes of the planned tiles go with: tissue, and a little of every pixel."""
+def _mass(context: Context, *plans: BlockPlan) -> float:
+    """What the bytes of planned tiles go with: tissue, and a little of every pixel."""
     total = 0.0
-    for plan in context.plans:
+    for plan in plans or context.plans:
         for tile, share in zip(plan.render, plan.fraction, strict=True):
             region = context.grid.tile_region(*tile)
             total += region.h * region.w * (share + GLASS_SHARE)
@@ -549,47 +565,3 @@ def _kind(parts: tuple[str, ...]) -> str:
         return {"fit": "tiles", "render": "tiles", "pixels": "pixels"}.get(parts[1], "work")
     layers = parts[0].isdigit() or parts[0] in ("labels", "qc", "residual")
     return "data" if layers and parts[-1] != "zarr.json" else "rest"
-
-
-def _vram_mb(device: str) -> float:
-    """Most that PyTorch has held of a GPU so far, MiB."""
-    import torch
-
-    return torch.cuda.max_memory_allocated(device) / _MIB if device.startswith("cuda") else 0.0
-
-
-def describe_estimate(found: Estimate) -> list[tuple[str, str]]:
-    """(name, text) rows for a reader."""
-    from wsi_pgdips.run.inspect import times_text
-
-    who = f"{found.threads} threads" if found.threads > 1 else "one thread"
-    if found.workers > 1:
-        who = f"{found.workers} processes of {who}"
-    each = " in each process" if found.workers > 1 else ""
-    rows = [
-        ("slide", found.slide),
-        ("run", f"{found.preset}, {found.device}, {who}"),
-        ("tiles", f"{found.tiles}, {found.tiles_to_fit} of them to fit"),
-        ("blocks", str(found.blocks)),
-        ("time", f"about {duration_text(found.total_s)}"),
-        ("seconds", times_text(found.wall_s)),
-        ("memory", f"about {_size_text(found.peak_rss_mb * _MIB)}{each}"),
-    ]
-    if found.peak_vram_mb:
-        rows.append(("GPU memory", f"about {_size_text(found.peak_vram_mb * _MIB)}"))
-    most = _size_text(found.peak_disk_bytes)
-    rows.append(("disk", f"about {_size_text(found.disk_bytes)}; {most} until the run is done"))
-    return rows
-
-
-def duration_text(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``2 h 10 min``."""
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{max(round(seconds), 1)} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _size_text(size: float) -> str:
-    """Bytes as ``12 MB`` or ``3.4 GB``, of powers of ten as disks are sold."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.3g} MB"
