@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +44,11 @@ class TimedRun:
         return sum(self.cpu.get(s, 0.0) for s in STAGES)
 
 
-def timed_run(slide: Path, stains: str, *options: str) -> TimedRun:
+def timed_run(slide: Path, stains: str, *options: str, cores: int | None = None) -> TimedRun:
     """``wsi-pgdips run`` of a slide into a folder that is thrown away.
+
+    Args:
+        options: of the program. cores: that it may use, all by default.
 
     Raises:
         IncompleteRunError: the run failed.
@@ -52,7 +57,9 @@ def timed_run(slide: Path, stains: str, *options: str) -> TimedRun:
         output = Path(folder) / "out.ome.zarr"
         program = [sys.executable, "-m", "wsi_pgdips", "run", str(slide), str(output)]
         asked = [*program, "--stains", stains, "--quiet", *options]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            asked, capture_output=True, text=True, check=False, preexec_fn=_confined_to(cores)
+        )
         if done.returncode != 0:
             raise IncompleteRunError(
                 "a run of the benchmark failed", found=done.stderr.strip(), where=slide.name
@@ -67,6 +74,13 @@ def timed_run(slide: Path, stains: str, *options: str) -> TimedRun:
         float(record.get("peak_vram_mb", 0.0)),
         written,
     )
+
+
+def _confined_to(cores: int | None) -> Callable[[], None] | None:
+    if cores is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    chosen = sorted(os.sched_getaffinity(0))[:cores]
+    return lambda: os.sched_setaffinity(0, chosen)
 
 
 def slope(small: tuple[int, float], large: tuple[int, float]) -> float:

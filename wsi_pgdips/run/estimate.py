@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 STAGES = ("prepare", "calibrate", "fit", "blend", "render", "finalize")
 RUNS, LEAST_RUN = 4, 6  # of neighbouring tiles, since what is decoded for one serves the next
 NETWORK_STEPS, TILE_STEPS = 40, 4  # that are taken; the others take as long
-WARM_STEPS = 2
+WARM_STEPS = 1
 BATCH = 4  # tiles that a GPU is tried with
+ALIKE = 3  # tiles of the sample that stand for one outside it, in turn
 GLASS_SHARE = 0.1  # bytes of a pixel of glass, in those of one of tissue
 _MIB = 2**20
 
@@ -217,7 +218,7 @@ class _Rehearsal:
             tiles=self.context.n_tiles,
             tiles_to_fit=_tiles_to_fit(self.context),
             blocks=len(self.context.plans),
-            wall_s={stage: round(self.wall[stage], 3) for stage in STAGES},
+            wall_s={stage: round(float(self.wall[stage]), 3) for stage in STAGES},
             peak_rss_mb=round(peak_rss_mb() + self._unseen_mb(disk), 1),
             peak_vram_mb=round(self._vram_mb(), 1),
             disk_bytes=round(disk),
@@ -488,16 +489,14 @@ def _took(work: Callable[[], object]) -> Seconds:
 
 
 def _spread(fits: Sequence[BlockFit], context: Context) -> BlockFit:
-    """Fits of all planned tiles: one outside the sample has those of one of its kind in it."""
-    known = [(int(y), int(x)) for f in fits for y, x in f.index]
-    own = {tile: i for i, tile in enumerate(known)}
-    to_fit = {t for p in context.plans for t in p.fit}
-    kinds = {kind: [i for t, i in own.items() if (t in to_fit) is kind] for kind in (True, False)}
-    tiles = [t for p in context.plans for t in p.render]
+    """Fits of all planned tiles: one outside the sample has those of one with as much tissue."""
+    own = {(int(y), int(x)): i for i, (y, x) in enumerate(t for f in fits for t in f.index)}
+    seen = np.concatenate([f.tissue for f in fits])
+    planned = [pair for p in context.plans for pair in zip(p.render, p.fraction, strict=True)]
     rows = []
-    for k, tile in enumerate(tiles):
-        like = kinds[tile in to_fit] or list(own.values())
-        rows.append(own.get(tile, like[k % len(like)]))
+    for k, (tile, share) in enumerate(planned):
+        like = np.argsort(np.abs(seen - share), kind="stable")[:ALIKE]
+        rows.append(own.get(tile, int(like[k % len(like)])))
 
     def joined(parts: Iterable[Any]) -> Any:
         return np.concatenate(list(parts))[rows]
@@ -506,7 +505,12 @@ def _spread(fits: Sequence[BlockFit], context: Context) -> BlockFit:
     names = [f.name for f in dataclasses.fields(fits[0]) if f.name not in apart]
     statistics = {k: joined(f.statistics[k] for f in fits) for k in fits[0].statistics}
     plain = {name: joined(getattr(f, name) for f in fits) for name in names}
-    return replace(fits[0], index=np.array(tiles, np.int32), statistics=statistics, **plain)
+    return replace(
+        fits[0],
+        index=np.array([tile for tile, _ in planned], np.int32),
+        statistics=statistics,
+        **plain,
+    )
 
 
 def _inside(context: Context, tile: TileIndex) -> tuple[int, int]:

@@ -115,11 +115,11 @@ class KeptPixels:
         grid = self._source.grid
         region = Region(y, x, h, w)
         centre = ((y + h // 2) // grid.tile, (x + w // 2) // grid.tile)
-        own = self._kept(centre)
-        if own is None:  # its neighbours' would save little
+        whole = self._kept(centre)
+        if whole is None:  # its neighbours' would save little
             return self._source.read(y, x, h, w)
         if region == grid.tile_region(*centre):
-            return own
+            return whole
         out = np.full((h, w, CHANNELS), 255, np.uint8)
         inside = region.clipped(grid.shape)
         for ty in range(inside.y // grid.tile, (inside.stop_y - 1) // grid.tile + 1):

@@ -37,7 +37,6 @@ _DIP = 0.75  # a change below this share of its neighbours' is a dip
 _SIDE = 256  # pixels of a tile that are coded again
 _TILES = 3
 _SQUARE = 16
-_FLAT = (0.0, 0.0, 0.0)
 _BLURS = (0.0, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)  # pixels
 # pixels, by which half the resolution is sharper: of slides in focus, at most of those, and surely
 # out of it; what is softer than the last two has no detail that could be brought back
@@ -90,8 +89,12 @@ def _defocus(
 ) -> float:
     """Blur that makes half the resolution as soft as the tiles, beyond what sharp ones need."""
     busy = [(t.corrected, t.own_tissue) for t in tiles if t.own_tissue.sum() >= _SQUARE**2]
-    details = list(executor.map(lambda pair: _detail(*pair), busy))
-    fine, coarse, coarser = np.median(details, axis=0) if busy else _FLAT
+
+    def seen(bands: Sequence[tuple[float, float]]) -> list[float]:
+        details = list(executor.map(lambda pair: _detail(pair[0], pair[1], bands), busy))
+        return np.median(details, axis=0).tolist() if busy else [0.0] * len(bands)
+
+    fine, coarse = seen(_BANDS[:2])
     lit = [pair for pair in clean if pair[1].sum() >= _SQUARE**2]
     if not lit or min(fine, coarse) <= 0:
         return 0.0
@@ -110,13 +113,12 @@ def _defocus(
     found = np.maximum.accumulate(np.array(list(executor.map(softness, _BLURS))))
     blur = float(np.interp(coarse / fine, found, _BLURS))
     out = np.interp(blur, (IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST), (0, 1, 1, 0))
+    (coarser,) = seen(_BANDS[2:])
     out *= np.interp(coarser / coarse, (BLOBS, STRUCTURE), (0, 1))
     return float(out * np.sqrt(max(blur**2 - TYPICAL**2, 0.0)))
 
 
-def _detail(
-    od: FloatArray, tissue: BoolArray, bands: Sequence[tuple[float, float]] = _BANDS
-) -> list[float]:
+def _detail(od: FloatArray, tissue: BoolArray, bands: Sequence[tuple[float, float]]) -> list[float]:
     """Standard deviation of the mean OD on tissue in each band, from fine to coarse."""
     from scipy import ndimage
 

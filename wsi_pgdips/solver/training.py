@@ -94,7 +94,7 @@ def train_slide_network(
         for k, v in slide_network.init_weights(n, generator).items()
     }
     trained = list(weights.values())
-    optimiser = torch.optim.Adam(trained, preset.learning_rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam(trained, preset.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, preset.learning_rate, total_steps=max(steps, 2), pct_start=0.1
     )
