@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.disk import PARTIAL, writing
@@ -149,19 +148,22 @@ class KeptPixels:
         block = (tile[0] // per, tile[1] // per)
         with self._lock:
             found = self._block(block)
-        if found is None or tile not in found[0]:
+        if found is None or tile not in found:
             return None
-        rows, tiles = found
         region = grid.tile_region(*tile)
-        own: ByteArray = tiles[rows[tile], : region.h * region.w * CHANNELS]
-        return own.reshape(region.h, region.w, CHANNELS)
+        # mapped for as long as it is used: pages that stay mapped count as memory of the process
+        return np.memmap(
+            self._ledger.pixels(block),
+            np.uint8,
+            mode="r",
+            offset=found[tile] * pixels_bytes(grid, 1),
+            shape=(region.h, region.w, CHANNELS),
+        )
 
-    def _load(self, block: Block) -> tuple[dict[TileIndex, int], npt.NDArray[np.uint8]] | None:
+    def _load(self, block: Block) -> dict[TileIndex, int] | None:
+        """Row of each tile that is there in the file of a block."""
         path, tiles = self._ledger.pixels(block), self._tiles.get(block, ())
         if not tiles or not path.exists():
             return None
-        size = pixels_bytes(self._source.grid, 1)
-        whole = np.memmap(path, np.uint8, mode="r")
-        present = whole[len(tiles) * size :]
-        rows = {tile: i for i, tile in enumerate(tiles) if present[i]}
-        return rows, whole[: len(tiles) * size].reshape(len(tiles), size)
+        present = np.fromfile(path, np.uint8, offset=pixels_bytes(self._source.grid, len(tiles)))
+        return {tile: i for i, tile in enumerate(tiles) if present[i]}
