@@ -41,7 +41,7 @@ class ScientificSettings(_Frozen):
     alpha: float | None = Field(default=None, ge=0)
     beta: float | None = Field(default=None, ge=0)
     calibration_tiles: int = Field(default=16, ge=1)
-    calibration_steps: int = Field(default=300, ge=1)
+    calibration_steps: int = Field(default=200, ge=1)
     prior_weight: float | Literal["auto"] = "auto"
 
     @field_validator("tile")

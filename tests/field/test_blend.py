@@ -12,7 +12,7 @@ from wsi_pgdips.field.blend import blend_fields
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
-from wsi_pgdips.solver.statistics import Q_MAX, cell_statistics, empty_statistics
+from wsi_pgdips.solver.statistics import Q_MAX, cell_statistics, empty_statistics, q_histogram
 
 ROWS = load_stains("hdab").stain_matrix
 GRID = (4, 6)
@@ -41,12 +41,15 @@ def block_fit(tiles: Sequence[tuple[int, int]], flags: Sequence[TileFlag]) -> Bl
         q = rng.gamma(3, 0.2, (2, 800)).astype(np.float32)
         q[0, :80] = q[1, 80:160] = 0
         y, half = (q.T @ ROWS).astype("f4"), rng.random(800) > 0.5
-        cells = [cell_statistics(y[c], half[c], q[:, c], ROWS, 0.002) for c in QUARTERS]
+        cells = [cell_statistics(y[c], half[c], ROWS, 0.002) for c in QUARTERS]
         own = {k: np.stack([c[k] for c in cells]) for k in cells[0]}
         statistics.append(
             empty_statistics(ROWS)
             if flag
-            else {k: v.reshape(2, 2, *v.shape[1:]) for k, v in own.items()}
+            else {
+                "q_hist": q_histogram(q),
+                **{k: v.reshape(2, 2, *v.shape[1:]) for k, v in own.items()},
+            }
         )
     count = len(tiles)
     fitted = np.array([not f for f in flags], np.float32)
@@ -191,8 +194,8 @@ def test_m_is_the_local_percentile_and_at_least_presence() -> None:
         hist = block.statistics["q_hist"]
         hist[:] = 0
         busy = block.flags == 0
-        hist[busy, :, :, 0, 50] = 1000  # all of the first stain lies at 0.505 OD
-        hist[busy, :, :, 1, 0] = 1000  # and next to nothing of the second
+        hist[busy, 0, 50] = 1000  # all of the first stain lies at 0.505 OD
+        hist[busy, 1, 0] = 1000  # and next to nothing of the second
     field, _ = blended(blocks)
     np.testing.assert_allclose(field.spectral_correction[:, :5, 0], 0.505, atol=1e-5)
     np.testing.assert_allclose(field.spectral_correction[:, :5, 1], 0.1, atol=1e-6)

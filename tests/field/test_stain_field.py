@@ -9,7 +9,12 @@ import numpy.typing as npt
 import pytest
 
 from wsi_pgdips.field import stains
-from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field, supported_share
+from wsi_pgdips.field.stains import (
+    Cells,
+    StainField,
+    raw_stain_matrix,
+    supported_share,
+)
 from wsi_pgdips.optics.cone import EDGES, Plane
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.optics.stains import load_stains
@@ -40,8 +45,7 @@ def cells_of(rows: FloatArray, seed: int) -> FloatArray:
 def statistics_of(y: FloatArray, anchor: FloatArray, seed: int) -> dict[str, npt.NDArray[Any]]:
     """Statistics of a tile of these cells, taken under ``anchor``."""
     half = np.random.default_rng(seed).random(len(y)) > 0.5
-    q = np.asarray(np.maximum(y @ np.linalg.pinv(anchor), 0).T, np.float32)
-    return cell_statistics(y, half, q, anchor, NOISE)
+    return cell_statistics(y, half, anchor, NOISE)
 
 
 def one_tile(rows: FloatArray, anchor: FloatArray, seed: int) -> dict[str, npt.NDArray[Any]]:
@@ -61,6 +65,24 @@ def slide(truth: FloatArray, anchor: FloatArray, missing: float = 0.0, seed: int
         name: np.stack([t[name] for t in tiles]).reshape(*truth.shape[:2], *value.shape)
         for name, value in nothing.items()
     }
+
+
+def stain_field(
+    statistics: Statistics,
+    anchor: FloatArray,
+    measured: npt.NDArray[np.bool_],
+    library: FloatArray | None = None,
+) -> StainField:
+    """From (CY, CX, ...) statistics: two parts, rows in turn."""
+    shape = (statistics["count"].shape[0], statistics["count"].shape[1])
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    parts = [
+        Cells(
+            index[i::2].reshape(-1, 2), {k: np.concatenate(v[i::2]) for k, v in statistics.items()}
+        )
+        for i in range(min(2, shape[0]))
+    ]
+    return stains.stain_field(parts, shape, anchor, measured, library)
 
 
 def drifting(first: float, second: float, tilt: float = 0.0) -> FloatArray:
@@ -194,7 +216,7 @@ def test_places_without_pure_pixels_do_not_bend_the_field() -> None:
     for i, j in zip(*np.nonzero(rng.random(GRID) < 0.3), strict=True):
         q = rng.gamma(3.0, 0.2, (CELLS, 2)) + 0.15
         y = np.asarray(q @ HDAB + rng.normal(0, NOISE, (CELLS, 3)), np.float32)
-        alone = cell_statistics(y, rng.random(CELLS) > 0.5, q.T.astype(np.float32), HDAB, NOISE)
+        alone = cell_statistics(y, rng.random(CELLS) > 0.5, HDAB, NOISE)
         for name, value in alone.items():
             statistics[name][i, j] = value
     field = stain_field(statistics, HDAB, every(2))
@@ -286,7 +308,7 @@ def test_the_level_leans_on_the_library_where_no_pixel_is_pure() -> None:
     spread = np.asarray(statistics["edges"])
     spread[..., 1, : spread.shape[-1] // 2] = 0
     rng = np.random.default_rng(0)
-    own = rng.dirichlet(np.ones(60), spread.shape[:3]) * 600
+    own = rng.dirichlet(np.ones(60), spread.shape[:2]) * 1200
     first = int(np.searchsorted(EDGES, np.radians(1.0)))
     spread[..., 1, first : first + 60] = own * np.linspace(1, 0, 60) ** 3
     spread[..., 1, first + 60 :] = 0

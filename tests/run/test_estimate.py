@@ -16,19 +16,17 @@ from wsi_pgdips.config import make_settings
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.run.clock import StepClock
+from wsi_pgdips.run.crew import Crew
 from wsi_pgdips.run.estimate import (
-    LEAST_RUN,
     NETWORK_STEPS,
-    RUNS,
     STAGES,
     TILE_STEPS,
-    Crew,
     Estimate,
-    _StepClock,
     estimate_slide,
-    sample_tiles,
 )
 from wsi_pgdips.run.pool import make_pool
+from wsi_pgdips.run.sample import LEAST_RUN, RUNS, sample_tiles
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.tiles.grid import BlockPlan
 
@@ -73,7 +71,7 @@ def test_a_balanced_run_is_foreseen(slide: Slide, balanced: Layers) -> None:
 def test_steps_that_are_not_taken_count(
     slide: Slide, fast: Estimate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_StepClock, "seconds", lambda _: 1.0)
+    monkeypatch.setattr(StepClock, "seconds", lambda _: 1.0)
     steps = 10**6
     found = predicted(slide, **{**BALANCED, "calibration_steps": steps})
     assert found.wall_s["calibrate"] >= steps - NETWORK_STEPS
@@ -208,7 +206,7 @@ def test_steps_are_timed_from_outside_while_asked_to() -> None:
             weight.sum().backward()
             optimiser.step()
 
-    with _StepClock("cpu") as clock:
+    with StepClock("cpu") as clock:
         assert clock.seconds() == 0
         steps(6)
     before = clock.seconds()

@@ -220,11 +220,12 @@ def test_across_noise_is_the_scatter_out_of_the_plane() -> None:
 
 def test_pooling_takes_the_mean_of_each_cell() -> None:
     od = np.random.default_rng(0).uniform(0.2, 1.0, (3, 10, 13)).astype(np.float32)
-    y, half = pool_od(od, np.ones((10, 13), bool))
+    y, half, at = pool_od(od, np.ones((10, 13), bool))
     expected = [
         od[:, i : i + 4, j : j + 4].mean((1, 2)) for i in range(0, 8, 4) for j in range(0, 12, 4)
     ]
     np.testing.assert_allclose(y, expected, rtol=1e-6)
+    assert at.T.tolist() == [[i, j] for i in range(2) for j in range(3)]
     assert not half.any()
 
 
@@ -234,13 +235,13 @@ def test_pooling_leaves_out_invalid_saturated_and_pale_cells() -> None:
     valid[1, 2] = False  # cell 0
     od[2, 5, 3] = SATURATED_OD + 0.1  # cell 1
     od[:, 8:12] = 0.05  # cell 2
-    y, half = pool_od(od, valid)
+    y, half, _ = pool_od(od, valid)
     np.testing.assert_allclose(y, [[0.5, 0.5, 0.5]])
     assert half.shape == (1,)
 
 
 def test_halves_form_a_checkerboard_of_64_pixels() -> None:
-    y, half = pool_od(np.full((3, 128, 192), 0.5, np.float32), np.ones((128, 192), bool))
+    y, half, _ = pool_od(np.full((3, 128, 192), 0.5, np.float32), np.ones((128, 192), bool))
     squares = half.reshape(32, 48)
     for i in range(2):
         for j in range(3):
@@ -250,6 +251,6 @@ def test_halves_form_a_checkerboard_of_64_pixels() -> None:
 
 
 def test_nothing_valid_gives_nothing() -> None:
-    y, half = pool_od(np.ones((3, 64, 64), np.float32), np.zeros((64, 64), bool))
+    y, half, _ = pool_od(np.ones((3, 64, 64), np.float32), np.zeros((64, 64), bool))
     assert y.shape == (0, 3)
     assert half.shape == (0,)

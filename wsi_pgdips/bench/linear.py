@@ -74,7 +74,7 @@ class LinearMethods:
     def rays(self) -> FloatArray:
         """(N, 3): the outermost percent of the angles of all tissue, less one glass."""
         p = self.picture
-        y, _ = pool_od(p.od - p.glass[:, None, None], p.tissue)
+        y, *_ = pool_od(p.od - p.glass[:, None, None], p.tissue)
         return extreme_rays(y, p.library)
 
     @cached_property
@@ -83,7 +83,7 @@ class LinearMethods:
         p = self.picture
         raised = p.tissue_map.raised
         glass = p.glass if raised is None else p.glass - raised
-        y, _ = pool_od(p.od - glass[:, None, None], p.tissue)
+        y, *_ = pool_od(p.od - glass[:, None, None], p.tissue)
         return estimate_rays(y, p.library).stain_matrix
 
     @cached_property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
+from wsi_pgdips.field.stains import Cells, StainField, raw_stain_matrix, stain_field
 from wsi_pgdips.field.windows import at_cells, blend, neighbourhood_sum
+from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 
@@ -37,7 +38,8 @@ def blend_fields(
     """Fields on the whole tile grid.
 
     Args:
-        fits: of every block, in any order; the result does not depend on it.
+        fits: of every block, in any order, on which the result does not depend; gone through
+            several times, so that they may be loaded one by one.
         tile_grid: (GY, GX). prior: the slide's. background: (CY, CX, 3) B of glass.
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
         q_max: OD at the upper end of the q histograms. library: (N, 3), see ``stain_field``.
@@ -54,20 +56,20 @@ def blend_fields(
     own_m = _masked(_on_grid(fits, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
     own_b = _masked(_on_grid(fits, "background", tile_grid, np.nan, (3,)), inherited)
     own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
-    tiles = _statistics(fits, tile_grid, per_tile=True)
     if source == "parameters":
         stains = _from_parameters(own_s, confidence, prior)
         share = confidence.max(-1)
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
         b = at_cells(blend(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
-        cells = _statistics(fits, tile_grid)
-        stains = stain_field(cells, prior.stain_matrix, prior.measured, library)
-        m = _local_percentile(tiles["q_hist"], prior, q_max)
+        cells = _CellsOf(fits)
+        shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
+        stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library)
+        m = _local_percentile(fits, tile_grid, prior, q_max)
         b = background.astype(np.float64)
     # what three and more stains are in a tile by itself PGDIPS alone says
     known = source != "parameters" and n <= 2
-    raw = raw_stain_matrix(tiles, prior.stain_matrix) if known else own_s
+    raw = _raw(fits, tile_grid, prior) if known else own_s
     fields = Fields(
         stain_matrix=stains.stain_matrix,
         spectral_correction=m.astype(np.float32),
@@ -97,15 +99,36 @@ def _from_parameters(
 
 
 def _local_percentile(
-    histogram: npt.NDArray[Any], prior: SlidePrior, q_max: float
+    fits: Sequence[BlockFit], tile_grid: tuple[int, int], prior: SlidePrior, q_max: float
 ) -> npt.NDArray[np.float64]:
     """M(x): the local 99.9th percentile of q, so that C = q / M lies in [0, 1] (decision 4)."""
-    local = neighbourhood_sum(histogram, SIGMA_PARAMETERS)
-    total = np.cumsum(local, -1)
-    some = total[..., -1] > 0
-    index = (total < PERCENTILE_M * total[..., -1:]).sum(-1)
-    value = (np.minimum(index, histogram.shape[-1] - 1) + 0.5) * q_max / histogram.shape[-1]
-    return np.where(some, np.maximum(value, prior.presence), prior.spectral_correction)
+    found = []
+    for k, usual in enumerate(prior.spectral_correction):
+        histogram: npt.NDArray[Any] | None = None
+        for fit in fits:
+            own = fit.statistics["q_hist"][:, k]
+            if histogram is None:
+                histogram = np.zeros((*tile_grid, own.shape[-1]), own.dtype)
+            histogram[fit.index[:, 0], fit.index[:, 1]] = own
+        assert histogram is not None  # a slide without a block is refused
+        total = np.cumsum(neighbourhood_sum(histogram, SIGMA_PARAMETERS), -1)
+        index = (total < PERCENTILE_M * total[..., -1:]).sum(-1)
+        bins = histogram.shape[-1]
+        value = (np.minimum(index, bins - 1) + 0.5) * q_max / bins
+        found.append(np.where(total[..., -1] > 0, np.maximum(value, prior.presence[k]), usual))
+    return np.stack(found, -1)
+
+
+def _raw(
+    fits: Sequence[BlockFit], tile_grid: tuple[int, int], prior: SlidePrior
+) -> npt.NDArray[np.float32]:
+    """(GY, GX, N, 3) what each tile says by itself, NaN where nothing is known."""
+    out = np.full((*tile_grid, *prior.stain_matrix.shape), np.nan, np.float32)
+    for fit in fits:
+        cells = {k: v for k, v in fit.statistics.items() if k != "q_hist"}
+        tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in cells.items()}
+        out[fit.index[:, 0], fit.index[:, 1]] = raw_stain_matrix(tiles, prior.stain_matrix)
+    return out
 
 
 def _on_grid(
@@ -127,17 +150,23 @@ def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.N
     return np.where(mask, np.nan, values).astype(np.float32)
 
 
-def _statistics(
-    fits: Sequence[BlockFit], tile_grid: tuple[int, int], *, per_tile: bool = False
-) -> dict[str, npt.NDArray[Any]]:
-    """name -> (CY, CX, ...) on the cells, or (GY, GX, ...); zero where no tile was fitted."""
-    gy, gx = tile_grid
-    out: dict[str, npt.NDArray[Any]] = {}
-    for fit in fits:
-        for name, values in fit.statistics.items():
-            values = values.sum((1, 2), keepdims=True) if per_tile else values
-            _, rows, columns, *rest = values.shape
-            if name not in out:
-                out[name] = np.zeros((gy, rows, gx, columns, *rest), np.float64)
-            out[name][fit.index[:, 0], :, fit.index[:, 1]] = values
-    return {k: v.reshape(v.shape[0] * v.shape[1], -1, *v.shape[4:]) for k, v in out.items()}
+class _CellsOf:
+    """The cells of fits, in one order whatever theirs is, so that sums are the same bytes."""
+
+    def __init__(self, fits: Sequence[BlockFit]) -> None:
+        self._fits = fits
+        first = [min(map(tuple, fit.index.tolist()), default=()) for fit in fits]
+        self._order = sorted(range(len(fits)), key=lambda i: first[i])
+
+    def __iter__(self) -> Iterator[Cells]:
+        within = np.stack(np.meshgrid(*[np.arange(CELLS_PER_TILE)] * 2, indexing="ij"), -1)
+        for i in self._order:
+            fit = self._fits[i]
+            order = np.lexsort((fit.index[:, 1], fit.index[:, 0]))
+            index = fit.index[order, None, None] * CELLS_PER_TILE + within
+            statistics = {
+                k: v[order].reshape(-1, *v.shape[3:])
+                for k, v in fit.statistics.items()
+                if k != "q_hist"
+            }
+            yield Cells(index.reshape(-1, 2), statistics)

@@ -11,6 +11,7 @@ on is a property of the place, what they do not is noise; the share they support
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,22 @@ class StainField:
     kept: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Cells:
+    """What some of the slide's cells hold.
+
+    Attributes:
+        index: (K, 2) row and column over the slide. statistics: name -> (K, ...), of
+            ``solver.statistics``.
+    """
+
+    index: npt.NDArray[np.integer[Any]]
+    statistics: Statistics
+
+
 def stain_field(
-    statistics: Statistics,
+    cells: Iterable[Cells],
+    shape: tuple[int, int],
     anchor: FloatArray,
     measured: npt.NDArray[np.bool_],
     library: FloatArray | None = None,
@@ -61,8 +76,9 @@ def stain_field(
     """S(x) for one, two or more stains.
 
     Args:
-        statistics: name -> (CY, CX, ...) sums per cell, zero where its tile was not fitted
-            (``solver.statistics``). anchor: (N, 3) S0 under which they were taken.
+        cells: in parts, none of them twice; gone through several times, so that not all need be
+            in memory. shape: (CY, CX), cells of the slide.
+        anchor: (N, 3) S0 under which the statistics were taken.
         measured: (N,) stains whose vector the slide itself supports; the others stay.
         library: (N, 3), towards which edges without pure pixels are moved, as they were in the
             anchor (``optics.leaning``); not at all by default.
@@ -72,48 +88,55 @@ def stain_field(
         constant.
     """
     n = len(anchor)
-    shape = statistics["count"].shape
     if n == 1 and measured[0]:
-        return _one(statistics, anchor)
+        total, count = (_on_grid(cells, name, shape) for name in ("sum", "count"))
+        return _one(total, count, anchor)
     if n == 2:
-        return _two(statistics, anchor, measured, library)
+        return _two(cells, _on_grid(cells, "count", shape), anchor, measured, library)
     return _constant(shape, anchor)
+
+
+def _on_grid(cells: Iterable[Cells], name: str, shape: tuple[int, int]) -> Floats:
+    """(CY, CX, ...), zero where nothing is known."""
+    out = np.zeros(shape)
+    for part in cells:
+        values = part.statistics[name]
+        if values.ndim > 1 and out.ndim == len(shape):
+            out = np.zeros((*shape, *values.shape[1:]))
+        out[part.index[:, 0], part.index[:, 1]] = values
+    return out
 
 
 def raw_stain_matrix(statistics: Statistics, anchor: FloatArray) -> FloatArray:
     """What each place says by itself, as per-tile methods would use it.
 
     Args:
-        statistics: of one or two stains, as for :func:`stain_field`. anchor: (N, 3) S0.
+        statistics: name -> (..., ) of one or two stains. anchor: (N, 3) S0.
 
     Returns:
-        (GY, GX, N, 3) unit rows, NaN where there is nothing.
+        (..., N, 3) unit rows, NaN where there is nothing.
     """
     if len(anchor) == 1:
-        rows = unit_rows(statistics["sum"].astype(np.float64).sum(2))[:, :, None]
+        rows = unit_rows(statistics["sum"].astype(np.float64).sum(-2))[..., None, :]
     else:
         plane = Plane.of(anchor)
         own = plane.angles(anchor)
-        edges, mass = cone_edges(statistics["edges"].astype(np.float64).sum(2), tail=TILE_TAIL)
+        edges, mass = cone_edges(statistics["edges"].astype(np.float64), tail=TILE_TAIL)
         angle = own + np.where(mass > 0, _clipped(edges - own), 0.0)
-        tilt = _solve(
-            statistics["plane_qq"].astype(np.float64).sum(2),
-            statistics["plane_qr"].astype(np.float64).sum(2),
-        )
+        tilt = _solve(statistics["plane_qq"], statistics["plane_qr"])
         rows = unit_rows(plane.rays(angle) + tilt[..., None] * plane.normal)
     busy = statistics["count"] > 0
     return np.where(busy[..., None, None], rows, np.nan).astype(np.float32)
 
 
-def _one(statistics: Statistics, anchor: FloatArray) -> StainField:
-    total = statistics["sum"].astype(np.float64)  # (GY, GX, 2, 3)
-    if not (statistics["count"] > 0).any():
-        return _constant(total.shape[:2], anchor)
+def _one(total: Floats, count: Floats, anchor: FloatArray) -> StainField:
+    """From (CY, CX, 2, 3) sums and (CY, CX) counts."""
+    if not (count > 0).any():
+        return _constant(count.shape, anchor)
     slide = unit_rows(total.sum((0, 1, 2)))
     local = neighbourhood_sum(total, SIGMA_CELLS)
-    weight = statistics["count"].astype(np.float64)
     deviation = np.stack([_direction(local[:, :, i], slide) for i in (0, 1)], 2)
-    kept = supported_share(deviation, weight)
+    kept = supported_share(deviation, count)
     both = slide + kept * _direction(local.sum(2), slide)
     return StainField(unit_rows(both)[:, :, None], slide[None], {"direction": kept})
 
@@ -141,16 +164,17 @@ class _Courses:
 
 
 def _two(
-    statistics: Statistics,
+    cells: Iterable[Cells],
+    counts: Floats,
     anchor: FloatArray,
     measured: npt.NDArray[np.bool_],
     library: FloatArray | None,
 ) -> StainField:
     """Edges and tilts of coarse cells, what course they follow, and the edges of all, aligned."""
     plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
-    shape = statistics["count"].shape
-    coarse = _coarse(statistics, shape)
-    count = coarse["count"].astype(np.float64)
+    shape = counts.shape
+    coarse = _coarse(cells, counts)
+    count = coarse["count"]
     known = np.zeros(2, bool)
     if len(count):
         known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
@@ -178,7 +202,7 @@ def _two(
         tilts = courses.everywhere["tilt"][:, k] + lift[k]
         row = plane.rays(angle) + tilts[:, None] * plane.normal
         rows[:, :, k] = unit_rows(row).reshape(*shape, 3)
-    weight = statistics["count"].astype(np.float64)[..., None, None]
+    weight = counts[..., None, None]
     slide = np.where(known[:, None], unit_rows((weight * rows).sum((0, 1))), anchor)
     return StainField(rows.astype(np.float32), slide.astype(np.float32), courses.kept)
 
@@ -197,7 +221,7 @@ def _courses(
         own: (2,) angles of S0. tilt: (K, 2) of the coarse cells. flat: (K,) votes of
             :func:`_flatness`. shape: (CY, CX).
     """
-    count, qq = coarse["count"].astype(np.float64), coarse["plane_qq"]
+    count, qq = coarse["count"], coarse["plane_qq"]
     edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
     edges = own + _clipped(edges - own)
     with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
@@ -240,31 +264,40 @@ def _constant(shape: tuple[int, ...], anchor: FloatArray) -> StainField:
     return StainField(rows, anchor, {})
 
 
-def _coarse(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
-    """Sums over both halves and over squares of cells, at most ``_MAX_PLACES`` of them.
+def _coarse(cells: Iterable[Cells], counts: Floats) -> Statistics:
+    """Sums over squares of cells, at most ``_MAX_PLACES`` of them.
+
+    Args:
+        cells: as for :func:`stain_field`. counts: (CY, CX) of theirs.
 
     Returns:
         name -> (K, ...) of squares that hold anything; ``place`` (K, 2) mean index (y, x) of their
         cells.
     """
-    iy, ix = np.nonzero(statistics["count"] > 0)
+    iy, ix = np.nonzero(counts > 0)
     side = 1
     while True:
-        index = (iy // side) * shape[1] + ix // side
+        index = (iy // side) * counts.shape[1] + ix // side
         used, position = np.unique(index, return_inverse=True)
         if len(used) <= _MAX_PLACES:
             break
         side += 1
-    out: Statistics = {}
-    for name in ("edges", "plane_qq", "plane_qr", "moment", "count"):
-        cells = statistics[name][iy, ix].astype(np.float64)
-        cells = cells if name == "count" else cells.sum(1)
-        out[name] = np.zeros((len(used), *cells.shape[1:]))
-        np.add.at(out[name], position, cells)
-    place = np.zeros((len(used), 2))
-    weight = statistics["count"][iy, ix].astype(np.float64)
-    np.add.at(place, position, weight[:, None] * np.stack([iy, ix], 1))
-    out["place"] = place / np.maximum(out["count"], 1)[:, None]
+    weight = counts[iy, ix]
+    total = np.bincount(position, weight, len(used))
+    out: Statistics = {"count": total}
+    out["place"] = np.stack(
+        [np.bincount(position, weight * i, len(used)) / np.maximum(total, 1) for i in (iy, ix)], 1
+    )
+    square = np.full(counts.shape, -1)
+    square[iy, ix] = position
+    for part in cells:
+        own = square[part.index[:, 0], part.index[:, 1]]
+        busy = own >= 0
+        for name in ("edges", "plane_qq", "plane_qr", "moment"):
+            values = part.statistics[name]
+            if name not in out:
+                out[name] = np.zeros((len(used), *values.shape[1:]))
+            np.add.at(out[name], own[busy], values[busy].astype(np.float64))
     return out
 
 

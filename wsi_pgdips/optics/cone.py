@@ -75,20 +75,35 @@ def pixel_noise(
     y = np.asarray(y, np.float64)
     if len(y) < _MIN_PIXELS:
         return np.full(len(y), fallback)
-    along = y @ np.linalg.pinv(plane.rays(angles).astype(np.float64))
+    along = y @ dual(plane.rays(angles))
     out = y @ plane.normal.astype(np.float64)
     gram = along.T @ along
     ridge = 1e-3 * np.trace(gram) + 1.0
     out = np.abs(out - along @ np.linalg.solve(gram + ridge * np.eye(2), along.T @ out))
-    noise = np.full(len(y), _ROBUST * np.median(out))
+    noise = np.full(len(y), _ROBUST * _median(out))
     phi, strength = plane.angles(y), _strength(y)
     second = phi >= np.mean(angles)
     for side in (~second, second):
         own = np.flatnonzero(side)
         if len(own) >= 4 * _MIN_PIXELS:
             for quarter in np.array_split(own[np.argsort(strength[own])], 4):
-                noise[quarter] = _ROBUST * np.median(out[quarter])
+                noise[quarter] = _ROBUST * _median(out[quarter])
     return noise
+
+
+def dual(rows: npt.NDArray[Any]) -> Floats:
+    """(3, N) the pseudo-inverse of (N, 3) independent rows."""
+    wide = np.asarray(rows, np.float64)
+    return np.asarray(wide.T @ np.linalg.inv(wide @ wide.T))
+
+
+def _median(values: Floats) -> float:
+    """``numpy.median`` of (K,), which for a few hundred is mostly its own overhead."""
+    middle = len(values) // 2
+    if len(values) % 2:
+        return float(np.partition(values, middle)[middle])
+    low, high = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
+    return float((low + high) / 2)
 
 
 def edge_histograms(y: npt.NDArray[Any], plane: Plane, noise: float | Floats) -> Floats:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -83,8 +85,31 @@ def save_fit(fit: BlockFit, path: Path, maps: Path) -> None:
     save_arrays(path, **plain, **{f"statistics.{k}": v for k, v in fit.statistics.items()})
 
 
-def load_fit(path: Path) -> BlockFit:
-    """Without the maps, which are read apart."""
-    a = load_arrays(path)
-    statistics = {k[len("statistics.") :]: v for k, v in a.items() if k.startswith("statistics.")}
-    return BlockFit(**{name: a[name] for name in _PLAIN}, statistics=statistics)
+def load_fit(path: Path, *, statistics: bool = True) -> BlockFit:
+    """Without the maps, which are read apart.
+
+    Args:
+        statistics: whether to load them; there is more of them than of all else.
+    """
+    a = load_arrays(path, None if statistics else _PLAIN)
+    found = {k[len("statistics.") :]: v for k, v in a.items() if k.startswith("statistics.")}
+    return BlockFit(**{name: a[name] for name in _PLAIN}, statistics=found)
+
+
+class FitFiles(Sequence[BlockFit]):
+    """Fits of a slide's blocks, one in memory at a time."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, i: int) -> BlockFit: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> FitFiles: ...
+
+    def __getitem__(self, i: int | slice) -> BlockFit | FitFiles:
+        return FitFiles(self._paths[i]) if isinstance(i, slice) else load_fit(self._paths[i])

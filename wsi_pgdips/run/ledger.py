@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
         np.save(handle, array)
 
 
-def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of an ``.npz``."""
+def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an ``.npz``, or those of ``names``."""
     with np.load(path, allow_pickle=False) as data:
-        return {name: data[name] for name in data.files}
+        return {name: data[name] for name in names or data.files}

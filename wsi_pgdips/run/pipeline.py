@@ -208,9 +208,11 @@ class _Run:
                 hint="the same command tries again",
             ) from error
         with self._timed("blend"):
-            fits = [fit_files.load_fit(ledger.fit(b)) for b in fitted]
+            paths = [ledger.fit(b) for b in fitted]
             if not ledger.fields.exists():
-                blending.save_fields(*blending.blend(context, prior, fits), ledger.fields)
+                found = blending.blend(context, prior, fit_files.FitFiles(paths))
+                blending.save_fields(*found, ledger.fields)
+            fits = [fit_files.load_fit(path, statistics=False) for path in paths]
             fields, slide_matrix = blending.load_fields(ledger.fields)
         with self._timed("render"):
             reports, errors = self._over_blocks("render", pool, worker.render, job, fitted)

@@ -80,7 +80,7 @@ def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None)
     plan = context.plan(block)
     ledger = job.ledger
     if ledger.fit(block).exists():
-        result = fit_files.load_fit(ledger.fit(block))
+        result = fit_files.load_fit(ledger.fit(block), statistics=False)
         for _ in plan.render:
             on_tile()
     else:

@@ -90,7 +90,8 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Statistics, M and confidence of a tile under the slide's prior, without a network."""
     own, flat = np.flatnonzero(tile.own_tissue), tile.corrected.reshape(3, -1)
-    od = flat if len(own) == flat.shape[1] else np.take(flat, own, axis=1)
+    # the mode: it spares a copy, and a check of each index
+    od = flat if len(own) == flat.shape[1] else np.take(flat, own, axis=1, mode="clip")
     # saturated cells are not pooled: a black tile is both saturated and without evidence
     bright = np.maximum(np.maximum(od[0], od[1]), od[2]) > SATURATED_OD
     saturated = np.count_nonzero(bright) > SATURATED_SHARE * len(own)

@@ -7,15 +7,16 @@ the cells that it is divided into.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.geometry import CELLS_PER_TILE
-from wsi_pgdips.optics.cone import Plane, edge_histograms, pixel_noise
+from wsi_pgdips.optics.cone import Plane, dual, edge_histograms, pixel_noise
 from wsi_pgdips.records import FloatArray
-from wsi_pgdips.solver.rays import pool_od
+from wsi_pgdips.solver.rays import POOL, pool_od
 from wsi_pgdips.solver.tile import TileInput
 
 Q_BINS = 300
@@ -25,61 +26,48 @@ _FIRST_LOOK = 8  # every so manieth value
 
 
 def cell_statistics(
-    y: FloatArray,
-    half: npt.NDArray[np.bool_],
-    q: FloatArray,
-    stain_matrix: FloatArray,
-    noise: float,
+    y: FloatArray, half: npt.NDArray[np.bool_], stain_matrix: FloatArray, noise: float
 ) -> dict[str, npt.NDArray[Any]]:
     """Statistics of one cell, or of any set of pixels; all sums, so that several may be added.
 
     Args:
         y: (P, 3) pooled, glass-corrected OD. half: (P,) interleaved halves.
-        q: (N, K) q of tissue pixels under the slide's S0. stain_matrix: (N, 3) S0.
+        stain_matrix: (N, 3) S0.
         noise: of pooled OD across the rays, where there are too few pooled pixels to tell.
 
     Returns:
-        ``count`` () pooled pixels; ``moment`` (2, 3, 3) sum of y y' per half; ``sum`` (2, 3) per
-        half; ``q_hist`` (N, Q_BINS); for two stains, per half, ``edges`` (2, 2, ANGLE_BINS) of
-        ``optics.cone``, and ``plane_qq`` (2, 2, 2), ``plane_qr`` (2, 2): the regression of the
-        out-of-plane component on q.
+        ``count`` () pooled pixels; ``sum`` (2, 3) per half; for two stains ``moment`` (3, 3) sum of
+        y y', ``edges`` (2, ANGLE_BINS) of ``optics.cone``, and ``plane_qq`` (2, 2), ``plane_qr``
+        (2,): the regression of the out-of-plane component on q.
     """
-    histogram = _q_histograms(q, np.zeros(q.shape[1], np.intp), 1)[0]
-    return {"q_hist": histogram, **_of_pooled(y, half, stain_matrix, noise)}
-
-
-def _of_pooled(
-    y: FloatArray, half: npt.NDArray[np.bool_], stain_matrix: FloatArray, noise: float
-) -> dict[str, npt.NDArray[Any]]:
-    halves = [y[~half].astype(np.float64), y[half].astype(np.float64)]
     stats: dict[str, npt.NDArray[Any]] = {
-        "count": np.int64(len(y)) * np.ones((), np.int64),
-        "moment": np.stack([part.T @ part for part in halves]),
-        "sum": np.stack([part.sum(0) for part in halves]),
+        "count": np.array(len(y), np.int64),
+        "sum": np.stack([part.sum(0, dtype=np.float64) for part in (y[~half], y[half])]),
     }
     if len(stain_matrix) == 2:
-        plane = Plane.of(stain_matrix)
-        dual = np.linalg.pinv(stain_matrix.astype(np.float64))  # (3, 2)
-        angles, qq, qr = [], [], []
-        spread = pixel_noise(y, plane, plane.angles(stain_matrix), noise)
-        for part, own in zip(halves, (spread[~half], spread[half]), strict=True):
-            angles.append(edge_histograms(part, plane, own))
-            along = part @ dual
-            qq.append(along.T @ along)
-            qr.append(along.T @ (part @ plane.normal))
-        stats["edges"] = np.stack(angles)
-        stats["plane_qq"], stats["plane_qr"] = np.stack(qq), np.stack(qr)
+        plane, angles, across = _axes(stain_matrix.tobytes())
+        wide = y.astype(np.float64)
+        along = wide @ across
+        spread = pixel_noise(wide, plane, angles, noise)
+        stats["moment"] = wide.T @ wide
+        stats["edges"] = edge_histograms(wide, plane, spread)
+        stats["plane_qq"] = along.T @ along
+        stats["plane_qr"] = along.T @ (wide @ plane.normal)
     return stats
 
 
-def _q_histograms(q: FloatArray, cell: npt.NDArray[np.intp], cells: int) -> npt.NDArray[np.int64]:
-    """(cells, N, Q_BINS) of (N, K) q, each pixel in the histogram of its cell (K,)."""
-    first = cell * Q_BINS
-    rows = []
-    for row in q:
-        bins = np.clip(row * np.float32(Q_BINS / Q_MAX), 0, Q_BINS - 1).astype(np.int32)
-        rows.append(np.bincount(first + bins, minlength=cells * Q_BINS).reshape(cells, Q_BINS))
-    return np.stack(rows, 1).astype(np.int64)
+@functools.lru_cache(maxsize=4)
+def _axes(rows: bytes) -> tuple[Plane, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Plane of two stains, their angles in it, and their dual; the same for all of a slide."""
+    matrix = np.frombuffer(rows, np.float32).reshape(2, 3)
+    plane = Plane.of(matrix)
+    return plane, plane.angles(matrix), dual(matrix)
+
+
+def q_histogram(q: FloatArray) -> npt.NDArray[np.uint32]:
+    """(N, Q_BINS) of (N, K) q; what lies beyond either end is in the first or last bin."""
+    bins = [np.clip(row * np.float32(Q_BINS / Q_MAX), 0, Q_BINS - 1).astype(np.int32) for row in q]
+    return np.stack([np.bincount(b, minlength=Q_BINS) for b in bins]).astype(np.uint32)
 
 
 def upper_quantile(values: FloatArray, share: float) -> float:
@@ -101,42 +89,43 @@ def upper_quantile(values: FloatArray, share: float) -> float:
 def tile_statistics(
     tile: TileInput, q: FloatArray, stain_matrix: FloatArray, noise: float
 ) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of the cells of one tile (decision 29).
+    """Statistics of one tile and of its cells (decision 29).
 
     Args:
-        tile: whose own pixels are divided, without its halo. q: (N, K) of its own tissue pixels,
-            in raster order. stain_matrix, noise: as for :func:`cell_statistics`.
+        tile: whose own pixels are divided, without its halo. q: (N, K) of its own tissue pixels.
+        stain_matrix, noise: as for :func:`cell_statistics`.
 
     Returns:
-        name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...), cells by row and column.
+        ``q_hist`` (N, Q_BINS) of the tile, and of its cells, by row and column,
+        name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...).
     """
-    of_stains, own = tile.of_stains, tile.own_tissue
-    per, side = CELLS_PER_TILE, len(own) // CELLS_PER_TILE
-    line = np.arange(len(own)) // side
-    cell = (line[:, None] * per + line)[own]
-    histograms = _q_histograms(q, cell, per**2).reshape(per, per, *q.shape[:1], Q_BINS)
+    y, half, at = pool_od(tile.of_stains, tile.own_tissue)
+    side = len(tile.own_tissue) // (CELLS_PER_TILE * POOL)
+    row, column = at // side
 
-    def of_cell(y: int, x: int) -> dict[str, npt.NDArray[Any]]:
-        at = tuple(slice(i * side, (i + 1) * side) for i in (y, x))
-        pooled = pool_od(of_stains[(slice(None), *at)], own[at])
-        return _of_pooled(*pooled, stain_matrix, noise)
+    def of_cell(cy: int, cx: int) -> dict[str, npt.NDArray[Any]]:
+        own = (row == cy) & (column == cx)
+        return cell_statistics(y[own], half[own], stain_matrix, noise)
 
-    cells = [[of_cell(y, x) for x in range(per)] for y in range(per)]
-    return {"q_hist": histograms, **_stacked(cells)}
+    cells = [[of_cell(cy, cx) for cx in range(CELLS_PER_TILE)] for cy in range(CELLS_PER_TILE)]
+    return {"q_hist": q_histogram(q), **_stacked(cells)}
 
 
 def empty_statistics(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
     """Statistics of a tile that says nothing."""
-    return _stacked([[empty_cell(stain_matrix)] * CELLS_PER_TILE] * CELLS_PER_TILE)
+    cells = _stacked([[empty_cell(stain_matrix)] * CELLS_PER_TILE] * CELLS_PER_TILE)
+    return {"q_hist": np.zeros((len(stain_matrix), Q_BINS), np.uint32), **cells}
 
 
 def empty_cell(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
     """Statistics of a cell that says nothing."""
-    pixels, q = np.zeros((0, 3), np.float32), np.zeros((len(stain_matrix), 0), np.float32)
-    return cell_statistics(pixels, np.zeros(0, bool), q, stain_matrix, 0.0)
+    return cell_statistics(np.zeros((0, 3), np.float32), np.zeros(0, bool), stain_matrix, 0.0)
 
 
 def _stacked(cells: list[list[dict[str, npt.NDArray[Any]]]]) -> dict[str, npt.NDArray[Any]]:
-    return {
+    found = {
         name: np.stack([np.stack([c[name] for c in row]) for row in cells]) for name in cells[0][0]
     }
+    if "edges" in found:  # most of the bytes, of tens of thousands of tiles
+        found["edges"] = found["edges"].astype(np.float32)
+    return found
