@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from wsi_pgdips.field.blend import blend_fields
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
+from wsi_pgdips.run.fit_files import FitFiles, load_fit, save_fit
 from wsi_pgdips.solver.statistics import Q_MAX, cell_statistics, empty_statistics, q_histogram
 
 ROWS = load_stains("hdab").stain_matrix
@@ -199,3 +202,26 @@ def test_m_is_the_local_percentile_and_at_least_presence() -> None:
     field, _ = blended(blocks)
     np.testing.assert_allclose(field.spectral_correction[:, :5, 0], 0.505, atol=1e-5)
     np.testing.assert_allclose(field.spectral_correction[:, :5, 1], 0.1, atol=1e-6)
+
+
+def test_threads_share_the_courses_and_change_nothing() -> None:
+    alone = blended(fits())[0]
+    with ThreadPoolExecutor(2) as executor:
+        shared, _ = blend_fields(
+            fits(), GRID, PRIOR, BACKGROUND, source="statistics", q_max=Q_MAX, executor=executor
+        )
+    np.testing.assert_array_equal(alone.stain_matrix, shared.stain_matrix)
+    assert alone.shrinkage == shared.shrinkage
+
+
+def test_fits_that_are_loaded_one_by_one_blend_the_same(tmp_path: Path) -> None:
+    paths = []
+    for i, block in enumerate(fits()):
+        paths.append(tmp_path / f"{i}.npz")
+        save_fit(block, paths[-1], tmp_path / "none.npy")
+    (a, slide_a), (b, slide_b) = blended(fits()), blended(FitFiles(paths))
+    np.testing.assert_array_equal(slide_a, slide_b)
+    for name, value in vars(a).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(value, getattr(b, name), err_msg=name)
+    assert not load_fit(paths[0], statistics=False).statistics

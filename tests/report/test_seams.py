@@ -76,6 +76,18 @@ def test_too_little_tissue_says_nothing():
     assert np.isnan(border_step(d, tissue)).all()
 
 
+def test_many_borders_at_once_are_as_each_by_itself():
+    rng = np.random.default_rng(3)
+    d = rng.normal(0, 1, (5, 2, 128, 4))
+    d[1, 0, 7] = np.nan
+    tissue = rng.random((5, 128, 4)) > 0.1
+    tissue[3, 60:] = False  # too little
+    together = border_step(d, tissue)
+    alone = np.stack([border_step(*pair) for pair in zip(d, tissue, strict=True)])
+    np.testing.assert_allclose(together, alone, atol=1e-15)
+    assert np.isnan(together).all(1).tolist() == [False, False, False, True, False]
+
+
 def test_a_smooth_map_has_no_seam_and_a_checkerboard_has_its_height():
     smooth = ramp(GRID.shape)
     steps, _ = seam_steps(GRID, cut(smooth), everywhere)

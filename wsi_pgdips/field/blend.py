@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,47 +36,59 @@ def blend_fields(
     source: str,
     q_max: float,
     library: FloatArray | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Fields, FloatArray]:
     """Fields on the whole tile grid.
 
     Args:
-        fits: of every block, in any order, on which the result does not depend; gone through
-            several times, so that they may be loaded one by one.
+        fits: of every block, in any order, on which the result does not depend; gone through three
+            times, so that they may be loaded one by one.
         tile_grid: (GY, GX). prior: the slide's. background: (CY, CX, 3) B of glass.
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
-        q_max: OD at the upper end of the q histograms. library: (N, 3), see ``stain_field``.
+        q_max: OD at the upper end of the q histograms.
+        library, executor: see ``stain_field``.
 
     Returns:
         Fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
         neighbours, or from the slide where there are none.
     """
     n = len(prior.stain_matrix)
-    flags = _on_grid(fits, "flags", tile_grid, int(TileFlag.LOW_TISSUE))
+    # what three and more stains are in a tile by itself PGDIPS alone says
+    known = source != "parameters" and n <= 2
+    raw = np.full((*tile_grid, n, 3), np.nan, np.float32)
+    histogram = np.zeros((0,))
+    plain: list[BlockFit] = []
+    for fit in fits:
+        plain.append(replace(fit, statistics={}))
+        at, values = (fit.index[:, 0], fit.index[:, 1]), fit.statistics["q_hist"]
+        if not len(histogram):
+            histogram = np.zeros((*tile_grid, *values.shape[1:]), values.dtype)
+        histogram[at] = values
+        if known:
+            raw[at] = _raw(fit, prior)
+    flags = _on_grid(plain, "flags", tile_grid, int(TileFlag.LOW_TISSUE))
     inherited = (flags & int(UNFITTED)) != 0
-    confidence = _on_grid(fits, "confidence", tile_grid, 0.0, (n,))
+    confidence = _on_grid(plain, "confidence", tile_grid, 0.0, (n,))
     confidence = np.where(inherited[..., None], 0.0, confidence)
-    own_m = _masked(_on_grid(fits, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
-    own_b = _masked(_on_grid(fits, "background", tile_grid, np.nan, (3,)), inherited)
-    own_s = _masked(_on_grid(fits, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
+    own_m = _masked(_on_grid(plain, "spectral_correction", tile_grid, np.nan, (n,)), inherited)
+    own_b = _masked(_on_grid(plain, "background", tile_grid, np.nan, (3,)), inherited)
+    own_s = _masked(_on_grid(plain, "stain_matrix", tile_grid, np.nan, (n, 3)), inherited)
     if source == "parameters":
         stains = _from_parameters(own_s, confidence, prior)
         share = confidence.max(-1)
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
         b = at_cells(blend(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
-        cells = _CellsOf(fits)
+        cells = _CellsOf(fits, plain)
         shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
-        stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library)
-        m = _local_percentile(fits, tile_grid, prior, q_max)
+        stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library, executor)
+        m = _local_percentile(histogram, prior, q_max)
         b = background.astype(np.float64)
-    # what three and more stains are in a tile by itself PGDIPS alone says
-    known = source != "parameters" and n <= 2
-    raw = _raw(fits, tile_grid, prior) if known else own_s
     fields = Fields(
         stain_matrix=stains.stain_matrix,
         spectral_correction=m.astype(np.float32),
         background=b.astype(np.float32),
-        raw_stain_matrix=_masked(raw, inherited),
+        raw_stain_matrix=_masked(raw if known else own_s, inherited),
         raw_spectral_correction=own_m.astype(np.float32),
         raw_background=own_b.astype(np.float32),
         confidence=confidence.astype(np.float32),
@@ -99,36 +113,23 @@ def _from_parameters(
 
 
 def _local_percentile(
-    fits: Sequence[BlockFit], tile_grid: tuple[int, int], prior: SlidePrior, q_max: float
+    histogram: npt.NDArray[Any], prior: SlidePrior, q_max: float
 ) -> npt.NDArray[np.float64]:
     """M(x): the local 99.9th percentile of q, so that C = q / M lies in [0, 1] (decision 4)."""
-    found = []
+    found, bins = [], histogram.shape[-1]
     for k, usual in enumerate(prior.spectral_correction):
-        histogram: npt.NDArray[Any] | None = None
-        for fit in fits:
-            own = fit.statistics["q_hist"][:, k]
-            if histogram is None:
-                histogram = np.zeros((*tile_grid, own.shape[-1]), own.dtype)
-            histogram[fit.index[:, 0], fit.index[:, 1]] = own
-        assert histogram is not None  # a slide without a block is refused
-        total = np.cumsum(neighbourhood_sum(histogram, SIGMA_PARAMETERS), -1)
+        total = np.cumsum(neighbourhood_sum(histogram[:, :, k], SIGMA_PARAMETERS), -1)
         index = (total < PERCENTILE_M * total[..., -1:]).sum(-1)
-        bins = histogram.shape[-1]
         value = (np.minimum(index, bins - 1) + 0.5) * q_max / bins
         found.append(np.where(total[..., -1] > 0, np.maximum(value, prior.presence[k]), usual))
     return np.stack(found, -1)
 
 
-def _raw(
-    fits: Sequence[BlockFit], tile_grid: tuple[int, int], prior: SlidePrior
-) -> npt.NDArray[np.float32]:
-    """(GY, GX, N, 3) what each tile says by itself, NaN where nothing is known."""
-    out = np.full((*tile_grid, *prior.stain_matrix.shape), np.nan, np.float32)
-    for fit in fits:
-        cells = {k: v for k, v in fit.statistics.items() if k != "q_hist"}
-        tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in cells.items()}
-        out[fit.index[:, 0], fit.index[:, 1]] = raw_stain_matrix(tiles, prior.stain_matrix)
-    return out
+def _raw(fit: BlockFit, prior: SlidePrior) -> FloatArray:
+    """(T, N, 3) what each tile says by itself."""
+    cells = {k: v for k, v in fit.statistics.items() if k != "q_hist"}
+    tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in cells.items()}
+    return raw_stain_matrix(tiles, prior.stain_matrix)
 
 
 def _on_grid(
@@ -153,10 +154,10 @@ def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.N
 class _CellsOf:
     """The cells of fits, in one order whatever theirs is, so that sums are the same bytes."""
 
-    def __init__(self, fits: Sequence[BlockFit]) -> None:
+    def __init__(self, fits: Sequence[BlockFit], plain: Sequence[BlockFit]) -> None:
         self._fits = fits
-        first = [min(map(tuple, fit.index.tolist()), default=()) for fit in fits]
-        self._order = sorted(range(len(fits)), key=lambda i: first[i])
+        first = [min(map(tuple, fit.index.tolist()), default=()) for fit in plain]
+        self._order = sorted(range(len(first)), key=lambda i: first[i])
 
     def __iter__(self) -> Iterator[Cells]:
         within = np.stack(np.meshgrid(*[np.arange(CELLS_PER_TILE)] * 2, indexing="ij"), -1)

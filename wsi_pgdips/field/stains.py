@@ -12,6 +12,7 @@ on is a property of the place, what they do not is noise; the share they support
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,7 @@ def stain_field(
     anchor: FloatArray,
     measured: npt.NDArray[np.bool_],
     library: FloatArray | None = None,
+    executor: Executor | None = None,
 ) -> StainField:
     """S(x) for one, two or more stains.
 
@@ -82,6 +84,7 @@ def stain_field(
         measured: (N,) stains whose vector the slide itself supports; the others stay.
         library: (N, 3), towards which edges without pure pixels are moved, as they were in the
             anchor (``optics.leaning``); not at all by default.
+        executor: threads that share the work; without, the caller's does it.
 
     Returns:
         One stain: direction of the local mean. Two: edges of the cone and tilts of its plane. More:
@@ -92,7 +95,7 @@ def stain_field(
         total, count = (_on_grid(cells, name, shape) for name in ("sum", "count"))
         return _one(total, count, anchor)
     if n == 2:
-        return _two(cells, _on_grid(cells, "count", shape), anchor, measured, library)
+        return _two(cells, _on_grid(cells, "count", shape), anchor, measured, library, executor)
     return _constant(shape, anchor)
 
 
@@ -169,6 +172,7 @@ def _two(
     anchor: FloatArray,
     measured: npt.NDArray[np.bool_],
     library: FloatArray | None,
+    executor: Executor | None,
 ) -> StainField:
     """Edges and tilts of coarse cells, what course they follow, and the edges of all, aligned."""
     plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
@@ -182,7 +186,7 @@ def _two(
         return _constant(shape, anchor)
     tilt = _solve(coarse["plane_qq"], coarse["plane_qr"])
     flat = _flatness(coarse, plane, tilt)
-    courses = _courses(coarse, own, tilt, flat, known, shape)
+    courses = _courses(coarse, own, tilt, flat, known, shape, executor)
     known = courses.known
     # where the level is taken, a stain without a course stays at S0
     here = np.where(known, courses.local["edge"], own)
@@ -214,6 +218,7 @@ def _courses(
     flat: Floats,
     known: npt.NDArray[np.bool_],
     shape: tuple[int, ...],
+    executor: Executor | None,
 ) -> _Courses:
     """The courses of the known stains, as far as they predict cells that they have not seen.
 
@@ -228,21 +233,33 @@ def _courses(
     alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
     places, to = _places(coarse["place"], shape)
     every = np.concatenate([places, to])
-    courses = _Courses({}, {}, {}, known.copy())
-    for name, values, evidence in (("edge", edges, mass / _HALF_MASS), ("tilt", tilt, alone / 20)):
+    votes = {}
+    for name, evidence in (("edge", mass / _HALF_MASS), ("tilt", alone / 20)):
         vote = evidence / (evidence + 1)
-        vote = np.maximum(vote * flat[:, None] if name == "edge" else vote, 1e-3)
+        votes[name] = np.maximum(vote * flat[:, None] if name == "edge" else vote, 1e-3)
+    values = {"edge": edges, "tilt": tilt}
+
+    def course(of: tuple[str, int]) -> tuple[Floats, float, float]:
+        """(J,) off its mean everywhere, the mean, and the share that is believed."""
+        name, k = of
+        vote = votes[name][:, k]
+        mean = float(np.average(values[name][:, k], weights=vote))
+        off = (values[name][:, k] - mean)[:, None]
+        out, trust = follow(places, off, vote, every, noise=_NOISE, kin=_KIN)
+        return out[:, 0], mean, trust
+
+    wanted = [(name, k) for name in values for k in np.nonzero(known)[0].tolist()]
+    found = (map if executor is None else executor.map)(course, wanted)
+    courses = _Courses({}, {}, {}, known.copy())
+    for name in values:
         courses.local[name] = np.zeros((len(places), 2))
         courses.everywhere[name] = np.zeros((len(to), 2))
-        for k in np.nonzero(known)[0].tolist():
-            mean = np.average(values[:, k], weights=vote[:, k])
-            off = (values[:, k] - mean)[:, None]
-            out, trust = follow(places, off, vote[:, k], every, noise=_NOISE, kin=_KIN)
-            if np.average(out[: len(places), 0] ** 2, weights=count) > MOST_DRIFT**2:
-                courses.known[k] = False  # one tissue beside another, not one stain that drifts
-            courses.local[name][:, k] = mean + out[: len(places), 0]
-            courses.everywhere[name][:, k] = mean + out[len(places) :, 0]
-            courses.kept[f"{name}_{k}"] = trust
+    for (name, k), (off, mean, trust) in zip(wanted, found, strict=True):
+        if np.average(off[: len(places)] ** 2, weights=count) > MOST_DRIFT**2:
+            courses.known[k] = False  # one tissue beside another, not one stain that drifts
+        courses.local[name][:, k] = mean + off[: len(places)]
+        courses.everywhere[name][:, k] = mean + off[len(places) :]
+        courses.kept[f"{name}_{k}"] = trust
     for k in np.nonzero(known & ~courses.known)[0].tolist():
         courses.kept.update({f"edge_{k}": 0.0, f"tilt_{k}": 0.0})
     return courses

@@ -54,19 +54,20 @@ def border_step(d: FloatArray, tissue: BoolArray) -> Steps:
     """|mean jump across a border - mean jump beside it|, per stain.
 
     Args:
-        d: (N, L, 4) the map's two pixels before a border and the two after it, along its length.
-        tissue: (L, 4); only pixels whose four columns are all tissue count.
+        d: (..., N, L, 4) the map's two pixels before a border and the two after it, along its
+            length. tissue: (..., L, 4); only pixels whose four columns are all tissue count.
 
     Returns:
-        (N,) float64 OD; NaN where fewer than 64 pixels count, or a value of theirs is not finite
-        for so many that fewer than 64 remain.
+        (..., N) float64 OD; NaN where fewer than 64 pixels count, or a value of theirs is not
+        finite for so many that fewer than 64 remain.
     """
     values = np.asarray(d, np.float64)
-    good = tissue.all(1) & np.isfinite(values).all((0, 2))
-    if good.sum() < MIN_PIXELS:
-        return np.full(len(values), np.nan)
-    jump = np.diff(values[:, good], axis=2).mean(1)  # (N, 3): before, across, after
-    return np.asarray(np.abs(jump[:, 1] - (jump[:, 0] + jump[:, 2]) / 2))
+    good: BoolArray = np.asarray(tissue.all(-1) & np.isfinite(values).all((-1, -3)))  # (..., L)
+    enough = good.sum(-1, keepdims=True)
+    jumps = np.where(good[..., None, :, None], np.diff(values, axis=-1), 0).sum(-2)
+    jump = jumps / np.maximum(enough, 1)[..., None]  # (..., N, 3): before, across, after
+    step = np.abs(jump[..., 1] - (jump[..., 0] + jump[..., 2]) / 2)
+    return np.asarray(np.where(enough < MIN_PIXELS, np.nan, step))
 
 
 def seam_steps(

@@ -11,6 +11,7 @@ from wsi_pgdips.field.blend import blend_fields
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import load_arrays, save_arrays
+from wsi_pgdips.run.threads import tile_executor
 from wsi_pgdips.solver.statistics import Q_MAX
 
 _ARRAYS = (
@@ -26,7 +27,7 @@ _ARRAYS = (
 
 
 def blend(
-    context: Context, prior: SlidePrior, fits: Sequence[BlockFit]
+    context: Context, prior: SlidePrior, fits: Sequence[BlockFit], threads: int = 1
 ) -> tuple[Fields, FloatArray]:
     """Fields over the slide, and its stain matrix."""
     return blend_fields(
@@ -37,6 +38,7 @@ def blend(
         source=context.preset.field_source,
         q_max=Q_MAX,
         library=context.stains.stain_matrix,
+        executor=tile_executor(threads),
     )
 
 

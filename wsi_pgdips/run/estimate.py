@@ -260,7 +260,7 @@ class _Rehearsal:
 
         context, crew, blocks = self.context, self.crew, block_keys(self.sampled)
         with self._timed("blend"):
-            fields, matrix = blending.blend(context, self.prior, [fit])
+            fields, matrix = blending.blend(context, self.prior, [fit], crew.threads)
             blending.save_fields(fields, matrix, self.ledger.fields)
 
         def rendered(plan: BlockPlan) -> RenderedBlock:

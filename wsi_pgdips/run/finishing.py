@@ -139,7 +139,7 @@ def _seam_figures(
 ) -> dict[str, Any]:
     """Seam step per stain, blended and unblended, and apart for borders between blocks."""
     steps: dict[str, list[npt.NDArray[np.float64]]] = {"blended": [], "unblended": []}
-    between: list[bool] = []
+    between: list[npt.NDArray[np.bool_]] = []
     rows: dict[Block, _Strips] = {}
     done = set(rendered)
     plans = {(p.by, p.bx): p for p in context.plans}
@@ -147,20 +147,24 @@ def _seam_figures(
     for block in rendered:
         rows = {k: v for k, v in rows.items() if k[0] >= block[0] - 1}
         here = _strips(ledger, block, rows)
-        for tile in plans[block].render:
-            for (dy, dx), side, other in (((0, 1), "right", "left"), ((1, 0), "bottom", "top")):
-                next_tile = (tile[0] + dy, tile[1] + dx)
+        for (dy, dx), side, other in (((0, 1), "right", "left"), ((1, 0), "bottom", "top")):
+            pairs: list[tuple[_Strips, int, int]] = []  # the next tile's block, rows of both
+            for ty, tx in plans[block].render:
+                tile, next_tile = (ty, tx), (ty + dy, tx + dx)
                 next_block = (next_tile[0] // per, next_tile[1] // per)
                 if next_block not in done:
                     continue
                 there = _strips(ledger, next_block, rows)
-                if tile not in here.rows or next_tile not in there.rows:
-                    continue
-                a, b = here.at(tile, side), there.at(next_tile, other)
-                tissue = _across(a["tissue"], b["tissue"])
-                for kind, found in steps.items():
-                    found.append(border_step(_across(a[kind], b[kind]), tissue))
-                between.append(next_block != block)
+                if tile in here.rows and next_tile in there.rows:
+                    pairs.append((there, here.rows[tile], there.rows[next_tile]))
+            if not pairs:
+                continue
+            a = here.side(side, [row for _, row, _ in pairs])
+            b = _joined([there.side(other, [row]) for there, _, row in pairs])
+            tissue = _across(a["tissue"], b["tissue"])
+            for kind, found in steps.items():
+                found.append(border_step(_across(a[kind], b[kind]), tissue))
+            between.append(np.array([there is not here for there, _, _ in pairs]))
     absent = _absent(context, prior, fits)
     figures: dict[str, Any] = {}
     for name, kind, only_blocks in (
@@ -168,8 +172,10 @@ def _seam_figures(
         ("seam_step_unblended_od", "unblended", False),
         ("seam_step_blocks_od", "blended", True),
     ):
-        chosen = [s for s, b in zip(steps[kind], between, strict=True) if b or not only_blocks]
-        worst = seam_summary(np.array(chosen)) if chosen else np.full(context.stains.n, np.nan)
+        worst = np.full(context.stains.n, np.nan)
+        if between:
+            chosen = np.concatenate(between) | (not only_blocks)
+            worst = seam_summary(np.concatenate(steps[kind])[chosen])
         figures[name] = {
             label: None if absent[k] or not np.isfinite(worst[k]) else float(worst[k])
             for k, label in enumerate(context.stains.labels)
@@ -184,10 +190,14 @@ class _Strips:
     arrays: Arrays
     rows: dict[TileIndex, int]
 
-    def at(self, tile: TileIndex, side: str) -> Arrays:
-        """Those of one side of a tile."""
-        own = (self.rows[tile], SIDES.index(side))
+    def side(self, side: str, rows: list[int]) -> Arrays:
+        """Those of one side of some tiles."""
+        own = (rows, SIDES.index(side))
         return {kind: self.arrays[kind][own] for kind in ("blended", "unblended", "tissue")}
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
 
 
 def _strips(ledger: Ledger, block: Block, cache: dict[Block, _Strips]) -> _Strips:

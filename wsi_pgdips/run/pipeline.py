@@ -210,7 +210,8 @@ class _Run:
         with self._timed("blend"):
             paths = [ledger.fit(b) for b in fitted]
             if not ledger.fields.exists():
-                found = blending.blend(context, prior, fit_files.FitFiles(paths))
+                files = fit_files.FitFiles(paths)
+                found = blending.blend(context, prior, files, job.threads)
                 blending.save_fields(*found, ledger.fields)
             fits = [fit_files.load_fit(path, statistics=False) for path in paths]
             fields, slide_matrix = blending.load_fields(ledger.fields)

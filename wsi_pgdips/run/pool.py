@@ -13,7 +13,7 @@ from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.worker import BlockReport
 
-LANES = 2  # one block is computed while another is written
+LANES = 3  # one block is computed while others are written, which takes as long
 OnTile = Callable[[], None]
 Work = Callable[..., BlockReport]
 Outcome = tuple[Block, BlockReport | Exception]

@@ -13,7 +13,8 @@ Result = TypeVar("Result")
 
 
 @functools.cache
-def _executor(threads: int) -> ThreadPoolExecutor:
+def tile_executor(threads: int) -> ThreadPoolExecutor:
+    """So many threads, the same whenever they are asked for."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tile")
 
 
@@ -30,7 +31,7 @@ def in_threads(
         What ``work`` raises, when its turn comes. Whether it ends so, or is closed early, no item
         is worked on any more when it is over.
     """
-    executor = _executor(threads)
+    executor = tile_executor(threads)
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
