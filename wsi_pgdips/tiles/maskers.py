@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,9 +21,8 @@ MASKERS = ("otsu", "morphological")
 
 def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
     """(H, W) bool, what a masker takes for tissue on an (H, W, 3) uint8 overview of ``mpp`` um."""
-    with _quiet_import():
-        from tiatoolbox.tools.tissuemask import MorphologicalMasker, OtsuTissueMasker
-    tool = OtsuTissueMasker() if masker == "otsu" else MorphologicalMasker(mpp=mpp)
+    tools = _tissuemask()
+    tool = tools.OtsuTissueMasker() if masker == "otsu" else tools.MorphologicalMasker(mpp=mpp)
     images = np.ascontiguousarray(rgb)[None]  # (1, H, W, 3)
     tool.fit(images)
     # Otsu's threshold is the darker class's last grey level, but the maskers compare by `<`
@@ -28,9 +30,27 @@ def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
     return np.asarray(tool.transform(images)[0], bool)
 
 
+@functools.cache
+def _tissuemask() -> Any:
+    """``tiatoolbox.tools.tissuemask`` without the package around it, which is not needed: graphs,
+    registration and models, that take some eight seconds of every run to import."""
+    with _quiet_import():
+        import tiatoolbox
+
+        file = Path(tiatoolbox.__file__).parent / "tools" / "tissuemask.py"
+        spec = importlib.util.spec_from_file_location("tiatoolbox_tissuemask", file)
+        if not file.is_file() or spec is None or spec.loader is None:
+            from tiatoolbox.tools import tissuemask
+
+            return tissuemask
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
 @contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Importing tiatoolbox (8 to 17 s) warns, and sends the whole program's log to stdout."""
+    """Importing tiatoolbox (3 s and more) warns, and sends the whole program's log to stdout."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
