@@ -14,7 +14,7 @@ from wsi_pgdips.geometry import Region, bounding_box
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
-from wsi_pgdips.run.threads import in_threads
+from wsi_pgdips.run.threads import in_threads, one_thread_each
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
 from wsi_pgdips.solver.focus import needs_focus
 from wsi_pgdips.solver.presets import HALO
@@ -55,7 +55,7 @@ def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrio
         if not isinstance(pixels, Exception)
     ]
     weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
-    with ThreadPoolExecutor(threads) as executor:
+    with ThreadPoolExecutor(threads, initializer=one_thread_each) as executor:
         return calibrate_prior(
             tiles,
             context.stains.stain_matrix,
