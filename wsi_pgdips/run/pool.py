@@ -14,6 +14,14 @@ from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.worker import BlockReport
 
 LANES = 3  # one block is computed while others are written, which takes as long
+_DASK = {
+    # a nanny restarts a dead worker; a block that kills three of them is given up
+    "distributed.scheduler.allowed-failures": 2,
+    # nobody looks at a profile, and one that is taken 100 times a second costs every tile
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+}
 OnTile = Callable[[], None]
 Work = Callable[..., BlockReport]
 Outcome = tuple[Block, BlockReport | Exception]
@@ -84,8 +92,7 @@ class DaskPool:
         from distributed import Client, LocalCluster
 
         self._devices = tuple(devices)
-        # a nanny restarts a dead worker; a block that kills three of them is given up
-        with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
+        with dask.config.set(_DASK):
             self._cluster: Any = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers,
                 threads_per_worker=lanes,
