@@ -60,6 +60,8 @@ def blend_fields(
     plain: list[BlockFit] = []
     for fit in fits:
         plain.append(replace(fit, statistics={}))
+        if source == "parameters":
+            continue
         at, values = (fit.index[:, 0], fit.index[:, 1]), fit.statistics["q_hist"]
         if not len(histogram):
             histogram = np.zeros((*tile_grid, *values.shape[1:]), values.dtype)
@@ -127,9 +129,13 @@ def _local_percentile(
 
 def _raw(fit: BlockFit, prior: SlidePrior) -> FloatArray:
     """(T, N, 3) what each tile says by itself."""
-    cells = {k: v for k, v in fit.statistics.items() if k != "q_hist"}
-    tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in cells.items()}
+    tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in _of_cells(fit).items()}
     return raw_stain_matrix(tiles, prior.stain_matrix)
+
+
+def _of_cells(fit: BlockFit) -> dict[str, npt.NDArray[Any]]:
+    """The statistics that it has of cells: name -> (T, CELLS_PER_TILE, CELLS_PER_TILE, ...)."""
+    return {name: values for name, values in fit.statistics.items() if name != "q_hist"}
 
 
 def _on_grid(
@@ -166,8 +172,7 @@ class _CellsOf:
             order = np.lexsort((fit.index[:, 1], fit.index[:, 0]))
             index = fit.index[order, None, None] * CELLS_PER_TILE + within
             statistics = {
-                k: v[order].reshape(-1, *v.shape[3:])
-                for k, v in fit.statistics.items()
-                if k != "q_hist"
+                name: values[order].reshape(-1, *values.shape[3:])
+                for name, values in _of_cells(fit).items()
             }
             yield Cells(index.reshape(-1, 2), statistics)

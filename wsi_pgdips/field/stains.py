@@ -92,21 +92,18 @@ def stain_field(
     """
     n = len(anchor)
     if n == 1 and measured[0]:
-        total, count = (_on_grid(cells, name, shape) for name in ("sum", "count"))
-        return _one(total, count, anchor)
+        total = _on_grid(cells, "sum", (*shape, 2, 3))
+        return _one(total, _on_grid(cells, "count", shape), anchor)
     if n == 2:
         return _two(cells, _on_grid(cells, "count", shape), anchor, measured, library, executor)
     return _constant(shape, anchor)
 
 
-def _on_grid(cells: Iterable[Cells], name: str, shape: tuple[int, int]) -> Floats:
+def _on_grid(cells: Iterable[Cells], name: str, shape: tuple[int, ...]) -> Floats:
     """(CY, CX, ...), zero where nothing is known."""
     out = np.zeros(shape)
     for part in cells:
-        values = part.statistics[name]
-        if values.ndim > 1 and out.ndim == len(shape):
-            out = np.zeros((*shape, *values.shape[1:]))
-        out[part.index[:, 0], part.index[:, 1]] = values
+        out[part.index[:, 0], part.index[:, 1]] = part.statistics[name]
     return out
 
 

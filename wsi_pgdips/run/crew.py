@@ -29,12 +29,10 @@ class Crew:
         Raises:
             DeviceError: a device that is not there.
         """
-        from wsi_pgdips.run.pool import LANES, choose_device, devices_of, usable_cpus
+        from wsi_pgdips.run.pool import choose_device, who_works
 
         device = choose_device(how.device)
-        workers = how.workers or len(devices_of(device))
-        threads = how.threads or max(usable_cpus() // workers, 1)
-        return cls(device, workers, threads, 1 if threads == 1 and device == "cpu" else LANES)
+        return cls(device, *who_works(device, how.workers, how.threads))
 
     def seconds(
         self, computed: Sequence[float], written: Sequence[float] = (), slowing: float = 0.0

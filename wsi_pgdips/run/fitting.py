@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from wsi_pgdips.geometry import Region, bounding_box
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import Context
-from wsi_pgdips.run.threads import in_threads, one_thread_each
+from wsi_pgdips.run.threads import in_threads, tile_executor
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
 from wsi_pgdips.solver.focus import needs_focus
 from wsi_pgdips.solver.presets import HALO
@@ -55,19 +54,18 @@ def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrio
         if not isinstance(pixels, Exception)
     ]
     weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
-    with ThreadPoolExecutor(threads, initializer=one_thread_each) as executor:
-        return calibrate_prior(
-            tiles,
-            context.stains.stain_matrix,
-            context.b0,
-            context.preset,
-            steps=settings.calibration_steps,
-            seed=settings.seed,
-            prior_weight=weight,
-            device=device,
-            executor=executor,
-            flags=(*context.tissue.flags, *([UNREAD] if len(tiles) < len(chosen) else [])),
-        )
+    return calibrate_prior(
+        tiles,
+        context.stains.stain_matrix,
+        context.b0,
+        context.preset,
+        steps=settings.calibration_steps,
+        seed=settings.seed,
+        prior_weight=weight,
+        device=device,
+        executor=tile_executor(threads),
+        flags=(*context.tissue.flags, *([UNREAD] if len(tiles) < len(chosen) else [])),
+    )
 
 
 def sample_windows(context: Context, count: int) -> list[Region]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,6 @@ from wsi_pgdips.run.ledger import Block, Ledger
 TileIndex = tuple[int, int]
 CHANNELS = 3
 SPARE = 2.0  # times what is kept must be free on the disk: the layers go there too
-_OPEN_BLOCKS = 12  # a block, its neighbours, and those of a block that is worked on beside it
 
 
 def pixels_bytes(grid: OutputGrid, tiles: int) -> int:
@@ -102,8 +100,7 @@ class KeptPixels:
         tiles: dict[Block, tuple[TileIndex, ...]],
     ) -> None:
         self._source, self._ledger, self._tiles = source, ledger, tiles
-        self._lock = threading.Lock()
-        self._block = functools.lru_cache(_OPEN_BLOCKS)(self._load)
+        self._rows = functools.cache(self._load)
 
     def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
         """(h, w, 3) uint8, as ``source.read`` would give it.
@@ -146,8 +143,7 @@ class KeptPixels:
         grid = self._source.grid
         per = grid.tiles_per_block
         block = (tile[0] // per, tile[1] // per)
-        with self._lock:
-            found = self._block(block)
+        found = self._rows(block)
         if found is None or tile not in found:
             return None
         region = grid.tile_region(*tile)

@@ -200,15 +200,19 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def who_works(device: str, workers: int | None, threads: int | None) -> tuple[int, int, int]:
+    """(workers, threads a worker, lanes a worker): one worker a GPU, one process on a CPU."""
+    workers = workers or len(devices_of(device))
+    threads = threads or max(usable_cpus() // workers, 1)
+    # a worker of one thread has nothing to write a block with while it computes the next
+    return workers, threads, 1 if threads == 1 and device == "cpu" else LANES
+
+
 def make_pool(
     device: str, workers: int | None, threads: int | None = None
 ) -> tuple[Pool, int, int]:
-    """(pool, workers, threads a worker) for a device; one worker a GPU, one process on a CPU."""
-    devices = devices_of(device)
-    count = workers or len(devices)
-    threads = threads or max(usable_cpus() // count, 1)
-    # a worker of one thread has nothing to write a block with while it computes the next
-    lanes = 1 if threads == 1 and device == "cpu" else LANES
+    """(pool, workers, threads a worker) for a device."""
+    count, threads, lanes = who_works(device, workers, threads)
     if count == 1:
         return InlinePool(lanes), 1, threads
-    return DaskPool(count, devices, lanes), count, threads
+    return DaskPool(count, devices_of(device), lanes), count, threads

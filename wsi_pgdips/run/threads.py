@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 @functools.cache
 def tile_executor(threads: int) -> ThreadPoolExecutor:
     """So many threads, the same whenever they are asked for."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="tile", initializer=one_thread_each)
+    return ThreadPoolExecutor(threads, thread_name_prefix="tile", initializer=_one_thread_each)
 
 
-def one_thread_each() -> None:
+def _one_thread_each() -> None:
     """For the start of a thread: its operators run in it alone, whenever it was started.
 
     The number of threads of an operator is kept by the thread that calls it, and sums depend on it.
