@@ -39,6 +39,15 @@ def test_each_worker_has_a_device_of_its_own() -> None:
     assert sorted(devices) == [0, 0, 0, 1, 1, 1]
 
 
+def test_two_runs_at_once_do_not_get_in_each_others_way() -> None:
+    first = pool.DaskPool(1, ("cpu",))
+    try:
+        second = pool.DaskPool(1, ("cpu",))  # warnings, as of a port in use, are errors here
+        second.close()
+    finally:
+        first.close()
+
+
 def test_a_second_device_changes_no_byte(
     slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

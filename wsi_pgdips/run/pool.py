@@ -97,7 +97,9 @@ class DaskPool:
                 n_workers=workers,
                 threads_per_worker=lanes,
                 processes=True,
-                dashboard_address=None,
+                # its server is started all the same: at any port that is free, seen by nobody else
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=0,
                 silence_logs=50,
             )
