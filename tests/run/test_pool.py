@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -14,8 +15,9 @@ from cheap_runs import FAST, PAPER, Slide, differing
 
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.run import fitting, pool
+from wsi_pgdips.run import dask_pool, fitting, pool
 from wsi_pgdips.run.context import SlideJob
+from wsi_pgdips.run.dask_pool import DaskPool, cpu_shares
 from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.threads import in_threads
 from wsi_pgdips.run.worker import BlockReport
@@ -30,7 +32,7 @@ def record_device(job: SlideJob, block: Block, on_tile: Any = None) -> BlockRepo
 
 
 def test_each_worker_has_a_device_of_its_own() -> None:
-    workers = pool.DaskPool(2, ("fake:0", "fake:1"))
+    workers = DaskPool(2, ("fake:0", "fake:1"))
     try:
         done = dict(workers.map(record_device, JOB, [(0, i) for i in range(6)], lambda: None))
     finally:
@@ -39,10 +41,34 @@ def test_each_worker_has_a_device_of_its_own() -> None:
     assert sorted(devices) == [0, 0, 0, 1, 1, 1]
 
 
-def test_two_runs_at_once_do_not_get_in_each_others_way() -> None:
-    first = pool.DaskPool(1, ("cpu",))
+def allowed_cpus(job: SlideJob, block: Block, on_tile: Any = None) -> BlockReport:
+    """A block's work that says which CPUs its thread may use."""
+    time.sleep(0.2)
+    return BlockReport(block, 1, frozenset((cpu, 0) for cpu in os.sched_getaffinity(0)))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="CPUs cannot be chosen here")
+def test_each_worker_of_a_full_machine_has_cpus_of_its_own() -> None:
+    cpus = pool.usable_cpus()
+    shares = cpu_shares(cpus, 1)
+    assert frozenset().union(*shares) == os.sched_getaffinity(0)
+    assert all(len(share) == 1 for share in shares)
+    assert cpu_shares(1, cpus) == (frozenset(os.sched_getaffinity(0)),)
+    assert cpu_shares(cpus + 1, 1) == ()  # where others may use what is left, nobody is bound
+
+    workers = DaskPool(cpus, ("cpu",))
     try:
-        second = pool.DaskPool(1, ("cpu",))  # warnings, as of a port in use, are errors here
+        done = workers.map(allowed_cpus, JOB, [(0, i) for i in range(3 * cpus)], lambda: None)
+        seen = {report.failed for _, report in done if isinstance(report, BlockReport)}
+    finally:
+        workers.close()
+    assert seen == {frozenset((cpu, 0) for cpu in share) for share in shares}
+
+
+def test_two_runs_at_once_do_not_get_in_each_others_way() -> None:
+    first = DaskPool(1, ("cpu",))
+    try:
+        second = DaskPool(1, ("cpu",))  # warnings, as of a port in use, are errors here
         second.close()
     finally:
         first.close()
@@ -60,12 +86,12 @@ def test_a_second_device_changes_no_byte(
 
 def test_as_many_workers_as_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pool, "DaskPool", lambda *a: asked.append(a))
+    monkeypatch.setattr(dask_pool, "DaskPool", lambda *a: asked.append(a))
     monkeypatch.setattr(pool, "devices_of", lambda device: ("cuda:0", "cuda:1", "cuda:2"))
     monkeypatch.setattr(pool, "usable_cpus", lambda: 12)
     _, workers, threads = pool.make_pool("cuda", None)
     assert (workers, threads) == (3, 4)
-    assert asked == [(3, ("cuda:0", "cuda:1", "cuda:2"), pool.LANES)]
+    assert asked == [(3, ("cuda:0", "cuda:1", "cuda:2"), pool.LANES, 4)]
 
 
 def test_blocks_overlap_and_all_are_reported() -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Protocol
+from typing import Protocol
 
 from wsi_pgdips.errors import DeviceError, WsiPgdipsError
 from wsi_pgdips.run.context import SlideJob
@@ -14,14 +14,6 @@ from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.worker import BlockReport
 
 LANES = 3  # one block is computed while others are written, which takes as long
-_DASK = {
-    # a nanny restarts a dead worker; a block that kills three of them is given up
-    "distributed.scheduler.allowed-failures": 2,
-    # nobody looks at a profile, and one that is taken 100 times a second costs every tile
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "10s",
-}
 OnTile = Callable[[], None]
 Work = Callable[..., BlockReport]
 Outcome = tuple[Block, BlockReport | Exception]
@@ -77,77 +69,6 @@ class InlinePool:
 
     def close(self) -> None:
         pass
-
-
-class DaskPool:
-    """Worker processes on this machine; one that dies is replaced and its block redone.
-
-    Args:
-        workers: processes. devices: of which each worker has one to itself, or shares it in turn.
-        lanes: blocks at a time in each.
-    """
-
-    def __init__(self, workers: int, devices: Sequence[str], lanes: int = 1) -> None:
-        import dask
-        from distributed import Client, LocalCluster
-
-        self._devices = tuple(devices)
-        with dask.config.set(_DASK):
-            self._cluster: Any = LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=workers,
-                threads_per_worker=lanes,
-                processes=True,
-                # its server is started all the same: at any port that is free, seen by nobody else
-                dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": False},
-                memory_limit=0,
-                silence_logs=50,
-            )
-            self._client: Any = Client(self._cluster)  # type: ignore[no-untyped-call]
-        self._client.run(_warm)  # imports take as long as many tiles
-
-    def map(
-        self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
-    ) -> Iterator[Outcome]:
-        from distributed import as_completed as completed
-
-        futures = {
-            self._client.submit(_on_worker, work, job, block, self._devices, pure=False): block
-            for block in blocks
-        }
-        for future in completed(futures):  # type: ignore[no-untyped-call]
-            block = futures.pop(future)
-            error = future.exception()
-            if isinstance(error, WsiPgdipsError):
-                raise error
-            if error is not None:
-                yield block, error
-            else:
-                report: BlockReport = future.result()
-                for _ in range(report.tiles):
-                    on_tile()
-                yield block, report
-
-    def close(self) -> None:
-        self._client.close()
-        self._cluster.close()
-
-
-def _warm() -> None:
-    from wsi_pgdips.layers import store  # noqa: F401
-    from wsi_pgdips.run import fitting, rendering  # noqa: F401
-    from wsi_pgdips.run.worker import quiet_threads
-
-    quiet_threads()
-
-
-def _on_worker(work: Work, job: SlideJob, block: Block, devices: Sequence[str]) -> Any:
-    from dataclasses import replace
-
-    from distributed import get_worker
-
-    # a worker that is restarted keeps its name, and with it the device
-    return work(replace(job, device=devices[int(get_worker().name) % len(devices)]), block)
 
 
 def devices_of(device: str) -> tuple[str, ...]:
@@ -217,4 +138,6 @@ def make_pool(
     count, threads, lanes = who_works(device, workers, threads)
     if count == 1:
         return InlinePool(lanes), 1, threads
-    return DaskPool(count, devices_of(device), lanes), count, threads
+    from wsi_pgdips.run.dask_pool import DaskPool
+
+    return DaskPool(count, devices_of(device), lanes, threads), count, threads
