@@ -102,8 +102,10 @@ class _Start(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         # imports take as long as many tiles
+        import zarr  # noqa: F401
+
         from wsi_pgdips.layers import store  # noqa: F401
-        from wsi_pgdips.run import fitting, rendering  # noqa: F401
+        from wsi_pgdips.run import blending, fit_files, fitting, rendering  # noqa: F401
         from wsi_pgdips.run.worker import quiet_threads
 
         quiet_threads()
