@@ -29,7 +29,7 @@ from wsi_pgdips.solver.presets import PAPER_STEPS
 
 Say = Callable[[str], None]
 PRESETS = ("fast", "balanced")
-SIDES, QUICK_SIDES = (4096, 10240), (3072, 6144)  # pixels of the two phantoms of a slope
+SIDES, QUICK_SIDES = (4096, 12288), (3072, 6144)  # pixels of the two phantoms of a slope
 REPEATS = 2  # runs, of which the faster counts
 WORKERS_BLOCK = 2048  # side of a block where workers are compared, so that there are 16 and more
 WORKERS, PAIRS = (1, 2), 5  # pairs of runs of both, of which the median counts

@@ -185,6 +185,7 @@ class _Run:
         from wsi_pgdips.run.fitting import UNREAD
 
         ledger, context = self.ledger, job.context()
+        threads = workers * job.threads  # of this process, while the workers wait
         record = provenance.read_run_record(self.output)
         blocks = [(p.by, p.bx) for p in context.plans]
         if record:
@@ -192,7 +193,7 @@ class _Run:
         if not ledger.prior.exists():
             with self._timed("calibrate"):
                 self.progress.stage("calibrate", 1, "slide")
-                prior = fitting.calibrate(context, torch.device(job.device), job.threads)
+                prior = fitting.calibrate(context, torch.device(job.device), threads)
                 fit_files.save_prior(prior, ledger.prior)
                 self.progress.advance()
         prior = fit_files.load_prior(ledger.prior)
@@ -211,7 +212,7 @@ class _Run:
             paths = [ledger.fit(b) for b in fitted]
             if not ledger.fields.exists():
                 files = fit_files.FitFiles(paths)
-                found = blending.blend(context, prior, files, job.threads)
+                found = blending.blend(context, prior, files, threads)
                 blending.save_fields(*found, ledger.fields)
             fits = [fit_files.load_fit(path, statistics=False) for path in paths]
             fields, slide_matrix = blending.load_fields(ledger.fields)
