@@ -16,7 +16,7 @@ Seconds = npt.NDArray[np.float64]  # (2,): wall, CPU
 
 
 class StepClock:
-    """Seconds of the steps of optimisers, seen from outside."""
+    """Seconds of steps: of those it is told of, and of torch's optimisers by itself."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -25,13 +25,14 @@ class StepClock:
     def __enter__(self) -> Self:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        self._hook = register_optimizer_step_post_hook(self._note)
+        self._hook = register_optimizer_step_post_hook(self.note)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
 
-    def _note(self, *_: object) -> None:
+    def note(self, *_: object) -> None:
+        """A step is over."""
         if self._device != "cpu":
             import torch
 

@@ -192,7 +192,8 @@ class _Rehearsal:
         few = self.context.settings.model_copy(update={"calibration_steps": steps})
         context, device = replace(self.context, settings=few), torch.device(self.crew.device)
         with self._timed("calibrate"), StepClock(self.crew.device) as clock:
-            self.prior = fitting.calibrate(context, device, self.crew.threads)
+            threads = self.crew.workers * self.crew.threads
+            self.prior = fitting.calibrate(context, device, threads, clock.note)
             fit_files.save_prior(self.prior, self.ledger.prior)
         self.wall["calibrate"] += (asked - steps) * clock.seconds()
 

@@ -19,6 +19,7 @@ from wsi_pgdips.solver.focus import needs_focus
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.prior import calibrate_prior
 from wsi_pgdips.solver.tile import TileInput
+from wsi_pgdips.solver.training import OnStep
 from wsi_pgdips.tiles.grid import BlockPlan
 from wsi_pgdips.tiles.stream import stream_tiles
 
@@ -34,11 +35,16 @@ Map = npt.NDArray[np.float16]
 Row = tuple[TileIndex, TileFit, Map | None]
 
 
-def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrior:
+def calibrate(
+    context: Context, device: torch.device, threads: int, on_step: OnStep = lambda: None
+) -> SlidePrior:
     """The slide's prior from windows drawn evenly from those with the most tissue.
 
     A window that cannot be read is left out and the prior flagged ``UNREAD``; with none left the
     library's vectors stand.
+
+    Args:
+        on_step: called after each step of a training, where there is one.
     """
     settings = context.settings
     chosen = sample_windows(context, settings.calibration_tiles)
@@ -65,6 +71,7 @@ def calibrate(context: Context, device: torch.device, threads: int) -> SlidePrio
         device=device,
         executor=tile_executor(threads),
         flags=(*context.tissue.flags, *([UNREAD] if len(tiles) < len(chosen) else [])),
+        on_step=on_step,
     )
 
 

@@ -192,10 +192,13 @@ class _Run:
             self._try_again(record, blocks)
         if not ledger.prior.exists():
             with self._timed("calibrate"):
-                self.progress.stage("calibrate", 1, "slide")
-                prior = fitting.calibrate(context, torch.device(job.device), threads)
+                trains = context.preset.slide_network
+                total = context.settings.calibration_steps if trains else 1
+                self.progress.stage("calibrate", total, "steps")
+                prior = fitting.calibrate(
+                    context, torch.device(job.device), threads, self.progress.advance
+                )
                 fit_files.save_prior(prior, ledger.prior)
-                self.progress.advance()
         prior = fit_files.load_prior(ledger.prior)
         with self._timed("fit"):
             fit_reports, fit_errors = self._over_blocks("fit", pool, worker.fit, job, blocks)

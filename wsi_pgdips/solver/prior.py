@@ -19,7 +19,7 @@ from wsi_pgdips.solver.rays import MIN_CELLS, Rays, across_noise, estimate_rays,
 from wsi_pgdips.solver.slide_network import MAX_STAINS
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
-from wsi_pgdips.solver.training import train_slide_network
+from wsi_pgdips.solver.training import OnStep, train_slide_network
 
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the closed form is what is left
@@ -38,6 +38,7 @@ def calibrate_prior(
     device: torch.device,
     executor: Executor,
     flags: tuple[str, ...] = (),
+    on_step: OnStep = lambda: None,
 ) -> SlidePrior:
     """The slide's prior from sampled tissue tiles.
 
@@ -47,7 +48,7 @@ def calibrate_prior(
         seed: of the slide. prior_weight: Lambda for every stain, or None to estimate it.
         device: where the network trains. executor: threads that share the work; the result does
             not depend on how many.
-        flags: what is already known of the slide.
+        flags: what is already known of the slide. on_step: called after each training step.
 
     Returns:
         The prior; its network is empty for presets that have none, and for more stains than
@@ -82,7 +83,14 @@ def calibrate_prior(
     if not preset.slide_network or n > MAX_STAINS:
         return prior
     trained = train_slide_network(
-        tiles, prior, preset, steps=steps, seed=seed, device=device, executor=executor
+        tiles,
+        prior,
+        preset,
+        steps=steps,
+        seed=seed,
+        device=device,
+        executor=executor,
+        on_step=on_step,
     )
     if trained is None:
         return replace(prior, flags=(*prior.flags, NETWORK_DIVERGED))

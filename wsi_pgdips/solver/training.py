@@ -9,7 +9,7 @@ network learns the way back. No other data enters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import Acquisition, BoolArray, FloatArray, SlidePrior
 from wsi_pgdips.solver import losses, slide_network
 from wsi_pgdips.solver.acquisition import estimate_acquisition
+from wsi_pgdips.solver.adam import OneCycleAdam
 from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.tile import TileInput
@@ -33,6 +34,7 @@ FULL_RESOLUTION_SHARE = 0.15  # of the crops
 MIN_TISSUE = 0.3  # of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
+OnStep = Callable[[], None]
 # truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and what goes on being drawn from
 _Crops = tuple[FloatArray, FloatArray, np.random.Generator]
 
@@ -70,6 +72,7 @@ def train_slide_network(
     seed: int,
     device: torch.device,
     executor: Executor,
+    on_step: OnStep = lambda: None,
 ) -> Trained | None:
     """Train on sampled tiles; None where the training did not stay finite.
 
@@ -77,6 +80,7 @@ def train_slide_network(
         tiles: at least one with tissue. prior: the slide's S0 and M0. preset: weights of the
             PGDIPS loss on real crops, 0 for none. steps: of Adam. seed: of the slide.
         device: where. executor: threads that share the work; how many changes nothing.
+        on_step: called after each step.
     """
     rows = prior.stain_matrix
     n, scale = len(rows), float(prior.spectral_correction.mean())
@@ -94,10 +98,7 @@ def train_slide_network(
         for k, v in slide_network.init_weights(n, generator).items()
     }
     trained = list(weights.values())
-    optimiser = torch.optim.Adam(trained, preset.learning_rate, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, preset.learning_rate, total_steps=max(steps, 2), pct_start=0.1
-    )
+    optimiser = OneCycleAdam(trained, preset.learning_rate, steps)
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
     # out of focus, only half the resolution shows what a sharper one looks like
@@ -136,12 +137,11 @@ def train_slide_network(
         # behind them in the queue: for whichever thread is idle before the step is over
         drawn = draw(step + 1) if step + 1 < steps else []
         results = [future.result() for future in running]
-        for i, p in enumerate(trained):
-            # summed in the order of the groups, whichever thread was first
-            p.grad = torch.stack([g[i] for g, _ in results]).mean(0)
-        optimiser.step()
-        schedule.step()
+        # summed in the order of the groups, whichever thread was first
+        by_weight = zip(*(gradients for gradients, _ in results), strict=True)
+        optimiser.step([torch.stack(of_groups).mean(0) for of_groups in by_weight])
         history.append(torch.stack([error for _, error in results]).mean())
+        on_step()
     final = {k: v.detach() for k, v in weights.items()}
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
