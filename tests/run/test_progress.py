@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
+from cheap_runs import BALANCED, Slide
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -149,3 +151,15 @@ def test_quiet_takes_every_call() -> None:
     progress.advance()
     progress.note("x")
     progress.close()
+
+
+def test_a_run_counts_what_it_does(slide: Slide, tmp_path: Path) -> None:
+    said = io.StringIO()
+    progress = LineProgress(said, interval=0)
+    done = slide.run(tmp_path / "out.ome.zarr", progress=progress, **BALANCED)
+    steps = BALANCED["calibration_steps"]
+    told = [line for line in lines(said) if line.startswith("calibrate")]
+    assert told[0] == f"calibrate: {steps} steps"
+    assert [line.split()[1] for line in told[1:]] == [f"{i + 1}/{steps}" for i in range(steps)]
+    tiles = [line for line in lines(said) if line.startswith("fit ")]
+    assert tiles[-1].split()[1] == f"{done.tiles}/{done.tiles}"
