@@ -55,6 +55,15 @@ class DaskPool:
         on_cpu = all(device.partition(":")[0] == "cpu" for device in devices)
         shared = cpu_shares(workers, threads) if on_cpu else ()
         self._client.register_plugin(_Start(shared))
+        self._opening: list[Any] = []
+
+    def prepare(self, job: SlideJob) -> None:
+        self._opening = [
+            self._client.submit(
+                _open, job, self._devices, workers=[worker], allow_other_workers=True, pure=False
+            )
+            for worker in self._client.scheduler_info(n_workers=-1)["workers"]
+        ]
 
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
@@ -65,16 +74,16 @@ class DaskPool:
         }
         for future in as_completed(futures):  # type: ignore[no-untyped-call]
             block = futures.pop(future)
-            error = future.exception()
-            if isinstance(error, WsiPgdipsError):
-                raise error
-            if error is not None:
-                yield block, error
-            else:
+            if future.status == "finished":
                 report: BlockReport = future.result()
                 for _ in range(report.tiles):
                     on_tile()
                 yield block, report
+                continue
+            error = future.exception()
+            if isinstance(error, WsiPgdipsError):
+                raise error
+            yield block, error
 
     def close(self) -> None:
         self._client.close()
@@ -115,6 +124,14 @@ class _Start(WorkerPlugin):
                 os.sched_setaffinity(int(thread.name), share)
 
 
+def _open(job: SlideJob, devices: Sequence[str]) -> None:
+    _own(job, devices).context()
+
+
 def _on_worker(work: Work, job: SlideJob, block: Block, devices: Sequence[str]) -> Any:
+    return work(_own(job, devices), block)
+
+
+def _own(job: SlideJob, devices: Sequence[str]) -> SlideJob:
     # a worker that is restarted keeps its name, and with it the device
-    return work(replace(job, device=devices[int(get_worker().name) % len(devices)]), block)
+    return replace(job, device=devices[int(get_worker().name) % len(devices)])

@@ -186,6 +186,7 @@ class _Run:
 
         ledger, context = self.ledger, job.context()
         threads = workers * job.threads  # of this process, while the workers wait
+        pool.prepare(job)
         record = provenance.read_run_record(self.output)
         blocks = [(p.by, p.bx) for p in context.plans]
         if record:

@@ -22,6 +22,10 @@ Outcome = tuple[Block, BlockReport | Exception]
 class Pool(Protocol):
     """Runs a function over blocks; an outcome is a report or the exception of that block."""
 
+    def prepare(self, job: SlideJob) -> None:
+        """The slide that blocks are to be of: it is opened while something else is done."""
+        ...
+
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
     ) -> Iterator[Outcome]: ...
@@ -42,6 +46,9 @@ class InlinePool:
 
     def __init__(self, lanes: int = 1) -> None:
         self._lanes = lanes
+
+    def prepare(self, job: SlideJob) -> None:
+        pass  # it is open here already
 
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
