@@ -30,7 +30,7 @@ from wsi_pgdips.solver.presets import PAPER_STEPS
 Say = Callable[[str], None]
 PRESETS = ("fast", "balanced")
 SIDES, QUICK_SIDES = (4096, 12288), (3072, 6144)  # pixels of the two phantoms of a slope
-REPEATS = 2  # runs, of which the faster counts
+REPEATS = 3  # runs, of which the fastest counts
 WORKERS_BLOCK = 2048  # side of a block where workers are compared, so that there are 16 and more
 WORKERS, PAIRS = (1, 2), 5  # pairs of runs of both, of which the median counts
 BATCHES = (1, 2, 4)
@@ -101,12 +101,11 @@ def _presets(
     cores = usable_cpus()
     for preset in PRESETS:
         options = ("--preset", preset, "--device", device)
-        runs: list[TimedRun] = []
-        for slide in slides:
-            again = [
-                timed_run(slide, stains, *options) for _ in range(1 if request.quick else REPEATS)
-            ]
-            runs.append(min(again, key=lambda r: r.seconds))
+        again: list[list[TimedRun]] = [[] for _ in slides]
+        for _ in range(1 if request.quick else REPEATS):  # in turn: a machine has its slow minutes
+            for slide, of_slide in zip(slides, again, strict=True):
+                of_slide.append(timed_run(slide, stains, *options))
+        runs = [min(of_slide, key=lambda r: r.seconds) for of_slide in again]
         small, large = runs
 
         for stage in STAGES:
@@ -194,7 +193,7 @@ def _workers(
     """
     took: dict[int, list[float]] = {workers: [] for workers in WORKERS}
     options = ("--preset", "fast", "--device", device, "--block", str(WORKERS_BLOCK))
-    for _ in range(PAIRS):  # in turn, and by pairs: a machine has its slow minutes
+    for _ in range(PAIRS):
         for workers in WORKERS:
             each = ("--workers", str(workers), "--threads", "1")
             cores = workers if device == "cpu" else None

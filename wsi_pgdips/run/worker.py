@@ -10,7 +10,6 @@ import contextlib
 import functools
 import gc
 import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from wsi_pgdips.run.ledger import Block, load_arrays, save_arrays
 from wsi_pgdips.run.memory import keep_freed_memory
 from wsi_pgdips.run.pixels import KeptPixels, PixelWriter
 
-SWITCH_S = 1e-4  # a thread waits so long for the interpreter, 5 ms by default: as long as much work
 # one block is computed at a time, by all threads; another may be written meanwhile
 _COMPUTING = threading.Lock()
 _KEPT = threading.local()
@@ -54,7 +52,6 @@ def quiet_threads() -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()
     _leave_imports_alone()
     os.environ["BLOSC_NTHREADS"] = "1"
