@@ -34,6 +34,11 @@ class Crew:
         device = choose_device(how.device)
         return cls(device, *who_works(device, how.workers, how.threads))
 
+    @property
+    def all_threads(self) -> int:
+        """Of the stages that one process does alone, while the workers wait."""
+        return self.workers * self.threads
+
     def seconds(
         self, computed: Sequence[float], written: Sequence[float] = (), slowing: float = 0.0
     ) -> float:

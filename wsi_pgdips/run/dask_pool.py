@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, Worker, as_completed, get_worker
+from distributed import Client, LocalCluster, Worker, as_completed, fire_and_forget, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsi_pgdips.errors import WsiPgdipsError
@@ -55,15 +56,13 @@ class DaskPool:
         on_cpu = all(device.partition(":")[0] == "cpu" for device in devices)
         shared = cpu_shares(workers, threads) if on_cpu else ()
         self._client.register_plugin(_Start(shared))
-        self._opening: list[Any] = []
 
     def prepare(self, job: SlideJob) -> None:
-        self._opening = [
-            self._client.submit(
+        for worker in self._client.scheduler_info(n_workers=-1)["workers"]:
+            opened = self._client.submit(
                 _open, job, self._devices, workers=[worker], allow_other_workers=True, pure=False
             )
-            for worker in self._client.scheduler_info(n_workers=-1)["workers"]
-        ]
+            fire_and_forget(opened)  # type: ignore[no-untyped-call]
 
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
@@ -121,7 +120,8 @@ class _Start(WorkerPlugin):
         if self._shares:
             share = self._shares[int(worker.name) % len(self._shares)]
             for thread in Path("/proc/self/task").iterdir():
-                os.sched_setaffinity(int(thread.name), share)
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    os.sched_setaffinity(int(thread.name), share)
 
 
 def _open(job: SlideJob, devices: Sequence[str]) -> None:

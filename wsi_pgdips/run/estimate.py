@@ -192,8 +192,7 @@ class _Rehearsal:
         few = self.context.settings.model_copy(update={"calibration_steps": steps})
         context, device = replace(self.context, settings=few), torch.device(self.crew.device)
         with self._timed("calibrate"), StepClock(self.crew.device) as clock:
-            threads = self.crew.workers * self.crew.threads
-            self.prior = fitting.calibrate(context, device, threads, clock.note)
+            self.prior = fitting.calibrate(context, device, self.crew.all_threads, clock.note)
             fit_files.save_prior(self.prior, self.ledger.prior)
         self.wall["calibrate"] += (asked - steps) * clock.seconds()
 
@@ -261,7 +260,7 @@ class _Rehearsal:
 
         context, crew, blocks = self.context, self.crew, block_keys(self.sampled)
         with self._timed("blend"):
-            fields, matrix = blending.blend(context, self.prior, [fit], crew.threads)
+            fields, matrix = blending.blend(context, self.prior, [fit], crew.all_threads)
             blending.save_fields(fields, matrix, self.ledger.fields)
 
         def rendered(plan: BlockPlan) -> RenderedBlock:

@@ -183,6 +183,7 @@ class _Run:
         from wsi_pgdips.run import blending, finishing, fit_files, fitting, worker
         from wsi_pgdips.run.context import UNREADABLE
         from wsi_pgdips.run.fitting import UNREAD
+        from wsi_pgdips.solver.prior import trains
 
         ledger, context = self.ledger, job.context()
         threads = workers * job.threads  # of this process, while the workers wait
@@ -193,13 +194,15 @@ class _Run:
             self._try_again(record, blocks)
         if not ledger.prior.exists():
             with self._timed("calibrate"):
-                trains = context.preset.slide_network
-                total = context.settings.calibration_steps if trains else 1
-                self.progress.stage("calibrate", total, "steps")
+                steps = trains(context.preset, context.stains.n)
+                total = context.settings.calibration_steps if steps else 1
+                self.progress.stage("calibrate", total, "steps" if steps else "slide")
                 prior = fitting.calibrate(
                     context, torch.device(job.device), threads, self.progress.advance
                 )
                 fit_files.save_prior(prior, ledger.prior)
+                if not steps:
+                    self.progress.advance()
         prior = fit_files.load_prior(ledger.prior)
         with self._timed("fit"):
             fit_reports, fit_errors = self._over_blocks("fit", pool, worker.fit, job, blocks)

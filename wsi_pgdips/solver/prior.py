@@ -80,7 +80,7 @@ def calibrate_prior(
     if preset.noise_input:  # as published: the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
         return replace(prior, prior_weight=faithful if fixed is None else fixed)
-    if not preset.slide_network or n > MAX_STAINS:
+    if not trains(preset, n):
         return prior
     trained = train_slide_network(
         tiles,
@@ -112,6 +112,11 @@ def calibrate_prior(
         measured=np.array(sharp.measured),
         flags=(*flags, *_unmeasured(sharp), OUT_OF_FOCUS),
     )
+
+
+def trains(preset: Preset, n: int) -> bool:
+    """Whether a slide of n stains gets a network of its own."""
+    return preset.slide_network and n <= MAX_STAINS
 
 
 def _own_rays(tiles: Sequence[TileInput], library: FloatArray) -> tuple[Rays, float]:
