@@ -42,10 +42,13 @@ Figures that were not measured are `-`, or left out.
 
 ## How it is measured
 
-- A run is a process of its own, as a user starts it; on phantoms the faster of two counts (one with
-  `--quick`). **Seconds a tile** are marginal: the slope over two phantoms, that is, what each
+- A run is a process of its own, as a user starts it; on phantoms the fastest of three counts (one
+  with `--quick`). **Seconds a tile** are marginal: the slope over two phantoms, that is, what each
   further tile takes. What is done once a slide stands apart. On a real slide they are all seconds
-  of the stages that grow with it, over its tiles.
+  of the stages that grow with it, over its tiles: a small slide has few to share what each stage
+  takes to begin.
+- Two workers are run five times right after one; the bar is the median of the five ratios, the plot
+  shows the median of each.
 - `paper` is the slope of a few of its steps on one tile, times {steps}: nobody waited for the end.
 - tiatoolbox runs in as many processes as there are cores, also beside a GPU, started before the
   clock. Each tile is read, normalised on its own, and written with the same codec as ours.
