@@ -20,6 +20,7 @@ from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.dask_pool import DaskPool, cpu_shares
 from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.threads import in_threads
+from wsi_pgdips.run.usage import Usage, used_by_all, used_here
 from wsi_pgdips.run.worker import BlockReport
 
 JOB = SlideJob("a.svs", "b.ome.zarr", ScientificSettings(), "cuda", 1, 0)
@@ -63,6 +64,31 @@ def test_each_worker_of_a_full_machine_has_cpus_of_its_own() -> None:
     finally:
         workers.close()
     assert seen == {frozenset((cpu, 0) for cpu in share) for share in shares}
+
+
+def burn(job: SlideJob, block: Block, on_tile: Any = None) -> BlockReport:
+    """A block's work that takes half a second of CPU and 400 MB."""
+    memory, until = np.ones(50_000_000), time.process_time() + 0.5
+    while time.process_time() < until:
+        memory[:1000] += 1
+    return BlockReport(block, 1, frozenset())
+
+
+def test_what_workers_use_is_counted() -> None:
+    assert pool.InlinePool().used() == Usage()
+    workers = DaskPool(2, ("cpu",))
+    try:
+        before, here = workers.used(), used_here()
+        list(workers.map(burn, JOB, [(0, i) for i in range(4)], lambda: None))
+        after = workers.used()
+        assert after.cpu_s - before.cpu_s > 2
+        assert after.peak_rss_mb > before.peak_rss_mb + 300
+        assert used_here().cpu_s - here.cpu_s < after.cpu_s - before.cpu_s
+        both = used_by_all((after, used_here()))
+        assert both.cpu_s > after.cpu_s
+        assert both.peak_rss_mb == max(after.peak_rss_mb, used_here().peak_rss_mb)
+    finally:
+        workers.close()
 
 
 def test_two_runs_at_once_do_not_get_in_each_others_way() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.stains import Cells, StainField, raw_stain_matrix, stain_field
+from wsi_pgdips.field.cells import CellsOf, of_cells
+from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
 from wsi_pgdips.field.windows import at_cells, blend, neighbourhood_sum
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.physics import unit_rows
@@ -81,7 +82,7 @@ def blend_fields(
         m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
         b = at_cells(blend(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
-        cells = _CellsOf(fits, plain)
+        cells = CellsOf(fits, plain)
         shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
         stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library, executor)
         m = _local_percentile(histogram, prior, q_max)
@@ -129,13 +130,8 @@ def _local_percentile(
 
 def _raw(fit: BlockFit, prior: SlidePrior) -> FloatArray:
     """(T, N, 3) what each tile says by itself."""
-    tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in _of_cells(fit).items()}
+    tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in of_cells(fit).items()}
     return raw_stain_matrix(tiles, prior.stain_matrix)
-
-
-def _of_cells(fit: BlockFit) -> dict[str, npt.NDArray[Any]]:
-    """The statistics that it has of cells: name -> (T, CELLS_PER_TILE, CELLS_PER_TILE, ...)."""
-    return {name: values for name, values in fit.statistics.items() if name != "q_hist"}
 
 
 def _on_grid(
@@ -155,24 +151,3 @@ def _on_grid(
 def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     mask = inherited.reshape(*inherited.shape, *([1] * (values.ndim - 2)))
     return np.where(mask, np.nan, values).astype(np.float32)
-
-
-class _CellsOf:
-    """The cells of fits, in one order whatever theirs is, so that sums are the same bytes."""
-
-    def __init__(self, fits: Sequence[BlockFit], plain: Sequence[BlockFit]) -> None:
-        self._fits = fits
-        first = [min(map(tuple, fit.index.tolist()), default=()) for fit in plain]
-        self._order = sorted(range(len(first)), key=lambda i: first[i])
-
-    def __iter__(self) -> Iterator[Cells]:
-        within = np.stack(np.meshgrid(*[np.arange(CELLS_PER_TILE)] * 2, indexing="ij"), -1)
-        for i in self._order:
-            fit = self._fits[i]
-            order = np.lexsort((fit.index[:, 1], fit.index[:, 0]))
-            index = fit.index[order, None, None] * CELLS_PER_TILE + within
-            statistics = {
-                name: values[order].reshape(-1, *values.shape[3:])
-                for name, values in _of_cells(fit).items()
-            }
-            yield Cells(index.reshape(-1, 2), statistics)

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pgdips.field.cells import Cells, Floats, Statistics, coarse_sums, on_grid
 from wsi_pgdips.field.windows import neighbourhood_sum
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
@@ -27,15 +27,11 @@ from wsi_pgdips.optics.leaning import leaned, leaned_tilt
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 
-Floats = npt.NDArray[np.float64]
-Statistics = dict[str, npt.NDArray[Any]]
-
 SIGMA_CELLS = 1.5  # of one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
 MOST_DRIFT = np.radians(5.75)  # root mean square; a step of 10 degrees between two halves has 5
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
 _USUAL = 2.0  # times the median residual out of the plane that a tile may have
-_MAX_PLACES = 400
 _KIN = CELLS_PER_TILE**2  # cells of a tile share its tissue, and what that does to edges
 _NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a tile's own estimate, over the course's variance
 
@@ -52,19 +48,6 @@ class StainField:
     stain_matrix: FloatArray
     slide: FloatArray
     kept: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Cells:
-    """What some of the slide's cells hold.
-
-    Attributes:
-        index: (K, 2) row and column over the slide. statistics: name -> (K, ...), of
-            ``solver.statistics``.
-    """
-
-    index: npt.NDArray[np.integer[Any]]
-    statistics: Statistics
 
 
 def stain_field(
@@ -92,19 +75,11 @@ def stain_field(
     """
     n = len(anchor)
     if n == 1 and measured[0]:
-        total = _on_grid(cells, "sum", (*shape, 2, 3))
-        return _one(total, _on_grid(cells, "count", shape), anchor)
+        total = on_grid(cells, "sum", (*shape, 2, 3))
+        return _one(total, on_grid(cells, "count", shape), anchor)
     if n == 2:
-        return _two(cells, _on_grid(cells, "count", shape), anchor, measured, library, executor)
+        return _two(cells, on_grid(cells, "count", shape), anchor, measured, library, executor)
     return _constant(shape, anchor)
-
-
-def _on_grid(cells: Iterable[Cells], name: str, shape: tuple[int, ...]) -> Floats:
-    """(CY, CX, ...), zero where nothing is known."""
-    out = np.zeros(shape)
-    for part in cells:
-        out[part.index[:, 0], part.index[:, 1]] = part.statistics[name]
-    return out
 
 
 def raw_stain_matrix(statistics: Statistics, anchor: FloatArray) -> FloatArray:
@@ -174,7 +149,7 @@ def _two(
     """Edges and tilts of coarse cells, what course they follow, and the edges of all, aligned."""
     plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
     shape = counts.shape
-    coarse = _coarse(cells, counts)
+    coarse = coarse_sums(cells, counts)
     count = coarse["count"]
     known = np.zeros(2, bool)
     if len(count):
@@ -276,43 +251,6 @@ def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:
 def _constant(shape: tuple[int, ...], anchor: FloatArray) -> StainField:
     rows = np.broadcast_to(anchor, (*shape, *anchor.shape)).astype(np.float32)
     return StainField(rows, anchor, {})
-
-
-def _coarse(cells: Iterable[Cells], counts: Floats) -> Statistics:
-    """Sums over squares of cells, at most ``_MAX_PLACES`` of them.
-
-    Args:
-        cells: as for :func:`stain_field`. counts: (CY, CX) of theirs.
-
-    Returns:
-        name -> (K, ...) of squares that hold anything; ``place`` (K, 2) mean index (y, x) of their
-        cells.
-    """
-    iy, ix = np.nonzero(counts > 0)
-    side = 1
-    while True:
-        index = (iy // side) * counts.shape[1] + ix // side
-        used, position = np.unique(index, return_inverse=True)
-        if len(used) <= _MAX_PLACES:
-            break
-        side += 1
-    weight = counts[iy, ix]
-    total = np.bincount(position, weight, len(used))
-    out: Statistics = {"count": total}
-    out["place"] = np.stack(
-        [np.bincount(position, weight * i, len(used)) / np.maximum(total, 1) for i in (iy, ix)], 1
-    )
-    square = np.full(counts.shape, -1)
-    square[iy, ix] = position
-    for part in cells:
-        own = square[part.index[:, 0], part.index[:, 1]]
-        busy = own >= 0
-        for name in ("edges", "plane_qq", "plane_qr", "moment"):
-            values = part.statistics[name]
-            if name not in out:
-                out[name] = np.zeros((len(used), *values.shape[1:]))
-            np.add.at(out[name], own[busy], values[busy].astype(np.float64))
-    return out
 
 
 def _places(place: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:

@@ -17,6 +17,7 @@ from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.pool import OnTile, Outcome, Work, usable_cpus
+from wsi_pgdips.run.usage import Usage, used_by_all, used_here
 from wsi_pgdips.run.worker import BlockReport
 
 _DASK = {
@@ -83,6 +84,9 @@ class DaskPool:
             if isinstance(error, WsiPgdipsError):
                 raise error
             yield block, error
+
+    def used(self) -> Usage:
+        return used_by_all(self._client.run(used_here, on_error="ignore").values())
 
     def close(self) -> None:
         self._client.close()

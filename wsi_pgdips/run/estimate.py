@@ -133,7 +133,7 @@ class _Rehearsal:
         self.wall: dict[str, float] = {}
 
     def estimate(self) -> Estimate:
-        from wsi_pgdips.run.finishing import peak_rss_mb
+        from wsi_pgdips.run.usage import used_here
         from wsi_pgdips.run.worker import forget
 
         with contextlib.closing(self.job.open_source()) as source:
@@ -157,7 +157,7 @@ class _Rehearsal:
             tiles_to_fit=tiles_to_fit(self.context),
             blocks=len(self.context.plans),
             wall_s={stage: round(float(self.wall[stage]), 3) for stage in STAGES},
-            peak_rss_mb=round(peak_rss_mb() + sizes.unseen_mb(disk), 1),
+            peak_rss_mb=round(used_here().peak_rss_mb + sizes.unseen_mb(disk), 1),
             peak_vram_mb=round(sizes.vram_mb(), 1),
             disk_bytes=round(disk),
             peak_disk_bytes=round(peak_disk),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -217,13 +215,6 @@ def _absent(context: Context, prior: SlidePrior, fits: Sequence[BlockFit]) -> np
     """(N,) stains that no tile holds: their seam step says nothing."""
     confidence = np.concatenate([f.confidence for f in fits])
     return np.asarray(confidence.max(0) <= 0)
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process and the largest of its finished children, MB."""
-    scale = 1024.0 if sys.platform != "darwin" else 1024.0**2
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(k).ru_maxrss for k in kinds) / scale
 
 
 def read_timings(ledger: Ledger) -> dict[str, float]:

@@ -23,8 +23,10 @@ from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.ledger import Block, Ledger, digest, identity
 from wsi_pgdips.run.progress import Progress, QuietProgress
 from wsi_pgdips.run.summary import RunSummary
+from wsi_pgdips.run.usage import Usage, used_by_all, used_here
 
 if TYPE_CHECKING:
+    from wsi_pgdips.run.pool import Pool
     from wsi_pgdips.slide.source import PyramidSource
 
 
@@ -68,6 +70,7 @@ class _Run:
         self.ledger = Ledger(output)
         self.wall: dict[str, float] = {}
         self.cpu: dict[str, float] = {}
+        self.pool: Pool | None = None
 
     def execute(self) -> RunSummary:
         from wsi_pgdips.layers import provenance
@@ -110,6 +113,7 @@ class _Run:
             else:
                 self.wall = read_timings(self.ledger)
             pool, workers, threads = pools.make_pool(device, how.workers, how.threads)
+            self.pool = pool
             try:
                 keep = self._keeps_pixels(job)
                 job = replace(job, threads=threads, keep_pixels=keep)
@@ -237,13 +241,13 @@ class _Run:
         failed = set[tuple[int, int]]().union(*(r.failed for r in every))
         redo = sorted({r.block for r in every if r.failed} | set(errors))
         incomplete = bool(redo) or UNREADABLE in prior.flags or UNREAD in prior.flags
+        used = self._used()
         outcome = {
             **figures,
             "wall_s": {k: round(v, 3) for k, v in self.wall.items()},
-            # of this process; what workers of their own use is theirs
             "cpu_s": {k: round(v, 3) for k, v in self.cpu.items()},
-            "peak_rss_mb": round(finishing.peak_rss_mb(), 1),
-            **({"peak_vram_mb": _peak_vram_mb(job.device)} if "cuda" in job.device else {}),
+            "peak_rss_mb": round(used.peak_rss_mb, 1),
+            **({"peak_vram_mb": round(used.peak_vram_mb, 1)} if "cuda" in job.device else {}),
             "flags": list(prior.flags),
             "failed_tiles": len(failed),
             "failed_blocks": len(errors),
@@ -297,12 +301,17 @@ class _Run:
     def _timed(self, stage: str) -> Iterator[None]:
         from wsi_pgdips.layers.provenance import write_json
 
-        start, busy = time.monotonic(), time.process_time()
+        start, busy = time.monotonic(), self._used().cpu_s
         yield
         # not where the stage broke off: nothing is written then
         self.wall[stage] = self.wall.get(stage, 0.0) + time.monotonic() - start
-        self.cpu[stage] = self.cpu.get(stage, 0.0) + time.process_time() - busy
+        # a worker that died took what it had used with it
+        self.cpu[stage] = self.cpu.get(stage, 0.0) + max(self._used().cpu_s - busy, 0.0)
         write_json(self.ledger.timings, self.wall)
+
+    def _used(self) -> Usage:
+        """By this process and its workers."""
+        return used_by_all((used_here(), *([self.pool.used()] if self.pool else [])))
 
     def _summary(self, record: dict[str, Any], *, done: bool) -> RunSummary:
         return RunSummary(
@@ -318,13 +327,6 @@ class _Run:
             already_done=done,
             incomplete=record.get("status") == "incomplete",
         )
-
-
-def _peak_vram_mb(device: str) -> float:
-    """Of this process; workers of their own know theirs."""
-    import torch
-
-    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
 
 
 def _device_name(device: str) -> str:

@@ -11,6 +11,7 @@ from typing import Protocol
 from wsi_pgdips.errors import DeviceError, WsiPgdipsError
 from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.ledger import Block
+from wsi_pgdips.run.usage import Usage
 from wsi_pgdips.run.worker import BlockReport
 
 LANES = 3  # one block is computed while others are written, which takes as long
@@ -29,6 +30,10 @@ class Pool(Protocol):
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
     ) -> Iterator[Outcome]: ...
+
+    def used(self) -> Usage:
+        """By workers that are processes of their own, as far as they live."""
+        ...
 
     def close(self) -> None: ...
 
@@ -73,6 +78,9 @@ class InlinePool:
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
+
+    def used(self) -> Usage:
+        return Usage()  # all of it is used here
 
     def close(self) -> None:
         pass
