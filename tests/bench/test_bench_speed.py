@@ -13,6 +13,7 @@ from wsi_pgdips.bench.speed_plots import number, series
 from wsi_pgdips.bench.speed_records import (
     CPU_SECONDS,
     END_TO_END,
+    ESTIMATE,
     SECONDS,
     Speeds,
     check_folder,
@@ -94,6 +95,11 @@ def measured(
         if name != "tiatoolbox-macenko":
             speeds.add("some_slide", name, END_TO_END, "tiles", 431)
             speeds.add("some_slide", name, "calibrate", "seconds", 9.25)
+            for stage, much in ((ESTIMATE, 1.2), ("run", 1.0)):
+                speeds.add("some_slide", name, stage, "tiles", 431)
+                speeds.add("some_slide", name, stage, "seconds", 50 * much)
+                speeds.add("some_slide", name, stage, "disk_bytes", 2e8 * much)
+                speeds.add("some_slide", name, stage, "peak_rss_mb", 1000 * much)
     return speeds
 
 
@@ -155,6 +161,9 @@ def test_the_page_shows_slides_stages_and_parts(tmp_path):
         ["fast", "0.0563", "0.102", "431", "9.25", "0.726"]
     )
     assert row(text, "tiatoolbox-macenko", "The slide `some_slide`")[3:] == ["-", "-", "1"]
+    assert row(text, "some_slide", "### Foreseen") == (
+        ["some_slide", "fast", "431, 431", "60, 50", "240, 200", "1200, 1000"]
+    )
     assert row(text, "render", "### Stages") == ["render", "0.0315", "0.0595", "0.217", "0.42"]
     assert row(text, "calibrate, once a slide", "### Stages")[1:] == ["2.5", "-", "11.7", "-"]
     assert row(text, "read", "### Parts") == ["read", "0.0041", "0.0079", "-"]
@@ -222,6 +231,10 @@ def test_a_page_needs_records_and_a_place(tmp_path):
         ("`balanced` / `fast`", "phantom", "balanced", END_TO_END, SECONDS, 0.36, 0.361),
         ("`fast`: x", "phantom", "fast", END_TO_END, "over_cpu_seconds_over_cores", 1.15, 1.16),
         ("`balanced`: x", "phantom", "balanced", END_TO_END, "over_cpu_seconds_over_cores", 1, 2),
+        ("`estimate`, seconds", "some_slide", "balanced", ESTIMATE, "seconds", 62.5, 62.6),
+        ("`estimate`, seconds", "some_slide", "fast", "run", "seconds", 80, 80.1),
+        ("`estimate`, disk", "some_slide", "fast", ESTIMATE, "disk_bytes", 1.5e8, 1.49e8),
+        ("`estimate`, tiles", "some_slide", "fast", ESTIMATE, "tiles", 431, 600),
         ("two", "phantom-blocks", "fast", "fit+render", "two_workers_over_one", 1.8, 1.79),
     ],
 )

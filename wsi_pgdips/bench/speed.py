@@ -15,12 +15,13 @@ from wsi_pgdips.bench.speed_peers import PEERS, peer_time
 from wsi_pgdips.bench.speed_records import (
     CPU_SECONDS,
     END_TO_END,
+    ESTIMATE,
     SECONDS,
     Speeds,
     check_folder,
     save_speeds,
 )
-from wsi_pgdips.bench.speed_runs import ONCE, STAGES, TimedRun, slope, timed_run
+from wsi_pgdips.bench.speed_runs import ONCE, STAGES, TimedRun, foreseen, slope, timed_run
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.run.phantoms import make_phantom
 from wsi_pgdips.run.pool import choose_device, usable_cpus
@@ -37,6 +38,7 @@ BATCHES = (1, 2, 4)
 REAL = {
     "ectopic_pancreas_HE_crop_40x_GT450.svs": "he",
     "metaplasia_trypsin_DAB_20x.svs": "hdab",
+    "BS9_HE2_40x_AT2.svs": "he",
 }
 
 
@@ -227,13 +229,21 @@ def _real(speeds: Speeds, slide: Path, stains: str, device: str, say: Say) -> No
     if not slide.exists():
         return
     for preset in PRESETS:
-        run = timed_run(slide, stains, "--preset", preset, "--device", device)
+        options = ("--preset", preset, "--device", device)
+        said = foreseen(slide, stains, *options)
+        run = timed_run(slide, stains, *options)
+        for metric, value in run.found.items():
+            speeds.add(slide.stem, preset, ESTIMATE, metric, said[metric])
+            speeds.add(slide.stem, preset, "run", metric, value)
         speeds.add(slide.stem, preset, END_TO_END, SECONDS, run.seconds / run.tiles)
         speeds.add(slide.stem, preset, END_TO_END, CPU_SECONDS, run.cpu_seconds / run.tiles)
         speeds.add(slide.stem, preset, END_TO_END, "tiles", run.tiles)
         for stage in ONCE:
             speeds.add(slide.stem, preset, stage, "seconds", run.wall[stage])
-        say(f"  {slide.stem}, {preset}: {run.seconds / run.tiles:.4f} s a tile")
+        say(
+            f"  {slide.stem}, {preset}: {run.seconds / run.tiles:.4f} s a tile; "
+            f"{said['seconds']:.1f} s foreseen, {run.found['seconds']:.1f} taken"
+        )
     with _open(slide, stains, "fast", "cpu") as parts:
         name = next(iter(PEERS))
         took = peer_time(name, parts.job, parts.tiles)

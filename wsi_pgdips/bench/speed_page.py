@@ -12,12 +12,13 @@ from wsi_pgdips.bench.speed_plots import draw_plots, number
 from wsi_pgdips.bench.speed_records import (
     CPU_SECONDS,
     END_TO_END,
+    ESTIMATE,
     SECONDS,
     SpeedRecord,
     find,
     load_speeds,
 )
-from wsi_pgdips.bench.speed_runs import ONCE, STAGES
+from wsi_pgdips.bench.speed_runs import FORESEEN, ONCE, STAGES
 from wsi_pgdips.bench.tables import NOTHING, ordered, table
 from wsi_pgdips.layers.disk import write_atomic
 from wsi_pgdips.solver.presets import PAPER_STEPS
@@ -29,6 +30,7 @@ MACENKO = f"{PEER}macenko"
 PHANTOM = "phantom"
 NOT_SLIDES = (PHANTOM, "phantom-blocks", "machine")
 GPU_ONLY = ("peak_vram_mb", "gpu_busy_share")
+UNITS = dict(zip(FORESEEN, ("tiles", "seconds", "disk, MB", "peak RSS, MB"), strict=True))
 FLOOR = ("gflop_per_tile", SECONDS, "share_achieved")
 PER_TILE = ["seconds a tile", "CPU seconds a tile"]
 INTRODUCTION = """# Speed
@@ -80,6 +82,17 @@ class Figures:
         kept = self.at(PHANTOM, method, "over_cpu_seconds_over_cores")
         cpu = self.at(PHANTOM, method, CPU_SECONDS) / (self.cores or math.nan)
         return kept if math.isfinite(kept) else _over(self.at(PHANTOM, method), cpu)
+
+    def foreseen(self, case: str, preset: str, metric: str) -> tuple[float, float]:
+        """(what the estimate said, what the run then took)."""
+        said, found = (self.at(case, preset, metric, stage) for stage in (ESTIMATE, "run"))
+        return said, found
+
+    def missed_by(self, metric: str) -> float:
+        """How far the worst estimate of a real slide is off, as a share of what was found."""
+        pairs = [self.foreseen(c, p, metric) for c in self.slides for p in PRESETS]
+        off = [abs(_over(a, b) - 1) for a, b in pairs if math.isfinite(a) or math.isfinite(b)]
+        return max(off) if off and all(map(math.isfinite, off)) else math.nan
 
     def methods(self, case: str) -> list[str]:
         """Those that were timed on a case: ours, then others in their order."""
@@ -162,6 +175,8 @@ def bars(own: Figures) -> Iterator[Bar]:
     yield Bar("`balanced` / `fast`", own.ratio(PHANTOM, "balanced", "fast"), 8)
     two = own.at("phantom-blocks", "fast", "two_workers_over_one", "fit+render")
     yield Bar("two workers / one", two, 1.8, at_least=True)
+    for metric in FORESEEN[:3]:
+        yield Bar(f"`estimate`, {UNITS[metric]}: share off", own.missed_by(metric), 0.25)
     if own.gpu:
         yield Bar("`fast` on a GPU: seconds a tile", own.at(PHANTOM, "fast"), 0.006)
         yield Bar("`balanced` on a GPU: seconds a tile", own.at(PHANTOM, "balanced"), 0.03)
@@ -174,6 +189,7 @@ def _sections(own: Figures) -> Iterator[str]:
     yield "### From end to end\n\nThe phantom.\n\n" + _end_to_end(own)
     for case in own.slides:
         yield f"The slide `{case}`.\n\n" + _slide(own, case)
+    yield from _foreseen(own)
     said = "What the project set itself; on the phantom where nothing else is said."
     said += " Beside a GPU, CPU seconds are not held to a bar.\n\n" if own.gpu else "\n\n"
     yield f"### Bars\n\n{said}" + table(["bar", "found", "met?"], [b.row() for b in bars(own)])
@@ -202,6 +218,20 @@ def _slide(own: Figures, case: str) -> str:
         cells += [own.at(case, m, "seconds", "calibrate"), own.ratio(case, m, MACENKO)]
         rows.append([m, *map(number, cells)])
     return table(["method", *PER_TILE, "tiles", "calibrate, seconds", f"x `{MACENKO}`"], rows)
+
+
+def _foreseen(own: Figures) -> Iterator[str]:
+    rows = []
+    for case in own.slides:
+        for preset in PRESETS:
+            pairs = [own.foreseen(case, preset, metric) for metric in FORESEEN]
+            if math.isfinite(pairs[0][0]):
+                pairs[2] = (pairs[2][0] / 1e6, pairs[2][1] / 1e6)
+                rows.append([case, preset, *(f"{number(a)}, {number(b)}" for a, b in pairs)])
+    if rows:
+        header = ["slide", "preset", *(UNITS[metric] for metric in FORESEEN)]
+        said = "What `estimate` said, then what the run took: all of its stages.\n\n"
+        yield "### Foreseen and found\n\n" + said + table(header, rows)
 
 
 def _stages(own: Figures) -> Iterator[str]:

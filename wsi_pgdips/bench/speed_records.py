@@ -14,7 +14,7 @@ from wsi_pgdips.layers.disk import write_atomic
 
 SpeedRecord = dict[str, Any]
 SPEED_KEYS = ("device", "case", "method", "stage", "metric", "value")
-END_TO_END = "end-to-end"
+END_TO_END, ESTIMATE = "end-to-end", "estimate"
 SECONDS, CPU_SECONDS = "seconds_per_tile", "cpu_seconds_per_tile"
 
 

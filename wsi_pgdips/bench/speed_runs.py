@@ -16,6 +16,7 @@ from wsi_pgdips.layers.provenance import RUN_RECORD
 
 ONCE = ("prepare", "calibrate")  # stages whose time does not grow with the slide
 STAGES = ("fit", "blend", "render", "finalize")
+FORESEEN = ("tiles", "seconds", "disk_bytes", "peak_rss_mb")  # of a whole run, by an estimate
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TimedRun:
     """What a run took.
 
     Attributes:
-        tiles: rendered. wall, cpu: seconds by stage. peak_rss_mb: of its process, or its largest.
+        tiles: rendered. wall, cpu: seconds by stage. peak_rss_mb: of its largest process.
         peak_vram_mb: 0 on a CPU. written: bytes of the layers.
     """
 
@@ -43,6 +44,12 @@ class TimedRun:
     def cpu_seconds(self) -> float:
         return sum(self.cpu.get(s, 0.0) for s in STAGES)
 
+    @property
+    def found(self) -> dict[str, float]:
+        """What ``foreseen`` says beforehand."""
+        values = (self.tiles, sum(self.wall.values()), self.written, self.peak_rss_mb)
+        return dict(zip(FORESEEN, values, strict=True))
+
 
 def timed_run(slide: Path, stains: str, *options: str, cores: int | None = None) -> TimedRun:
     """``wsi-pgdips run`` of a slide into a folder that is thrown away.
@@ -55,15 +62,7 @@ def timed_run(slide: Path, stains: str, *options: str, cores: int | None = None)
     """
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-speed-") as folder:
         output = Path(folder) / "out.ome.zarr"
-        program = [sys.executable, "-m", "wsi_pgdips", "run", str(slide), str(output)]
-        asked = [*program, "--stains", stains, "--quiet", *options]
-        done = subprocess.run(
-            asked, capture_output=True, text=True, check=False, preexec_fn=_confined_to(cores)
-        )
-        if done.returncode != 0:
-            raise IncompleteRunError(
-                "a run of the benchmark failed", found=done.stderr.strip(), where=slide.name
-            )
+        _program("run", slide, output, "--stains", stains, "--quiet", *options, cores=cores)
         record = json.loads((output / RUN_RECORD).read_text())
         written = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
     return TimedRun(
@@ -74,6 +73,32 @@ def timed_run(slide: Path, stains: str, *options: str, cores: int | None = None)
         float(record.get("peak_vram_mb", 0.0)),
         written,
     )
+
+
+def foreseen(slide: Path, stains: str, *options: str) -> dict[str, float]:
+    """What ``wsi-pgdips estimate`` says of a run: each of ``FORESEEN``, in the run's units.
+
+    Raises:
+        IncompleteRunError: it failed.
+    """
+    said = json.loads(_program("estimate", slide, "--stains", stains, "--json", *options))
+    values = (said["tiles"], said["total_s"], said["disk_bytes"], said["peak_rss_mb"])
+    return dict(zip(FORESEEN, values, strict=True))
+
+
+def _program(command: str, slide: Path, *options: str | Path, cores: int | None = None) -> str:
+    """Its output."""
+    asked = [sys.executable, "-m", "wsi_pgdips", command, str(slide), *map(str, options)]
+    done = subprocess.run(
+        asked, capture_output=True, text=True, check=False, preexec_fn=_confined_to(cores)
+    )
+    if done.returncode != 0:
+        raise IncompleteRunError(
+            f"a process of the benchmark failed: {command}",
+            found=done.stderr.strip(),
+            where=slide.name,
+        )
+    return done.stdout
 
 
 def _confined_to(cores: int | None) -> Callable[[], None] | None:
