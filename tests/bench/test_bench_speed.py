@@ -15,6 +15,7 @@ from wsi_pgdips.bench.speed_records import (
     END_TO_END,
     ESTIMATE,
     SECONDS,
+    WITH_WORKERS,
     Speeds,
     check_folder,
     find,
@@ -184,6 +185,20 @@ def test_plots_lie_beside_the_page_and_are_made_again_alike(tmp_path):
     assert all(data.startswith(b"\x89PNG") and b"matplotlib" not in data for data in files.values())
     assert page_of(tmp_path) == page
     assert {p.name: p.read_bytes() for p in (tmp_path / "images").iterdir()} == files
+
+
+def test_fast_by_a_process_on_each_core_has_a_row_and_a_bar(tmp_path):
+    speeds = measured(CPU, {**ON_CPU, WITH_WORKERS: (0.03, 0.0588)})
+    text = section(page_of(tmp_path, speeds), CPU)
+    assert row(text, "fast-workers", "The phantom")[:6] == (
+        ["fast-workers", "0.03", "0.0588", "33.3", "0.667", "1.02"]
+    )
+    assert verdicts(speeds)["`fast-workers`: x CPU seconds / cores ≤ 1.15"] == "yes"
+    slow = {"method": WITH_WORKERS, "metric": "over_cpu_seconds_over_cores"}
+    assert verdicts(altered(speeds, 1.16, **slow))[
+        "`fast-workers`: x CPU seconds / cores ≤ 1.15"
+    ] == ("no")
+    assert not any(WITH_WORKERS in what for what in verdicts(measured(CPU, ON_CPU)))
 
 
 def test_a_quick_file_makes_a_page_of_what_it_has(tmp_path):

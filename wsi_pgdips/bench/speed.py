@@ -17,6 +17,7 @@ from wsi_pgdips.bench.speed_records import (
     END_TO_END,
     ESTIMATE,
     SECONDS,
+    WITH_WORKERS,
     Speeds,
     check_folder,
     save_speeds,
@@ -101,8 +102,11 @@ def _presets(
     speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
 ) -> None:
     cores = usable_cpus()
-    for preset in PRESETS:
-        options = ("--preset", preset, "--device", device)
+    ways: dict[str, tuple[str, ...]]
+    ways = {preset: ("--preset", preset, "--device", device) for preset in PRESETS}
+    if device == "cpu" and cores > 1 and not request.quick:
+        ways[WITH_WORKERS] = (*ways["fast"], *_each_on_a_core(cores))
+    for preset, options in ways.items():
         again: list[list[TimedRun]] = [[] for _ in slides]
         for _ in range(1 if request.quick else REPEATS):  # in turn: a machine has its slow minutes
             for slide, of_slide in zip(slides, again, strict=True):
@@ -194,12 +198,11 @@ def _workers(
     worker takes them too, and two would seem to gain nothing.
     """
     took: dict[int, list[float]] = {workers: [] for workers in WORKERS}
-    options = ("--preset", "fast", "--device", device, "--block", str(WORKERS_BLOCK))
+    options = ("--preset", "fast", "--device", device)
     for _ in range(PAIRS):
         for workers in WORKERS:
-            each = ("--workers", str(workers), "--threads", "1")
             cores = workers if device == "cpu" else None
-            run = timed_run(slides[1], stains, *options, *each, cores=cores)
+            run = timed_run(slides[1], stains, *options, *_each_on_a_core(workers), cores=cores)
             took[workers].append(run.wall["fit"] + run.wall["render"])
     for workers, seconds in took.items():
         name = f"tiles_per_s@workers={workers}"
@@ -208,6 +211,10 @@ def _workers(
     ratio = median(a / b for a, b in zip(one, most, strict=True))
     speeds.add("phantom-blocks", "fast", "fit+render", "two_workers_over_one", ratio)
     say(f"  two workers: {ratio:.2f} times one")
+
+
+def _each_on_a_core(workers: int) -> tuple[str, ...]:
+    return ("--workers", str(workers), "--threads", "1", "--block", str(WORKERS_BLOCK))
 
 
 def _paper(

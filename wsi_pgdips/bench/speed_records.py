@@ -15,6 +15,7 @@ from wsi_pgdips.layers.disk import write_atomic
 SpeedRecord = dict[str, Any]
 SPEED_KEYS = ("device", "case", "method", "stage", "metric", "value")
 END_TO_END, ESTIMATE = "end-to-end", "estimate"
+WITH_WORKERS = "fast-workers"  # the method fast, by a process of one thread on each core
 SECONDS, CPU_SECONDS = "seconds_per_tile", "cpu_seconds_per_tile"
 
 
