@@ -13,21 +13,19 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
+from wsi_pgdips.bench.speed_runs import timed_run
 from wsi_pgdips.run.phantoms import make_phantom
 from wsi_pgdips.slide.tiff_pyramid import PyramidWriter
 
 PHANTOM = Path(__file__).parents[1] / "phantoms" / "he_drift.toml"
 SIDE = 4096
 STRIP = 1024
-_RUN = "from wsi_pgdips.cli import main; main()"
 
 
 def write_repeated(rgb: np.ndarray, times: int, path: Path) -> None:
@@ -46,17 +44,6 @@ def write_repeated(rgb: np.ndarray, times: int, path: Path) -> None:
     writer.close()
 
 
-def peak_rss_mb(slide: Path, stains: Path, output: Path) -> float:
-    """Peak resident memory of one run, MB, as the operating system counted it."""
-    options = [f"--stains={stains}", "--preset=fast", "--device=cpu", "--quiet"]
-    process = subprocess.Popen([sys.executable, "-c", _RUN, "run", slide, output, *options])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"the run of {slide.name} ended with {process.returncode}")
-    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="28672 pixels a side")
@@ -71,8 +58,8 @@ def main() -> None:
         times = 7 if asked.full else 3
         write_repeated(tifffile.imread(small, key=0), times, big)
         for slide, side in ((small, SIDE), (big, SIDE * times)):
-            peak = peak_rss_mb(slide, made.stains, slide.with_suffix(".ome.zarr"))
-            rows.append({"side_px": side, "peak_rss_mb": round(peak, 1)})
+            run = timed_run(slide, str(made.stains), "--preset", "fast", "--device", "cpu")
+            rows.append({"side_px": side, "peak_rss_mb": run.peak_rss_mb})
             print(rows[-1], flush=True)
     result = {
         "what": "peak resident memory of one CPU process, preset fast, stains he",

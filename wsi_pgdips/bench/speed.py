@@ -102,8 +102,7 @@ def _presets(
     speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
 ) -> None:
     cores = usable_cpus()
-    ways: dict[str, tuple[str, ...]]
-    ways = {preset: ("--preset", preset, "--device", device) for preset in PRESETS}
+    ways = {preset: _options(preset, device) for preset in PRESETS}
     if device == "cpu" and cores > 1 and not request.quick:
         ways[WITH_WORKERS] = (*ways["fast"], *_each_on_a_core(cores))
     for preset, options in ways.items():
@@ -198,11 +197,11 @@ def _workers(
     worker takes them too, and two would seem to gain nothing.
     """
     took: dict[int, list[float]] = {workers: [] for workers in WORKERS}
-    options = ("--preset", "fast", "--device", device)
     for _ in range(PAIRS):
         for workers in WORKERS:
+            options = (*_options("fast", device), *_each_on_a_core(workers))
             cores = workers if device == "cpu" else None
-            run = timed_run(slides[1], stains, *options, *_each_on_a_core(workers), cores=cores)
+            run = timed_run(slides[1], stains, *options, cores=cores)
             took[workers].append(run.wall["fit"] + run.wall["render"])
     for workers, seconds in took.items():
         name = f"tiles_per_s@workers={workers}"
@@ -213,7 +212,12 @@ def _workers(
     say(f"  two workers: {ratio:.2f} times one")
 
 
+def _options(preset: str, device: str) -> tuple[str, ...]:
+    return ("--preset", preset, "--device", device)
+
+
 def _each_on_a_core(workers: int) -> tuple[str, ...]:
+    """Options of workers of one thread, and of blocks so small that each has several."""
     return ("--workers", str(workers), "--threads", "1", "--block", str(WORKERS_BLOCK))
 
 
@@ -236,7 +240,7 @@ def _real(speeds: Speeds, slide: Path, stains: str, device: str, say: Say) -> No
     if not slide.exists():
         return
     for preset in PRESETS:
-        options = ("--preset", preset, "--device", device)
+        options = _options(preset, device)
         said = foreseen(slide, stains, *options)
         run = timed_run(slide, stains, *options)
         for metric, value in run.found.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from wsi_pgdips.bench.speed_records import (
     find,
     load_speeds,
 )
-from wsi_pgdips.bench.speed_runs import FORESEEN, ONCE, STAGES
+from wsi_pgdips.bench.speed_runs import ONCE, STAGES
 from wsi_pgdips.bench.tables import NOTHING, ordered, table
 from wsi_pgdips.layers.disk import write_atomic
 from wsi_pgdips.solver.presets import PAPER_STEPS
@@ -31,7 +32,14 @@ MACENKO = f"{PEER}macenko"
 PHANTOM = "phantom"
 NOT_SLIDES = (PHANTOM, "phantom-blocks", "machine")
 GPU_ONLY = ("peak_vram_mb", "gpu_busy_share")
-UNITS = dict(zip(FORESEEN, ("tiles", "seconds", "disk, MB", "peak RSS, MB"), strict=True))
+# how figures of an estimate are headed, and by what they are divided
+HEADED = {
+    "tiles": ("tiles", 1.0),
+    "seconds": ("seconds", 1.0),
+    "disk_bytes": ("disk, MB", 1e6),
+    "peak_rss_mb": ("peak RSS, MB", 1.0),
+}
+HELD_TO = ("tiles", "seconds", "disk_bytes")  # of these, those with a bar
 FLOOR = ("gflop_per_tile", SECONDS, "share_achieved")
 PER_TILE = ["seconds a tile", "CPU seconds a tile"]
 INTRODUCTION = """# Speed
@@ -179,8 +187,8 @@ def bars(own: Figures) -> Iterator[Bar]:
     yield Bar("`balanced` / `fast`", own.ratio(PHANTOM, "balanced", "fast"), 8)
     two = own.at("phantom-blocks", "fast", "two_workers_over_one", "fit+render")
     yield Bar("two workers / one", two, 1.8, at_least=True)
-    for metric in FORESEEN[:3]:
-        yield Bar(f"`estimate`, {UNITS[metric]}: share off", own.missed_by(metric), 0.25)
+    for metric in HELD_TO:
+        yield Bar(f"`estimate`, {HEADED[metric][0]}: share off", own.missed_by(metric), 0.25)
     if own.gpu:
         yield Bar("`fast` on a GPU: seconds a tile", own.at(PHANTOM, "fast"), 0.006)
         yield Bar("`balanced` on a GPU: seconds a tile", own.at(PHANTOM, "balanced"), 0.03)
@@ -226,16 +234,15 @@ def _slide(own: Figures, case: str) -> str:
 
 def _foreseen(own: Figures) -> Iterator[str]:
     rows = []
-    for case in own.slides:
-        for preset in PRESETS:
-            pairs = [own.foreseen(case, preset, metric) for metric in FORESEEN]
-            if math.isfinite(pairs[0][0]):
-                pairs[2] = (pairs[2][0] / 1e6, pairs[2][1] / 1e6)
-                rows.append([case, preset, *(f"{number(a)}, {number(b)}" for a, b in pairs)])
+    for case, preset in itertools.product(own.slides, PRESETS):
+        pairs = {metric: own.foreseen(case, preset, metric) for metric in HEADED}
+        if math.isfinite(pairs["tiles"][0]):
+            units = [(a / HEADED[m][1], b / HEADED[m][1]) for m, (a, b) in pairs.items()]
+            rows.append([case, preset, *(f"{number(a)}, {number(b)}" for a, b in units)])
     if rows:
-        header = ["slide", "preset", *(UNITS[metric] for metric in FORESEEN)]
-        said = "What `estimate` said, then what the run took: all of its stages.\n\n"
-        yield "### Foreseen and found\n\n" + said + table(header, rows)
+        header = ["slide", "preset", *(heading for heading, _ in HEADED.values())]
+        what = "What `estimate` said, then what the run took: all of its stages.\n\n"
+        yield "### Foreseen and found\n\n" + what + table(header, rows)
 
 
 def _stages(own: Figures) -> Iterator[str]:

@@ -198,14 +198,14 @@ class _Run:
             self._try_again(record, blocks)
         if not ledger.prior.exists():
             with self._timed("calibrate"):
-                steps = trains(context.preset, context.stains.n)
-                total = context.settings.calibration_steps if steps else 1
-                self.progress.stage("calibrate", total, "steps" if steps else "slide")
+                network = trains(context.preset, context.stains.n)
+                total = context.settings.calibration_steps if network else 1
+                self.progress.stage("calibrate", total, "steps" if network else "slide")
                 prior = fitting.calibrate(
                     context, torch.device(job.device), threads, self.progress.advance
                 )
                 fit_files.save_prior(prior, ledger.prior)
-                if not steps:
+                if not network:
                     self.progress.advance()
         prior = fit_files.load_prior(ledger.prior)
         with self._timed("fit"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsi_pgdips.run.context import Context, SlideJob
 from wsi_pgdips.run.sample import block_area, tiles_to_fit, tissue_mass
+from wsi_pgdips.run.usage import used_here
 
 BATCH = 4  # tiles that a GPU is tried with
 MAPPED = 12  # blocks whose kept pixels are open at a time
@@ -53,11 +54,11 @@ class Sizes:
 
         from wsi_pgdips.run.fitting import batch_for
 
-        device, most = self.job.device, max(len(p.fit) for p in self.context.plans)
-        seen = torch.cuda.max_memory_allocated(device) / MIB
+        seen = used_here().peak_vram_mb
         if self.preset != "paper":
             return seen
-        batch = self.job.batch or batch_for(*torch.cuda.mem_get_info(device), self.context.stains.n)
+        most, free = max(len(p.fit) for p in self.context.plans), torch.cuda.mem_get_info
+        batch = self.job.batch or batch_for(*free(self.job.device), self.context.stains.n)
         return seen * min(batch, most) / BATCH
 
     def _map_bytes(self) -> int:
