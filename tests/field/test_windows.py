@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_pgdips.field.windows import (
-    blend,
-    crossfade,
-    interpolate,
-    interpolation_weights,
-    neighbourhood_sum,
-)
+from wsi_pgdips.field.windows import blend, crossfade, neighbourhood_sum
 from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.optics.interpolate import interpolate, interpolation_weights
 
 TILE = 256
 GRID = OutputGrid((1100, 1300), 1.0, 0.5, tile=TILE, block=1024)

@@ -15,11 +15,11 @@ import zarr
 from cheap_runs import BALANCED, FAST, PHANTOMS, Slide, phantom
 from PIL import Image
 
-from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.recompose import recompose, residual_od
 from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.run.image import deconvolve_image
 from wsi_pgdips.slide.phantom import write_phantom
 from wsi_pgdips.slide.phantom_config import load_phantom_config, make_phantom_config

@@ -9,9 +9,9 @@ import torch
 
 from wsi_pgdips.bench.linear import Result
 from wsi_pgdips.bench.scene import Scene
-from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.render import render_tile
+from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.run.rendering import stain_matrix_at
 from wsi_pgdips.solver import slide_network

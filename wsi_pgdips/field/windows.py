@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
-from wsi_pgdips.geometry import CELLS_PER_TILE, OutputGrid, Region
+from wsi_pgdips.geometry import CELLS_PER_TILE
+from wsi_pgdips.optics.interpolate import interpolation_weights
 from wsi_pgdips.records import FloatArray
 
 
@@ -46,74 +46,6 @@ def blend(
     total = neighbourhood_sum(w * np.nan_to_num(values), sigma)
     mean = np.divide(total, mass, out=np.zeros_like(total), where=mass > 1e-12)
     return np.where(mass > 1e-12, mean, np.asarray(fallback, np.float64))
-
-
-def interpolation_weights(centres: int, side: float, start: int, length: int) -> FloatArray:
-    """Linear interpolation from centres to pixels along one axis, constant beyond the ends.
-
-    Returns:
-        (length, centres) float32; rows are >= 0 and sum to one.
-    """
-    position = (np.arange(start, start + length) + 0.5) / side - 0.5
-    position = np.clip(position, 0, centres - 1)
-    low = np.minimum(position.astype(np.int64), max(centres - 2, 0))
-    share = position - low
-    weights = np.zeros((length, centres), np.float32)
-    rows = np.arange(length)
-    weights[rows, low] = 1 - share
-    if centres > 1:
-        weights[rows, low + 1] += share
-    return weights
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """A field around a region, and the weights that carry it to the region's pixels.
-
-    Attributes:
-        local: (K, a, b) float32, the field's K channels at the cells around the region.
-        down: (h, a) and across: (b, w) float32; the field at the pixels is down @ local @ across.
-    """
-
-    local: FloatArray
-    down: FloatArray
-    across: FloatArray
-
-
-def interpolation(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> Interpolation:
-    """What :func:`interpolate` multiplies, for who does so on another device.
-
-    Args:
-        field: (CY, CX, ...), flattened to K channels. grid, region: as for :func:`interpolate`.
-    """
-    side = grid.tile * grid.tile_grid[0] // field.shape[0]
-    # only the cells around the region matter, and a local window keeps the matrices small
-    cut, weights = [], []
-    for axis, (start, length) in enumerate(((region.y, region.h), (region.x, region.w))):
-        full = field.shape[axis]
-        first = int(np.clip((start + 0.5) / side - 0.5, 0, full - 1))
-        last = int(np.clip((start + length) / side - 0.5, 0, full - 1)) + 2
-        first, last = max(min(first, full - 2), 0), min(last, full)
-        cut.append(slice(first, last))
-        weights.append(interpolation_weights(full, side, start, length)[:, first:last])
-    local = np.asarray(field[cut[0], cut[1]], np.float32)
-    flat = np.moveaxis(local.reshape(*local.shape[:2], -1), 2, 0)  # (a, b, K) -> (K, a, b)
-    down, across = weights[0], weights[1].T
-    return Interpolation(*(np.ascontiguousarray(m) for m in (flat, down, across)))
-
-
-def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> FloatArray:
-    """A field on the centres of cells or tiles, evaluated at the pixels of a region.
-
-    Args:
-        field: (CY, CX, ...) values at the centres of as many cells as the tiles are divided into.
-        grid: the output grid. region: pixels.
-
-    Returns:
-        (..., h, w) float32, continuous over the whole slide: no step at any tile border.
-    """
-    i = interpolation(field, grid, region)
-    return (i.down @ (i.local @ i.across)).reshape(*field.shape[2:], region.h, region.w)
 
 
 def at_cells(field: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings, tile_seed
-from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, at_tiles
 from wsi_pgdips.run.ledger import Ledger, digest, identity, load_arrays, save_arrays

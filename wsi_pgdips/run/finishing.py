@@ -17,6 +17,7 @@ from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFla
 from wsi_pgdips.report.seams import border_step, seam_summary
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import Block, Ledger, identity, load_arrays
+from wsi_pgdips.run.own_look import look_in_run
 from wsi_pgdips.run.strips import SIDES
 
 CHECKSUMS = "provenance/checksums.json"
@@ -66,6 +67,7 @@ def write_products(
             "background": context.b0,
             "tissue_flags": context.tissue.flags,
             "shrinkage": fields.shrinkage,
+            "look": look_in_run(context, prior, fields, slide_matrix, fits),
             "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},
             **figures,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from wsi_pgdips.records import BlockFit, BoolArray, Fields, FloatArray, SlidePri
 if TYPE_CHECKING:
     import torch
 
+    from wsi_pgdips.looks.reference import Reference
     from wsi_pgdips.run.context import Context
     from wsi_pgdips.tiles.grid import BlockPlan
 
@@ -33,6 +34,7 @@ class Deconvolution:
         background: (3,) OD of glass. fields: S, M, B on the grid of its tiles.
         residual: (3, H, W) signed OD that the model leaves, NaN where not measured.
         tissue: (H, W) bool. flags: words on what could not be done (``no_glass``...).
+        look: colours of its stains and glass, as a reference for others; None for parts of a bench.
     """
 
     concentration: FloatArray
@@ -43,6 +45,7 @@ class Deconvolution:
     residual: FloatArray
     tissue: BoolArray
     flags: tuple[str, ...]
+    look: Reference | None = None
 
 
 def deconvolve_image(
@@ -87,7 +90,8 @@ def deconvolve_image(
     worker.quiet_threads()
     source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
     context = make_context(source, load_stains(stains), science)
-    return render(solve(context, device, threads), device, threads)
+    solved = solve(context, device, threads)
+    return replace(render(solved, device, threads), look=_look(solved))
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,23 @@ def render(
         residual,
         tissue,
         solved.prior.flags,
+    )
+
+
+def _look(solved: Solved) -> Reference:
+    from wsi_pgdips.looks.reference import look_of
+    from wsi_pgdips.run.own_look import look_in_run
+
+    context, prior, fits = solved.context, solved.prior, solved.fits
+    return look_of(
+        context.source.meta.name,
+        context.stains.labels,
+        context.stains.colors,
+        solved.slide_matrix,
+        context.b0,
+        prior.spectral_correction,
+        look_in_run(context, prior, solved.fields, solved.slide_matrix, fits),
+        {"name": context.source.meta.name, "checksum": context.source.meta.checksum},
     )
 
 

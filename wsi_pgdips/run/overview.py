@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.windows import interpolation_weights
 from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.looks.recompose import recompose
+from wsi_pgdips.optics.interpolate import interpolation_weights
 from wsi_pgdips.records import FloatArray, TileSource
 from wsi_pgdips.report.plots import overview
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.windows import interpolate
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.schema import residual_level
+from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.fitting import READ_THREADS

@@ -54,33 +54,45 @@ class OpenSlidePyramid:
         self._handle: Any = handle
         self._pid = os.getpid()
         self.level_shapes = tuple((h, w) for w, h in handle.level_dimensions)
-        self._downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self.level_downsamples = tuple(float(d) for d in handle.level_downsamples)
         # positions are given in level-0 pixels; elsewhere OpenSlide would interpolate
-        self.level_exact = tuple(d == round(d) for d in self._downsamples)
+        self.level_exact = tuple(d == round(d) for d in self.level_downsamples)
         self.facts = _facts(handle)
 
     def read_level(self, level: int, y: int, x: int, h: int, w: int) -> ByteArray:
-        scale = self._downsamples[level]
-        where_l0 = (round(x * scale), round(y * scale))
+        scale = self.level_downsamples[level]
+        return on_white(self.read_rgba((round(x * scale), round(y * scale)), level, (w, h)))
+
+    def read_rgba(self, where_l0: tuple[int, int], level: int, size: tuple[int, int]) -> ByteArray:
+        """(h, w, 4) uint8 of a region as OpenSlide gives it: (x, y), (width, height).
+
+        Raises:
+            SlideError: the pixels cannot be read; later reads of others still work.
+        """
         shared = self._shared()
         try:
-            return _pixels(shared, where_l0, level, (w, h))
+            return np.array(shared.read_region(where_l0, level, size))
         except openslide.OpenSlideError:
             self._drop(shared)
         try:
             own = openslide.OpenSlide(self._path)
-            rgb = _pixels(own, where_l0, level, (w, h))
+            rgba = np.array(own.read_region(where_l0, level, size))
         except (openslide.OpenSlideError, OSError) as error:
+            (x, y), (w, h) = where_l0, size
             raise SlideError(
                 "pixels of the slide cannot be read; the file is damaged or truncated",
                 found=error,
-                where=f"{self._path.name}, level {level}, {w}x{h} pixels at x {x}, y {y}",
+                where=f"{self._path.name}, level {level}, {w}x{h} pixels, level-0 x {x}, y {y}",
                 hint="copy it again from its source and compare checksums",
             ) from None
         with self._lock:
             if self._handle is None:
                 self._handle = own
-        return rgb
+        return rgba
+
+    def all_properties(self) -> dict[str, str]:
+        """All that the file says, also what is personal: for who holds the slide anyway."""
+        return dict(self._shared().properties)
 
     def _shared(self) -> Any:
         with self._lock:
@@ -133,7 +145,7 @@ def open_source(
         SettingsError: an option outside its limits.
     """
     file = Path(path).absolute()
-    pyramid = _open_pyramid(file)
+    pyramid = open_pyramid(file)
     grid = make_grid(
         pyramid.level_shapes[0],
         pyramid.facts,
@@ -156,7 +168,7 @@ def read_meta(path: str | os.PathLike[str]) -> SlideMeta:
         SlideError: missing, unreadable, or not RGB brightfield.
     """
     file = Path(path).absolute()
-    return _meta(file, _open_pyramid(file))
+    return _meta(file, open_pyramid(file))
 
 
 def file_checksum(path: Path) -> str:
@@ -178,8 +190,12 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open_pyramid(path: Path) -> Pyramid:
-    """Open, and read a few pixels to see that it can be done."""
+def open_pyramid(path: Path) -> Pyramid:
+    """Open a file, and read a few pixels to see that it can be done.
+
+    Raises:
+        SlideError: missing, unreadable, or not RGB brightfield.
+    """
     try:
         if path.is_dir():
             raise SlideError(
@@ -265,10 +281,6 @@ def _meta(path: Path, pyramid: Pyramid) -> SlideMeta:
         checksum=file_checksum(path),
         properties=dict(facts.properties),
     )
-
-
-def _pixels(handle: Any, where_l0: tuple[int, int], level: int, size: tuple[int, int]) -> ByteArray:
-    return on_white(np.asarray(handle.read_region(where_l0, level, size)))
 
 
 def _facts(handle: Any) -> FileFacts:

@@ -1,0 +1,47 @@
+"""What the stains of a slide look like where each is by itself: the typical colour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wsi_pgdips.looks.reference import PERCENTILES, triple
+from wsi_pgdips.records import FloatArray
+
+# a pixel is a stain's own where that makes up more than half of what is there, and where there is
+# more of it than this share of its 99.5th percentile (decision 36)
+OWN_SHARE = 0.5
+OWN_AMOUNT = 0.15
+MIN_OWN_PIXELS = 200
+
+
+def measure(od: FloatArray, q: FloatArray, presence: FloatArray) -> dict[str, Any]:
+    """Typical colours and percentiles of a sample of tissue pixels.
+
+    The median and not a stain's vector, since vectors are edges of the cone of colours, which
+    sharpening and noise of a camera move and most pixels never reach; and over a stain's own pixels
+    and not over all, since how much of a slide a stain covers is not a matter of looks.
+
+    Args:
+        od: (3, n) OD - B, the residual included. q: (N, n) OD.
+        presence: (N,) OD: a stain whose 99.5th percentile is below it is not there.
+
+    Returns:
+        JSON-ready: ``typical_od``, one row or None a stain, and ``percentiles`` of q.
+    """
+    typical: list[tuple[float, float, float] | None] = []
+    total = q.sum(0)
+    top = np.percentile(q, 99.5, axis=1) if q.shape[1] else np.zeros(len(q))
+    for k, amount in enumerate(q):
+        own = (amount > OWN_SHARE * total) & (amount > OWN_AMOUNT * top[k])
+        enough = top[k] > presence[k] and own.sum() >= MIN_OWN_PIXELS
+        typical.append(triple(np.median(od[:, own], 1)) if enough else None)
+    values = np.percentile(q, PERCENTILES, axis=1) if q.shape[1] else np.zeros((0, len(q)))
+    return {
+        "typical_od": [None if row is None else list(row) for row in typical],
+        "percentiles": {
+            f"{p:g}": [round(float(v), 6) for v in row]
+            for p, row in zip(PERCENTILES, values, strict=False)
+        },
+    }

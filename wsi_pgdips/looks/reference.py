@@ -1,0 +1,201 @@
+"""A look: the colours of a slide's stains and of its glass, as numbers that can be kept in a file.
+
+Every finished run measures the look of its slide; a reference is the look that others are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wsi_pgdips.errors import StainError
+from wsi_pgdips.optics.physics import unit_rows
+from wsi_pgdips.records import FloatArray
+
+Json = dict[str, Any]
+Rows = tuple[tuple[float, float, float], ...]
+
+PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The look of a slide, or of several.
+
+    Attributes:
+        name: short name. labels, colors: N stains, as in a ``StainSet``.
+        matrix: N unit rows S, the stain vectors.
+        background: B, the OD of glass, or None where it is not known.
+        spectral_correction: N factors M (99.9th percentile of q, OD), or None.
+        typical: per stain the median OD - B of the pixels that it dominates, with their residual;
+            None for a stain that is hardly there, or where only vectors are known.
+        percentiles: percentile -> N values of q over tissue, OD.
+        sources: one mapping a slide: name, checksum, mpp, settings, versions. Nothing personal.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    colors: tuple[str, ...]
+    matrix: Rows
+    background: tuple[float, float, float] | None = None
+    spectral_correction: tuple[float, ...] | None = None
+    typical: tuple[tuple[float, float, float] | None, ...] = ()
+    percentiles: dict[float, tuple[float, ...]] = field(default_factory=dict)
+    sources: tuple[Json, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @property
+    def stain_matrix(self) -> FloatArray:
+        """(N, 3) float32 unit rows."""
+        return np.asarray(self.matrix, np.float32)
+
+    @property
+    def typical_od(self) -> FloatArray:
+        """(N, 3) float32 OD over glass; rows of NaN where a stain's typical colour is not known."""
+        rows = self.typical or (None,) * self.n
+        return np.asarray([(np.nan,) * 3 if row is None else row for row in rows], np.float32)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the numbers and labels; the name, colours and sources do not enter."""
+        numbers = {
+            key: value for key, value in self.to_json().items() if key in ("stains", "background")
+        }
+        for stain in numbers["stains"]:
+            del stain["color"]
+        text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> Json:
+        """What a reference file holds beside its format, version and hash."""
+        typical = self.typical or (None,) * self.n
+        stains = []
+        for k, label in enumerate(self.labels):
+            stain: Json = {"label": label, "color": self.colors[k], "od": list(self.matrix[k])}
+            if self.spectral_correction is not None:
+                stain["spectral_correction"] = self.spectral_correction[k]
+            row = typical[k]
+            stain["typical_od"] = None if row is None else list(row)
+            stain["percentiles"] = {f"{p:g}": v[k] for p, v in sorted(self.percentiles.items())}
+            stains.append(stain)
+        return {
+            "name": self.name,
+            "stains": stains,
+            "background": None if self.background is None else list(self.background),
+            "sources": [dict(source) for source in self.sources],
+        }
+
+    def ordered(self, labels: Sequence[str]) -> Reference:
+        """The same with its stains in another order.
+
+        Raises:
+            StainError: the stains are others.
+        """
+        own = {label.casefold(): k for k, label in enumerate(self.labels)}
+        wanted = [label.casefold() for label in labels]
+        if sorted(own) != sorted(wanted):
+            raise StainError(
+                "the reference is of other stains",
+                expected=", ".join(labels),
+                found=", ".join(self.labels),
+                where=self.name,
+                hint="choose or fit a reference of the same stains (`wsi-pgdips reference fit`)",
+            )
+        order = [own[label] for label in wanted]
+
+        def picked(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[k] for k in order)
+
+        return Reference(
+            self.name,
+            picked(self.labels),
+            picked(self.colors),
+            picked(self.matrix),
+            self.background,
+            None if self.spectral_correction is None else picked(self.spectral_correction),
+            picked(self.typical) if self.typical else (),
+            {p: picked(v) for p, v in self.percentiles.items()},
+            self.sources,
+        )
+
+
+def combine(references: Sequence[Reference], name: str) -> Reference:
+    """One look of several slides: means of what each says; a stain's from slides that hold it.
+
+    Raises:
+        StainError: they are of different stains.
+    """
+    first = references[0]
+    all_ = [first, *(r.ordered(first.labels) for r in references[1:])]
+    if len(all_) == 1:
+        return Reference(**{**vars(first), "name": name})
+    typical = _mean_rows([r.typical_od for r in all_])
+    known_m = [r.spectral_correction for r in all_ if r.spectral_correction is not None]
+    known_b = [r.background for r in all_ if r.background is not None]
+    shared = set.intersection(*(set(r.percentiles) for r in all_))
+    mean = unit_rows(np.mean([r.stain_matrix for r in all_], 0))
+    return Reference(
+        name,
+        first.labels,
+        first.colors,
+        rows_of(mean),
+        triple(np.mean(known_b, 0)) if known_b else None,
+        tuple(map(float, np.mean(known_m, 0))) if known_m else None,
+        tuple(None if np.isnan(row).any() else triple(row) for row in typical),
+        {p: tuple(map(float, np.mean([r.percentiles[p] for r in all_], 0))) for p in shared},
+        tuple(source for r in all_ for source in r.sources),
+    )
+
+
+def look_of(
+    name: str,
+    labels: Sequence[str],
+    colors: Sequence[str],
+    stain_matrix: FloatArray,
+    background: FloatArray,
+    spectral_correction: FloatArray,
+    measured: Mapping[str, Any],
+    source: Json,
+) -> Reference:
+    """The look of one slide, from its parameters and what ``measure`` says of its pixels."""
+    typical = measured.get("typical_od") or [None] * len(labels)
+    percentiles: Mapping[str, Sequence[float]] = measured.get("percentiles") or {}
+    return Reference(
+        name,
+        tuple(labels),
+        tuple(colors),
+        rows_of(unit_rows(stain_matrix)),
+        triple(background),
+        tuple(float(v) for v in spectral_correction),
+        tuple(None if row is None else triple(row) for row in typical),
+        {float(p): tuple(float(x) for x in v) for p, v in percentiles.items()},
+        (source,),
+    )
+
+
+def rows_of(matrix: FloatArray) -> Rows:
+    """An (N, 3) array as tuples."""
+    return tuple(triple(row) for row in matrix)
+
+
+def triple(values: Any) -> tuple[float, float, float]:
+    """Three numbers, as a tuple of six digits after the point."""
+    r, g, b = (round(float(v), 6) for v in values)
+    return r, g, b
+
+
+def _mean_rows(stack: Sequence[FloatArray]) -> FloatArray:
+    """Mean over slides of (N, 3) rows, of those that are known; NaN where none is."""
+    values = np.stack(stack)
+    known = ~np.isnan(values).any(2, keepdims=True)
+    count = known.sum(0)
+    total = np.where(known, values, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
