@@ -10,17 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import open_layers
+    from wsi_pgdips.looks.files import load_reference
     from wsi_pgdips.run.image import deconvolve_image
+    from wsi_pgdips.run.normalized import NormalizedSlide
     from wsi_pgdips.run.pipeline import deconvolve_slide
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "deconvolve_image", "deconvolve_slide", "open_layers"]
+__all__ = [
+    "NormalizedSlide",
+    "__version__",
+    "deconvolve_image",
+    "deconvolve_slide",
+    "load_reference",
+    "open_layers",
+]
 
 # loaded when first asked for: they bring torch and zarr
 _HOMES = {
+    "NormalizedSlide": "wsi_pgdips.run.normalized",
     "deconvolve_image": "wsi_pgdips.run.image",
     "deconvolve_slide": "wsi_pgdips.run.pipeline",
+    "load_reference": "wsi_pgdips.looks.files",
     "open_layers": "wsi_pgdips.layers.reader",
 }
 

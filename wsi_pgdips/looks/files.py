@@ -158,7 +158,10 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
             None if background is None else triple(background),
             tuple(float(s["spectral_correction"]) for s in stains) if known_m else None,
             tuple(None if s.get("typical_od") is None else triple(s["typical_od"]) for s in stains),
-            {float(p): tuple(float(s["percentiles"][p]) for s in stains) for p in shared},
+            {
+                float(p): tuple(float(s["percentiles"][p]) for s in stains)
+                for p in sorted(shared, key=float)
+            },
             tuple(table.get("sources") or ()),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
+MAX_DISAGREEMENT = 2.0
 _MAX_CONDITION = 100.0
 
 
@@ -16,18 +17,35 @@ def typical_pair(own: Reference, reference: Reference) -> tuple[FloatArray, Floa
     """(N, 3) typical colours, OD over glass, of a slide and of what it is to look like.
 
     A stain whose typical colour is not known on one side keeps its amount and takes the other
-    side's vector only.
+    side's vector only. Where typical amounts and M disagree on how much darker the reference is, it
+    is not the same that is typical of both (a slide whose DAB is in one focus shows what it binds
+    to unspecifically everywhere else): then vectors and M decide.
     """
     source, target = own.typical_od.copy(), reference.typical_od.copy()
+    gain = _gain(own, reference)
     for k in range(own.n):
-        known_here, known_there = np.isfinite(source[k, 0]), np.isfinite(target[k, 0])
-        if not known_here and not known_there:
+        here, there = (float(np.linalg.norm(rows[k])) for rows in (source, target))
+        if np.isfinite(gain[k]) and not 1 / MAX_DISAGREEMENT <= there / here / gain[k] <= (
+            MAX_DISAGREEMENT
+        ):
+            source[k] = own.stain_matrix[k] * here
+            target[k] = reference.stain_matrix[k] * here * gain[k]
+        elif np.isnan(here) and np.isnan(there):
             source[k], target[k] = own.stain_matrix[k], reference.stain_matrix[k]
-        elif not known_here:
-            source[k] = own.stain_matrix[k] * np.linalg.norm(target[k])
-        elif not known_there:
-            target[k] = reference.stain_matrix[k] * np.linalg.norm(source[k])
+        elif np.isnan(here):
+            source[k] = own.stain_matrix[k] * there
+        elif np.isnan(there):
+            target[k] = reference.stain_matrix[k] * here
     return source, target
+
+
+def _gain(own: Reference, reference: Reference) -> npt.NDArray[np.float64]:
+    """(N,) M of the reference over that of the slide; NaN where one is not known."""
+    if own.spectral_correction is None or reference.spectral_correction is None:
+        return np.full(own.n, np.nan)
+    here = np.maximum(own.spectral_correction, 1e-3)
+    known = np.isfinite(own.typical_od[:, 0]) & np.isfinite(reference.typical_od[:, 0])
+    return np.where(known, np.maximum(reference.spectral_correction, 1e-3) / here, np.nan)
 
 
 def colour_maps(

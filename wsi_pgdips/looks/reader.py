@@ -12,7 +12,7 @@ import numpy as np
 from openslide import AbstractSlide
 from PIL import Image
 
-from wsi_pgdips.looks.pixels import planes_od, write_rgb
+from wsi_pgdips.looks.pixels import write_rgb
 from wsi_pgdips.looks.transfer import Place, Transfer
 from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.records import ByteArray, FloatArray
@@ -69,8 +69,7 @@ class SlidePixels:
         for top, left, part in _windows(rgba):
             place = Place((y + top, x + left), (part.shape[0], part.shape[1]), (step, step))
             before = None if part[..., 3].min() == 255 else part.copy()
-            od = self._transfer.slide(planes_od(part), place, self._weight.at(place))
-            write_rgb(od, part)
+            self._transfer.slide(part, place, self._weight.at(place))
             if before is not None:
                 clear = part[..., 3] == 0
                 part[clear] = before[clear]

@@ -35,7 +35,7 @@ class Reference:
         typical: per stain the median OD - B of the pixels that it dominates, with their residual;
             None for a stain that is hardly there, or where only vectors are known.
         percentiles: percentile -> N values of q over tissue, OD.
-        sources: one mapping a slide: name, checksum, mpp, settings, versions. Nothing personal.
+        sources: one mapping a slide: checksum, mpp, preset, version; a name may be a case's.
     """
 
     name: str
@@ -148,9 +148,9 @@ def combine(references: Sequence[Reference], name: str) -> Reference:
         first.colors,
         rows_of(mean),
         triple(np.mean(known_b, 0)) if known_b else None,
-        tuple(map(float, np.mean(known_m, 0))) if known_m else None,
+        _numbers(np.mean(known_m, 0)) if known_m else None,
         tuple(None if np.isnan(row).any() else triple(row) for row in typical),
-        {p: tuple(map(float, np.mean([r.percentiles[p] for r in all_], 0))) for p in shared},
+        {p: _numbers(np.mean([r.percentiles[p] for r in all_], 0)) for p in sorted(shared)},
         tuple(source for r in all_ for source in r.sources),
     )
 
@@ -174,9 +174,9 @@ def look_of(
         tuple(colors),
         rows_of(unit_rows(stain_matrix)),
         triple(background),
-        tuple(float(v) for v in spectral_correction),
+        _numbers(spectral_correction),
         tuple(None if row is None else triple(row) for row in typical),
-        {float(p): tuple(float(x) for x in v) for p, v in percentiles.items()},
+        {float(p): _numbers(v) for p, v in percentiles.items()},
         (source,),
     )
 
@@ -184,6 +184,10 @@ def look_of(
 def rows_of(matrix: FloatArray) -> Rows:
     """An (N, 3) array as tuples."""
     return tuple(triple(row) for row in matrix)
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(round(float(v), 6) for v in values)
 
 
 def triple(values: Any) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two the weight of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -20,9 +21,10 @@ import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.looks.frame import MAX_STAINS, colour_maps, mixture, typical_pair
+from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.optics.interpolate import interpolation_at
-from wsi_pgdips.records import Fields, FloatArray
+from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
+from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
 Method = Literal["typical", "augmented", "stains"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -42,14 +44,18 @@ class Place:
     shape: tuple[int, int]
     size: tuple[float, float]
 
+    def around(self, field: npt.NDArray[np.floating], cell: float) -> Interpolation:
+        """The cells of a (CY, CX, ...) field around these pixels, and the way from them here."""
+        side = (cell / self.size[0], cell / self.size[1])
+        return interpolation_at(field, side, self.start, self.shape)
+
     def field(self, field: npt.NDArray[np.floating], cell: float) -> FloatArray:
         """A (CY, CX, ...) field at these pixels: (..., h, w), or (..., 1, 1) where it is constant.
 
         Args:
             cell: side of a cell of the field, output pixels.
         """
-        side = (cell / self.size[0], cell / self.size[1])
-        found = interpolation_at(field, side, self.start, self.shape)
+        found = self.around(field, cell)
         flat = found.local.reshape(len(found.local), -1)
         lead = field.shape[2:]
         if np.ptp(flat, axis=1).max() <= _SAME:
@@ -57,14 +63,24 @@ class Place:
         return found.pixels().reshape(*lead, *self.shape)
 
 
+def even_weight(value: float, shape: tuple[int, int]) -> Interpolation:
+    """One weight for all pixels of a window."""
+    ones = [np.ones(n, np.float32) for n in shape]
+    return Interpolation(np.full((1, 1, 1), value, np.float32), ones[0][:, None], ones[1][None])
+
+
 class Transfer(Protocol):
     """Optical densities of a slide to those of its new look."""
 
-    def slide(self, od: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
-        """(3, h, w) OD of the slide's own pixels, and (h, w) weight of tissue -> (3, h, w)."""
+    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
+        """Change the slide's own pixels in place.
+
+        Args:
+            rgba: (h, w, >= 3) uint8. place: where they lie. weight: of tissue at them.
+        """
         ...
 
-    def layers(self, q: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
+    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         """(N, h, w) stored q alone, 0 where not measured -> (3, h, w), without residual."""
         ...
 
@@ -81,6 +97,10 @@ class _Base:
     def at(self, field: FloatArray, place: Place) -> FloatArray:
         return place.field(field, self.cell)
 
+    def glass(self, place: Place) -> FloatArray:
+        """(3, h, w) OD of glass in the new look."""
+        return self.at(self.background, place) + self.at(self.shift, place)
+
     def matrix_at(self, place: Place) -> FloatArray:
         """(N, 3, h, w) S, rows renormalised after interpolation."""
         s = self.at(self.stain_matrix, place)
@@ -95,17 +115,23 @@ class TypicalTransfer(_Base):
     change: FloatArray
     rows: FloatArray
 
-    def slide(self, od: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
-        background = self.at(self.background, place)
-        moved = _product(self.at(self.change, place), od - background)
-        moved *= weight
-        moved += od
-        moved += self.at(self.shift, place)
-        return moved
+    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
+        from wsi_pgdips.looks.kernel import change_pixels
 
-    def layers(self, q: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
+        change_pixels(rgba, place.around(self.kernel_fields, self.cell), weight)
+
+    @cached_property
+    def kernel_fields(self) -> FloatArray:
+        """(CY, CX, 15) all that the kernel interpolates."""
+        cells = self.background.shape[:2]
+        parts = (self.change.reshape(*cells, 9), self.background, self.shift)
+        return np.concatenate(parts, -1, dtype=np.float32)
+
+    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nc->chw", q, self.rows)
-        return _float(y * weight + self.at(self.background, place) + self.at(self.shift, place))
+        return _float(
+            y * weight.pixels() + self.glass(place)
+        )
 
 
 @dataclass(frozen=True)
@@ -116,21 +142,24 @@ class PublishedTransfer(_Base):
     gain: FloatArray
     tile: float
 
-    def slide(self, od: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
+    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
         import torch
 
         from wsi_pgdips.optics.unmix import unmix
 
+        od = planes_od(rgba)
         s, b = _spread(self.matrix_at(place), od), _spread(self.at(self.background, place), od)
         with torch.no_grad():
-            q = unmix(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (od, s, b))).numpy()
+            q = unmix(*(torch.from_numpy(np.array(a)) for a in (od, s, b))).numpy()
         change = self._rows(place) - s
         moved = np.einsum("nhw,nchw->chw", q, change)
-        return _float(moved * weight + od + self.at(self.shift, place))
+        write_rgb(_float(moved * weight.pixels() + od + self.at(self.shift, place)), rgba)
 
-    def layers(self, q: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
+    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nchw->chw", q, _spread(self._rows(place), q))
-        return _float(y * weight + self.at(self.background, place) + self.at(self.shift, place))
+        return _float(
+            y * weight.pixels() + self.glass(place)
+        )
 
     def _rows(self, place: Place) -> FloatArray:
         """(N, 3, h, w) rows of the reference, times the gain at the pixels."""
@@ -142,12 +171,12 @@ class PublishedTransfer(_Base):
 class IdentityTransfer(_Base):
     """The slide as it is; from its layers alone, what the model says of it."""
 
-    def slide(self, od: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
-        return od
+    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
+        """Nothing to change."""
 
-    def layers(self, q: FloatArray, place: Place, weight: FloatArray | float) -> FloatArray:
+    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(place), q))
-        return _float(y * weight + self.at(self.background, place))
+        return _float(y * weight.pixels() + self.glass(place))
 
 
 def make_transfer(
@@ -205,18 +234,6 @@ def constant_fields(look: Reference) -> Fields:
     m = np.asarray(look.spectral_correction or (1.0,) * look.n, np.float32)[None, None]
     b = np.asarray(look.background or (0.0,) * 3, np.float32)[None, None]
     return Fields(s, m, b, s, m, b, np.ones_like(m), np.zeros((1, 1), bool))
-
-
-def _product(a: FloatArray, y: FloatArray) -> FloatArray:
-    """A y over pixels: A (3, 3, 1, 1) or (3, 3, h, w), y (3, h, w)."""
-    if a.shape[2:] == (1, 1):
-        return (a[..., 0, 0] @ y.reshape(3, -1)).reshape(y.shape)
-    out = np.empty_like(y)
-    for row, plane in zip(a, out, strict=True):
-        np.multiply(row[0], y[0], out=plane)
-        plane += row[1] * y[1]
-        plane += row[2] * y[2]
-    return out
 
 
 def _float(values: npt.NDArray[np.floating]) -> FloatArray:

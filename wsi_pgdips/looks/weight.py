@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsi_pgdips.looks.transfer import Place
-from wsi_pgdips.optics.interpolate import interpolation_at
-from wsi_pgdips.records import BoolArray, FloatArray
+from wsi_pgdips.looks.transfer import Place, even_weight
+from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
+from wsi_pgdips.records import BoolArray
 
 RAMP_UM = 24.0  # a mask holds 32 um of glass around tissue: the ramp ends before tissue begins
 
@@ -26,8 +26,8 @@ class TissueWeight:
     cell: float
     mpp: float
 
-    def at(self, place: Place) -> FloatArray | float:
-        """(h, w) weight in [0, 1]; 1.0 or 0.0 where it is the same all over."""
+    def at(self, place: Place) -> Interpolation:
+        """The weight at these pixels, in [0, 1], one channel."""
         from scipy.ndimage import distance_transform_edt
 
         ramp = max(RAMP_UM / (self.mpp * self.cell), 1.0)  # in pixels of the mask
@@ -42,11 +42,10 @@ class TissueWeight:
             start.append(place.start[axis] - first * cell)
         window = self._window(*cut)
         if window.all() or not window.any():
-            return float(window[0, 0])
+            return even_weight(float(window[0, 0]), place.shape)
         distance = np.asarray(distance_transform_edt(window), np.float32)
         weight = np.clip((distance - 0.5) / ramp, 0, 1)
-        found = interpolation_at(weight, (side[0], side[1]), (start[0], start[1]), place.shape)
-        return np.asarray(found.pixels()[0], np.float32)
+        return interpolation_at(weight, (side[0], side[1]), (start[0], start[1]), place.shape)
 
     def _window(self, rows: tuple[int, int], columns: tuple[int, int]) -> BoolArray:
         """Part of the mask; beyond its end it goes on as it ends."""

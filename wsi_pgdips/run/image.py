@@ -195,7 +195,7 @@ def _look(solved: Solved) -> Reference:
         context.b0,
         prior.spectral_correction,
         look_in_run(context, prior, solved.fields, solved.slide_matrix, fits),
-        {"name": context.source.meta.name, "checksum": context.source.meta.checksum},
+        {"checksum": context.source.meta.checksum},
     )
 
 

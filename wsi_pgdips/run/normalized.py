@@ -13,9 +13,10 @@ from openslide import AbstractSlide
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.files import load_reference
+from wsi_pgdips.looks.pseudo import single_stain
 from wsi_pgdips.looks.reader import LayerPixels, NormalizedReader, SlidePixels
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.looks.transfer import Method, make_transfer
+from wsi_pgdips.looks.transfer import Method, Transfer, make_transfer
 from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.run.own_look import slide_look
 from wsi_pgdips.slide.native import BorrowedPixels, NativePixels
@@ -44,6 +45,8 @@ class NormalizedSlide(NormalizedReader):
         method: ``typical`` (colours and amounts of each stain's own pixels), ``augmented`` or
             ``stains`` (as published: S, M and B, or S alone); see ``looks.transfer``.
         keep_amounts: change colours only, not how much stain there is.
+        only: label of a stain to be shown by itself, without residual; under ``self`` in its own
+            colour on white.
 
     Raises:
         SlideError: not to be read, or another slide than the layers are of.
@@ -58,14 +61,20 @@ class NormalizedSlide(NormalizedReader):
         *,
         method: Method = "typical",
         keep_amounts: bool = False,
+        only: str | None = None,
     ) -> None:
         options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
-        self._arguments = ((slide, layers, reference), options)
+        self._arguments = ((slide, layers, reference), {**options, "only": only})
         opened = layers if isinstance(layers, Layers) else open_layers(Path(layers))
         target = find_reference(reference)
         native = _native(slide, opened)
         own = slide_look(opened, _source(slide, opened))
-        transfer = make_transfer(opened.fields, own, target, tile=opened.grid.tile, **options)
+        options["tile"] = opened.grid.tile
+        transfer: Transfer
+        if only is None:
+            transfer = make_transfer(opened.fields, own, target, **options)
+        else:
+            transfer = single_stain(opened.fields, own, target, only, **options)
         weight = _weight(opened)
         pixels: SlidePixels | LayerPixels
         if native is None:
@@ -83,6 +92,9 @@ class NormalizedSlide(NormalizedReader):
             _OWN + "method": SELF if target is None else method,
             _OWN + "residual": "none: rendered from layers alone" if native is None else "carried",
         }
+        if only is not None:
+            shown = {"residual": f"none: {only} alone", "only": only}
+            properties |= {_OWN + key: value for key, value in shown.items()}
         super().__init__(pixels, properties)
 
     @property

@@ -87,7 +87,6 @@ def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
         np.asarray(prior["spectral_correction"], np.float32),
         measured,
         {
-            "name": slide.get("name"),
             "checksum": slide.get("checksum"),
             "mpp": layers.grid.mpp,
             "preset": (own.get("settings") or {}).get("preset"),

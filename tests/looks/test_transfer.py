@@ -1,0 +1,256 @@
+"""From one look to another: what must not change, what must arrive, and no step anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.looks.frame import typical_pair
+from wsi_pgdips.looks.measure import measure
+from wsi_pgdips.looks.pixels import planes_od, write_rgb
+from wsi_pgdips.looks.reference import Reference
+from wsi_pgdips.looks.transfer import (
+    METHODS,
+    Place,
+    constant_fields,
+    even_weight,
+    make_transfer,
+)
+from wsi_pgdips.looks.weight import RAMP_UM, TissueWeight
+from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
+from wsi_pgdips.records import Fields
+
+TILE = 64
+
+
+def unit(row):
+    return tuple(np.asarray(row, float) / np.linalg.norm(row))
+
+
+def look(n=2, scale=1.0, tilt=0.0, glass=0.02, name="look") -> Reference:
+    vectors = [(0.65, 0.70 + tilt, 0.29), (0.27 + tilt, 0.57, 0.78), (0.15, 0.9, 0.2 + tilt)][:n]
+    typical = [tuple(scale * 0.5 * np.array(unit(v))) for v in vectors]
+    return Reference(
+        name,
+        ("A", "B", "C")[:n],
+        ("ff0000", "00ff00", "0000ff")[:n],
+        tuple(unit(v) for v in vectors),
+        (glass, glass + 0.01, glass),
+        tuple(scale * m for m in (1.2, 1.5, 0.9)[:n]),
+        tuple(typical),
+    )
+
+
+def drifting_fields(own: Reference, tiles=(3, 4), seed=0) -> Fields:
+    """S and B that wander over the slide, on cells of half a tile."""
+    rng = np.random.default_rng(seed)
+    gy, gx = tiles
+    s = own.stain_matrix + rng.normal(0, 0.04, (2 * gy, 2 * gx, own.n, 3)).astype(np.float32)
+    s /= np.linalg.norm(s, axis=-1, keepdims=True)
+    b = np.float32(own.background) + rng.normal(0, 0.01, (2 * gy, 2 * gx, 3)).astype(np.float32)
+    m = np.float32(own.spectral_correction) * rng.uniform(0.8, 1.2, (gy, gx, own.n))
+    m = m.astype(np.float32)
+    inherited = np.zeros((gy, gx), bool)
+    return Fields(s, m, b, s, m, b, np.ones_like(m), inherited)
+
+
+def pixels(seed=0, shape=(90, 70)) -> np.ndarray:
+    rgba = np.random.default_rng(seed).integers(0, 256, (*shape, 4), dtype=np.uint8)
+    rgba[0, 0, :3], rgba[0, 1, :3] = 0, 255
+    return rgba
+
+
+def changed(transfer, rgba, place=None, weight=1.0):
+    place = place or Place((10, 20), rgba.shape[:2], (1, 1))
+    out = rgba.copy()
+    transfer.slide(out, place, even_weight(weight, rgba.shape[:2]))
+    return out
+
+
+def test_pixels_survive_the_way_to_densities_and_back():
+    rgba = pixels()
+    out = np.zeros_like(rgba)
+    write_rgb(planes_od(rgba), out)
+    assert (out[..., :3] == rgba[..., :3]).all()
+    assert (planes_od(rgba) == rgb_to_od(rgba[..., :3]).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_itself_is_the_identity_byte_for_byte(n):
+    own = look(n)
+    rgba = pixels()
+    for reference in (None, own):
+        transfer = make_transfer(constant_fields(own), own, reference, tile=TILE)
+        assert (changed(transfer, rgba) == rgba).all()
+    # under drifting fields, self takes nothing away that is the slide's own
+    transfer = make_transfer(drifting_fields(own), own, None, tile=TILE)
+    assert (changed(transfer, rgba) == rgba).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_alpha_is_left_alone_and_bytes_do_not_depend_on_the_window(n, method):
+    own, other = look(n), look(n, 1.4, 0.1, 0.05)
+    transfer = make_transfer(drifting_fields(own), own, other, tile=TILE, method=method)
+    rgba = pixels()
+    whole = changed(transfer, rgba)
+    assert (whole[..., 3] == rgba[..., 3]).all()
+    assert (whole[..., :3] != rgba[..., :3]).any()
+    part = changed(transfer, rgba[30:60, 20:50], Place((40, 40), (30, 30), (1, 1)))
+    difference = np.abs(part.astype(int) - whole[30:60, 20:50])
+    assert difference.max() <= 1  # float32 sums in another order, at the edge of rounding
+    assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_typical_colours_arrive_and_glass_too(n):
+    own, other = look(n), look(n, 1.4, 0.1, 0.05)
+    transfer = make_transfer(constant_fields(own), own, other, tile=TILE)
+    od = np.vstack([own.typical_od, np.zeros(3)]) + np.float32(own.background)
+    wanted = np.vstack([other.typical_od, np.zeros(3)]) + np.float32(other.background)
+    rgb = np.ascontiguousarray(od_to_rgb(od)[None])
+    found = changed(transfer, rgb)
+    assert np.abs(found.astype(int) - od_to_rgb(wanted)[None].astype(int)).max() <= 2
+
+
+def test_typical_colours_follow_the_field():
+    own, other = look(), look(2, 1.4, 0.1, 0.05)
+    fields = drifting_fields(own)
+    transfer = make_transfer(fields, own, other, tile=TILE)
+    centre = Place((TILE / 4, TILE / 4), (1, 2), (1, 1))  # about the centre of the first cell
+    half = 0.5 * fields.stain_matrix[0, 0] + fields.background[0, 0]
+    found = changed(transfer, np.ascontiguousarray(od_to_rgb(half)[None]), centre)
+    wanted = od_to_rgb(other.typical_od + np.float32(other.background))
+    assert np.abs(found[0].astype(int) - wanted.astype(int)).max() <= 3
+
+
+@pytest.mark.parametrize("method", ["augmented", "stains"])
+def test_published_methods_are_the_equation(method):
+    own, other = look(), look(2, 1.4, 0.1, 0.05)
+    transfer = make_transfer(constant_fields(own), own, other, tile=TILE, method=method)
+    q = np.random.default_rng(0).uniform(0, 0.8, (2, 40))
+    gain = np.array(other.spectral_correction) / own.spectral_correction
+    residual = np.random.default_rng(1).normal(0, 0.004, (3, 40))
+    residual -= np.linalg.pinv(own.stain_matrix) @ own.stain_matrix @ residual  # off the plane
+    od = np.einsum("np,nc->cp", q, own.stain_matrix) + np.array(own.background)[:, None] + residual
+    if method == "stains":
+        wanted = np.einsum("np,nc->cp", q, other.stain_matrix)
+        wanted += np.array(own.background)[:, None] + residual
+    else:
+        wanted = np.einsum("np,nc->cp", q * gain[:, None], other.stain_matrix)
+        wanted += np.array(other.background)[:, None] + residual
+    found = changed(transfer, np.ascontiguousarray(od_to_rgb(od.T)[None]))
+    exact = 255 * 10**-wanted.T
+    # bytes in, so as much as half a count at the source's slope
+    assert np.abs(found[0] - exact).max() <= 0.5 + 0.6 * (exact / od_to_rgb(od.T)).max() * 3
+
+
+def test_amounts_can_be_kept():
+    own, other = look(), look(2, 2.0, 0.1)
+    kept = make_transfer(constant_fields(own), own, other, tile=TILE, keep_amounts=True)
+    od = own.typical_od + np.float32(own.background)
+    found = changed(kept, np.ascontiguousarray(od_to_rgb(od)[None]))
+    y = rgb_to_od(found[0]) - np.float32(other.background)
+    assert np.allclose(np.linalg.norm(y, axis=1), 0.5, atol=0.02)
+    direction = other.typical_od / np.linalg.norm(other.typical_od, axis=1, keepdims=True)
+    assert np.allclose(y / np.linalg.norm(y, axis=1, keepdims=True), direction, atol=0.02)
+
+
+@pytest.mark.parametrize("method", ["typical", "augmented"])
+def test_off_tissue_only_the_glass_is_replaced(method):
+    own, other = look(), look(2, 1.4, 0.1, 0.05)
+    fields = drifting_fields(own)
+    transfer = make_transfer(fields, own, other, tile=TILE, method=method)
+    rgb = np.full((40, 50, 3), 200, np.uint8)
+    place = Place((12, 30), (40, 50), (1, 1))
+    found = changed(transfer, rgb, place, 0.0)
+    b = place.field(fields.background, TILE / 2)
+    wanted = planes_od(rgb) - b + np.float32(other.background)[:, None, None]
+    assert np.abs(found - 255 * 10 ** -wanted.transpose(1, 2, 0)).max() < 0.6
+
+
+@given(st.integers(0, 2**31), st.floats(0.3, 4))
+def test_no_step_between_neighbours_of_one_colour(seed, size):
+    """A picture of one colour stays free of edges wherever cells end, at any magnification."""
+    own, other = look(), look(2, 1.4, 0.1, 0.05)
+    transfer = make_transfer(drifting_fields(own, seed=seed % 1000), own, other, tile=TILE)
+    rgb = np.full((48, 64, 3), 120, np.uint8)
+    place = Place((5 / size, 9 / size), rgb.shape[:2], (size, size))
+    found = changed(transfer, rgb, place).astype(float)
+    # fields move by 0.04 per cell of 32 px: some counts a pixel at most, where they move fastest
+    for axis in (0, 1):
+        assert np.abs(np.diff(found, axis=axis)).max() <= 4 * max(size, 1) + 2
+
+
+def test_of_other_methods_or_stains_nothing_is_made():
+    own = look()
+    with pytest.raises(SettingsError, match="unknown way"):
+        make_transfer(constant_fields(own), own, look(), tile=TILE, method="best")
+
+
+def test_a_window_of_another_size_is_refused():
+    transfer = make_transfer(constant_fields(look()), look(), look(2, 1.4), tile=TILE)
+    with pytest.raises(ValueError, match="pixels on"):
+        transfer.slide(pixels(), Place((0, 0), (8, 8), (1, 1)), even_weight(1.0, (8, 8)))
+
+
+def test_a_stain_that_is_not_there_keeps_its_amount():
+    own = dataclasses.replace(look(), typical=(look().typical[0], None))
+    source, target = typical_pair(own, look(2, 1.4, 0.1))
+    assert np.linalg.norm(source[1]) == pytest.approx(np.linalg.norm(target[1]), rel=1e-5)
+    assert np.allclose(source[1] / np.linalg.norm(source[1]), own.stain_matrix[1], atol=1e-5)
+    bare = dataclasses.replace(look(2, 1.4, 0.1), typical=(), spectral_correction=None)
+    source, target = typical_pair(look(), bare)
+    assert np.allclose(np.linalg.norm(source, axis=1), np.linalg.norm(target, axis=1))
+
+
+def test_what_is_typical_of_background_staining_is_not_taken_for_the_stain():
+    """DAB in one focus: its typical pixels are pale, but its M is as dark as the reference's."""
+    pale = dataclasses.replace(look(), typical=(look().typical[0], (0.05, 0.06, 0.06)))
+    source, target = typical_pair(pale, look())
+    assert np.linalg.norm(target[1]) == pytest.approx(np.linalg.norm(source[1]), rel=1e-5)
+    assert np.allclose(source[1] / np.linalg.norm(source[1]), pale.stain_matrix[1], atol=1e-5)
+    assert np.allclose(source[0], look().typical_od[0])
+
+
+def test_typical_colours_are_medians_of_a_stain_s_own_pixels():
+    rng = np.random.default_rng(0)
+    rows = look().stain_matrix
+    amounts = np.zeros((2, 9000), np.float32)
+    amounts[0, :3000] = rng.uniform(0.4, 0.6, 3000)
+    amounts[1, 3000:6000] = rng.uniform(0.7, 0.9, 3000)
+    amounts[:, 6000:] = 0.01
+    od = np.einsum("np,nc->cp", amounts, rows) + 0.02
+    found = measure(od, amounts, np.full(2, 0.05))
+    assert np.allclose(found["typical_od"][0], 0.5 * rows[0] + 0.02, atol=0.01)
+    assert np.allclose(found["typical_od"][1], 0.8 * rows[1] + 0.02, atol=0.01)
+    assert found["percentiles"]["50"] == pytest.approx(np.median(amounts, 1).tolist(), abs=1e-3)
+    # twice as much glass, or half as many cells: the same look
+    fewer = np.r_[0:1500, 3000:9000]
+    again = measure(od[:, fewer], amounts[:, fewer], np.full(2, 0.05))
+    assert np.allclose(again["typical_od"], found["typical_od"], atol=0.01)
+    absent = measure(od[:, :3000], amounts[:, :3000], np.full(2, 0.05))
+    assert absent["typical_od"][1] is None
+    nothing = measure(np.zeros((3, 0)), np.zeros((2, 0)), np.full(2, 0.05))
+    assert nothing["typical_od"] == [None, None]
+
+
+def test_weight_of_tissue_is_a_ramp_inside_the_mask_and_the_same_in_any_window():
+    mask = np.zeros((60, 80), bool)
+    mask[20:50, 30:70] = True
+    weight = TissueWeight(mask, 16.0, 0.5)  # 8 um a pixel: a ramp of three
+    whole = weight.at(Place((0, 0), (960, 1280), (1, 1))).pixels()[0]
+    assert whole[:300].max() == 0
+    assert whole[30 * 16 : 40 * 16, 45 * 16 : 55 * 16].min() == 1
+    assert np.abs(np.diff(whole, axis=0)).max() <= 0.5 / RAMP_UM * 1.5
+    part = weight.at(Place((300, 450), (200, 150), (1, 1))).pixels()[0]
+    assert np.allclose(part, whole[300:500, 450:600], atol=1e-5)
+    coarse = weight.at(Place((75, 112.5), (50, 37), (4, 4))).pixels()[0]
+    assert np.allclose(coarse, part[:, :148].reshape(50, 4, 37, 4).mean((1, 3)), atol=0.02)
+    everything = TissueWeight(np.ones((4, 4), bool), 16.0, 0.5)
+    assert everything.at(Place((0, 0), (64, 64), (1, 1))).pixels().min() == 1  # no margin at ends

@@ -1,0 +1,89 @@
+"""The linear change of optical density, compiled: programs wait for every tile they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from wsi_pgdips.optics.density import od_table, od_to_rgb
+from wsi_pgdips.optics.interpolate import Interpolation
+from wsi_pgdips.records import ByteArray, FloatArray
+
+# densities become bytes by a table: its step moves no pixel by more than 0.06 counts
+_STEP, _LOWEST, _HIGHEST = 2e-4, -0.25, 3.0
+_BYTES = od_to_rgb(np.arange(_LOWEST, _HIGHEST, _STEP))
+_OD = od_table()
+FIELDS = 15  # change (3, 3), background (3,), shift (3,)
+
+
+def change_pixels(rgba: ByteArray, fields: Interpolation, weight: Interpolation) -> None:
+    """OD + shift + weight * change (OD - background), in place.
+
+    Args:
+        rgba: (h, w, >= 3) uint8; the first three channels are overwritten. fields: of 15 channels
+            at these pixels: the rows of ``change``, then ``background`` and ``shift``.
+        weight: of one channel.
+
+    Raises:
+        ValueError: the shapes differ, which compiled code would not notice.
+    """
+    for i in (fields, weight):
+        if (len(i.down), i.across.shape[1]) != rgba.shape[:2]:
+            raise ValueError(
+                f"fields of {len(i.down)} x {i.across.shape[1]} pixels on {rgba.shape[:2]}"
+            )
+    across = (np.ascontiguousarray(i.local @ i.across) for i in (fields, weight))  # (K, a, w)
+    _change(rgba, *across, fields.down, weight.down, _OD, _BYTES)
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    try:
+        compiled: Callable[..., None] = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # nowhere to keep it: a read-only install without a home
+        compiled = numba.njit(nogil=True)(function)
+    return compiled
+
+
+@_compiled
+def _interpolated(across: FloatArray, down: FloatArray, out: FloatArray) -> None:
+    """One row of pixels: out (K, w) = down (a,) times across (K, a, w); most of ``down`` is 0."""
+    for k in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            out[k, x] = 0
+        for a in range(down.shape[0]):
+            share = down[a]
+            if share != 0:
+                for x in range(out.shape[1]):
+                    out[k, x] += share * across[k, a, x]
+
+
+@_compiled
+def _change(
+    rgba: ByteArray,
+    across: FloatArray,
+    weight_across: FloatArray,
+    down: FloatArray,
+    weight_down: FloatArray,
+    densities: FloatArray,
+    counts: ByteArray,
+) -> None:
+    h, w = rgba.shape[:2]
+    row = np.empty((across.shape[0] + 1, w), np.float32)
+    per_step = np.float32(1 / _STEP)
+    first = np.float32(0.5 - _LOWEST / _STEP)
+    last = np.float32(counts.size - 1)
+    for i in range(h):
+        _interpolated(across, down[i], row[:FIELDS])
+        _interpolated(weight_across, weight_down[i], row[FIELDS:])
+        for x in range(w):
+            r, g, b = densities[rgba[i, x, 0]], densities[rgba[i, x, 1]], densities[rgba[i, x, 2]]
+            yr, yg, yb = r - row[9, x], g - row[10, x], b - row[11, x]
+            part = row[15, x]
+            r += row[12, x] + part * (row[0, x] * yr + row[1, x] * yg + row[2, x] * yb)
+            g += row[13, x] + part * (row[3, x] * yr + row[4, x] * yg + row[5, x] * yb)
+            b += row[14, x] + part * (row[6, x] * yr + row[7, x] * yg + row[8, x] * yb)
+            rgba[i, x, 0] = counts[np.int64(min(max(r * per_step + first, 0), last))]
+            rgba[i, x, 1] = counts[np.int64(min(max(g * per_step + first, 0), last))]
+            rgba[i, x, 2] = counts[np.int64(min(max(b * per_step + first, 0), last))]
