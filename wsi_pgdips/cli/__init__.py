@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that help comes at once.
 """
 
-from wsi_pgdips.cli import bench, estimate, phantom, run, stains
+from wsi_pgdips.cli import bench, estimate, normalize, phantom, reference, run, stains
 from wsi_pgdips.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -12,7 +12,11 @@ __all__ = ["app", "main"]
 app.command()(run.run)
 app.command()(run.info)
 app.command()(estimate.estimate)
+app.command()(normalize.normalize)
+app.command()(normalize.export)
+app.command()(reference.compare)
 app.command()(phantom.phantom)
 app.command()(phantom.demo)
 app.add_typer(stains.stains_app, name="stains", invoke_without_command=True)
+app.add_typer(reference.reference_app, name="reference")
 app.add_typer(bench.bench_app, name="bench")

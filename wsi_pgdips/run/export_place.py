@@ -1,0 +1,78 @@
+"""The place of an export: free, or an older export to replace; seen whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.layers.disk import PARTIAL, writing
+from wsi_pgdips.layers.schema import OWN_KEY
+
+EXPORT = "export"  # under our own key of a Zarr root: what it is an export of
+
+
+@contextlib.contextmanager
+def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Where to write what becomes ``path`` at the end; nothing is left if that is not reached.
+
+    Args:
+        overwrite: replace a file, or a Zarr folder that is an export of ours. Layers of a run, and
+            folders of others, are never replaced.
+
+    Raises:
+        OutputError: something is there that may not be replaced, or it is not writable.
+    """
+    check_place(path, overwrite=overwrite)
+    partial = path.with_name(path.name + PARTIAL)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)  # of an export that was killed
+        try:
+            yield partial
+            if path.is_dir():
+                _remove(path)
+            partial.replace(path)
+        except BaseException:
+            _remove(partial)
+            raise
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place that is taken; see :func:`exporting`."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise OutputError(
+            "the output exists", where=path, hint="give --overwrite, or another output"
+        )
+    if path.is_dir() and not _is_export(path):
+        raise OutputError(
+            "something that is no export of ours is in the way of the output",
+            expected="a free path, or an export of wsi-pgdips",
+            found="a folder with other content",
+            where=path,
+            hint="give another output, or move it away",
+        )
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a Zarr folder, of either version, says that it is an export."""
+    for name in (".zattrs", "zarr.json"):
+        try:
+            root = json.loads((path / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        attributes = root.get("attributes", {}) if name == "zarr.json" else root
+        return EXPORT in (attributes.get(OWN_KEY) or {})
+    return not any(path.iterdir())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
