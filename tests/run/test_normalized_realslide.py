@@ -54,6 +54,8 @@ def test_self_is_the_slide_at_every_level(data_dir: Path, tmp_path: Path, name: 
     plain = openslide.OpenSlide(slide)
     ours = NormalizedSlide(slide, tmp_path / "out.ome.zarr", "self")
     assert ours.level_dimensions == plain.level_dimensions
+    told = options.get("mpp_source") or plain.properties["openslide.mpp-x"]
+    assert float(ours.properties["openslide.mpp-x"]) == float(told)
     for level, size in enumerate(plain.level_dimensions):
         a, b = (np.asarray(s.read_region((0, 0), level, size)) for s in (plain, ours))
         assert np.array_equal(a, b)

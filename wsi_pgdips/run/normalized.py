@@ -84,7 +84,7 @@ class NormalizedSlide(NormalizedReader):
             _LOG.info("%s: from layers alone, without residual", opened.path.name)
         else:
             pixels = SlidePixels(native, transfer, weight, opened.grid.factor)
-            properties = dict(native.properties)
+            properties = {**native.properties, **_told_mpp(opened)}
         self.layers, self.look, self.reference = opened, own, target
         properties |= {
             _OWN + "reference": SELF if target is None else target.name,
@@ -162,6 +162,14 @@ def _weight(layers: Layers) -> TissueWeight:
     level = min(levels, key=lambda k: abs(np.log2(layers.grid.mpp * 2**k / _MASK_MPP)))
     mask = np.asarray(layers.tissue(level).compute(scheduler="synchronous"), bool)
     return TissueWeight(mask, float(2**level), layers.grid.mpp)
+
+
+def _told_mpp(layers: Layers) -> dict[str, str]:
+    """The slide's mpp where the run was told it, as the file is silent or wrong."""
+    if (layers.provenance.get("settings") or {}).get("mpp_source") is None:
+        return {}
+    mpp_l0 = repr(layers.grid.mpp / layers.grid.factor)
+    return {"openslide.mpp-x": mpp_l0, "openslide.mpp-y": mpp_l0}
 
 
 def _layer_properties(layers: Layers) -> dict[str, str]:
