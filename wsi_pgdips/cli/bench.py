@@ -137,6 +137,50 @@ def speed_page(
 
 
 @bench_app.command()
+def looks(
+    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with slides/ and scanners/. [dim]default: a phantom alone[/dim]",
+            metavar="DIR",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small, fixed slice: some two minutes.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the page and its figure.", metavar="FILE.md")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+) -> None:
+    """Measure how near a normalised slide comes to its reference, and what it costs to read."""
+    from wsi_pgdips.bench.looks import LooksRequest, run_looks
+    from wsi_pgdips.bench.looks_page import write_looks_page
+
+    request = LooksRequest(out, data=data, quick=quick, keep=keep)
+    found, panels = run_looks(request, lambda line: None if quiet else typer.echo(line))
+    if page is not None:
+        write_looks_page(out, page, panels)
+    if not quiet:
+        print_rows([("records", f"{len(found.records)} in {out}")])
+
+
+@bench_app.command(name="looks-page")
+def looks_page(
+    results: Annotated[Path, typer.Argument(help="Records of bench looks.", metavar="FILE.json")],
+    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
+) -> None:
+    """Render the records of the benchmark of looks as a page; its figure stays as it is."""
+    from wsi_pgdips.bench.looks_page import write_looks_page
+
+    write_looks_page(results, output)
+
+
+@bench_app.command()
 def page(
     results: Annotated[Path, typer.Argument(help="Records of bench quality.", metavar="FILE.json")],
     output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
