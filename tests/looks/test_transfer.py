@@ -129,12 +129,16 @@ def test_typical_colours_follow_the_field():
     assert np.abs(found[0].astype(int) - wanted.astype(int)).max() <= 3
 
 
-@pytest.mark.parametrize("method", ["augmented", "stains"])
+@pytest.mark.parametrize("method", ["augmented", "percentile", "stains"])
 def test_published_methods_are_the_equation(method):
     own, other = look(), look(2, 1.4, 0.1, 0.05)
+    own = dataclasses.replace(own, percentiles={99.0: (1.0, 1.1)})
+    other = dataclasses.replace(other, percentiles={99.0: (1.3, 1.2)})
     transfer = make_transfer(constant_fields(own), own, other, tile=TILE, method=method)
     q = np.random.default_rng(0).uniform(0, 0.8, (2, 40))
     gain = np.array(other.spectral_correction) / own.spectral_correction
+    if method == "percentile":
+        gain = np.array([1.3, 1.2 / 1.1])
     residual = np.random.default_rng(1).normal(0, 0.004, (3, 40))
     residual -= np.linalg.pinv(own.stain_matrix) @ own.stain_matrix @ residual  # off the plane
     od = np.einsum("np,nc->cp", q, own.stain_matrix) + np.array(own.background)[:, None] + residual

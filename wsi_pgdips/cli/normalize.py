@@ -47,8 +47,8 @@ def normalize(
     method: Annotated[
         str,
         typer.Option(
-            help="Typical colours, or as published: S, M and B, or S alone.",
-            metavar="typical|augmented|stains",
+            help="Typical colours; as published, S, M and B, or S alone; or S, B, percentiles.",
+            metavar="typical|augmented|percentile|stains",
         ),
     ] = "typical",
     keep_amounts: Annotated[

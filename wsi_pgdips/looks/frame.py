@@ -9,7 +9,7 @@ from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
-MAX_DISAGREEMENT = 2.0
+MAX_DISAGREEMENT = 2.5
 _MAX_CONDITION = 100.0
 
 
@@ -55,7 +55,7 @@ def colour_maps(
 
     The typical colours follow the stain field: T_n(x) = T_n + sum_m k_nm (S_m(x) - S0_m), with k
     the mixture of stains that T_n is. What is left of the space of colours, perpendicular to all
-    stains, is turned with them and keeps its length.
+    stains, is turned with them, and scaled as they are in the geometric mean.
 
     Args:
         fields: of the slide. own: its look, S0 in it.
@@ -63,7 +63,9 @@ def colour_maps(
     """
     s0 = own.stain_matrix.astype(np.float64)
     drift = np.einsum("nm,yxmc->yxnc", mixture(own, source), fields.stain_matrix - s0)
-    here, there = _completed(source + drift), _completed(target.astype(np.float64))
+    lengths = np.linalg.norm(target, axis=1) / np.linalg.norm(source, axis=1)
+    gain = float(np.exp(np.log(lengths).mean()))
+    here, there = _completed(source + drift), _completed(target.astype(np.float64), gain)
     if max(np.linalg.cond(here).max(), np.linalg.cond(there)) > _MAX_CONDITION:
         return None
     # rows are colours: here A' = there
@@ -76,14 +78,14 @@ def mixture(own: Reference, source: FloatArray) -> npt.NDArray[np.float64]:
     return np.asarray(source @ np.linalg.pinv(own.stain_matrix.astype(np.float64)), np.float64)
 
 
-def _completed(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """(..., N, 3) made square by unit rows perpendicular to them, the same way everywhere."""
+def _completed(rows: npt.NDArray[np.floating], length: float = 1.0) -> npt.NDArray[np.float64]:
+    """(..., N, 3) made square by rows perpendicular to them, the same way everywhere."""
     full = np.asarray(rows, np.float64)
     while full.shape[-2] < 3:
         if full.shape[-2] == 2:
             extra = np.cross(full[..., 0, :], full[..., 1, :])
         else:
             extra = np.cross(full[..., 0, :], (0.0, -1.0, 1.0))  # no stain absorbs like this
-        extra /= np.linalg.norm(extra, axis=-1, keepdims=True)
+        extra *= length / np.linalg.norm(extra, axis=-1, keepdims=True)
         full = np.concatenate([full, extra[..., None, :]], -2)
     return np.asarray(full, np.float64)

@@ -9,10 +9,10 @@ import numpy as np
 from wsi_pgdips.looks.reference import PERCENTILES, triple
 from wsi_pgdips.records import FloatArray
 
-# a pixel is a stain's own where that makes up more than half of what is there, and where there is
-# more of it than this share of its 99.5th percentile (decision 36)
+# a pixel is a stain's own where that makes up more than half of what is there, without those that
+# hold less than a quarter of the 95th percentile of all such pixels (decision 36)
 OWN_SHARE = 0.5
-OWN_AMOUNT = 0.15
+OWN_AMOUNT, OWN_PERCENTILE = 0.25, 95.0
 MIN_OWN_PIXELS = 200
 
 
@@ -34,7 +34,9 @@ def measure(od: FloatArray, q: FloatArray, presence: FloatArray) -> dict[str, An
     total = q.sum(0)
     top = np.percentile(q, 99.5, axis=1) if q.shape[1] else np.zeros(len(q))
     for k, amount in enumerate(q):
-        own = (amount > OWN_SHARE * total) & (amount > OWN_AMOUNT * top[k])
+        own = (amount > OWN_SHARE * total) & (amount > 0)
+        if own.any():
+            own &= amount > OWN_AMOUNT * np.percentile(amount[own], OWN_PERCENTILE)
         enough = top[k] > presence[k] and own.sum() >= MIN_OWN_PIXELS
         typical.append(triple(np.median(od[:, own], 1)) if enough else None)
     values = np.percentile(q, PERCENTILES, axis=1) if q.shape[1] else np.zeros((0, len(q)))

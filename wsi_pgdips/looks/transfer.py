@@ -4,10 +4,12 @@ With y = OD - B(x), the light that glass takes away undone, on tissue
 
     typical:    OD' = B_ref + A(x) y        A takes the stains' typical colours to the reference's
     augmented:  OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
+    percentile: the same with the 99th percentiles of q over tissue for M
     stains:     OD' = B(x)  + y + sum_n q_n (S_ref,n - S_n(x))
 
-(the last two as published, with q in closed form, and what q S does not explain carried over), and
-off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two the weight of ``TissueWeight``.
+(augmented and stains as published, with q in closed form; what q S does not explain is carried
+over), and off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two the weight of
+``TissueWeight``.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
-Method = Literal["typical", "augmented", "stains"]
+Method = Literal["typical", "augmented", "percentile", "stains"]
 METHODS: tuple[Method, ...] = get_args(Method)
+_PERCENTILE = 99.0
 _SAME = 1e-7  # a field that varies less over a window is taken as constant there
 
 
@@ -129,9 +132,7 @@ class TypicalTransfer(_Base):
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nc->chw", q, self.rows)
-        return _float(
-            y * weight.pixels() + self.glass(place)
-        )
+        return _float(y * weight.pixels() + self.glass(place))
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,7 @@ class PublishedTransfer(_Base):
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nchw->chw", q, _spread(self._rows(place), q))
-        return _float(
-            y * weight.pixels() + self.glass(place)
-        )
+        return _float(y * weight.pixels() + self.glass(place))
 
     def _rows(self, place: Place) -> FloatArray:
         """(N, 3, h, w) rows of the reference, times the gain at the pixels."""
@@ -222,10 +221,21 @@ def make_transfer(
             rows = np.linalg.pinv(mixture(own, source)) @ target
             return TypicalTransfer(*base, shift, _float(maps - np.eye(3)), _float(rows))
     gain = np.ones_like(fields.spectral_correction)
-    if method != "stains" and not keep_amounts and reference.spectral_correction is not None:
-        own_m = np.maximum(fields.spectral_correction, 1e-3)
-        gain = _float(np.asarray(reference.spectral_correction) / own_m)
+    if not keep_amounts:
+        gain = gain * _gain(fields, own, reference, method)
     return PublishedTransfer(*base, shift, reference.stain_matrix, gain, tile)
+
+
+def _gain(fields: Fields, own: Reference, reference: Reference, method: Method) -> FloatArray:
+    """(GY, GX, N) or (N,) factor on q; 1 where one side does not know its amounts."""
+    if method == "percentile":
+        there, here = (look.percentiles.get(_PERCENTILE) for look in (reference, own))
+    else:
+        there, here = reference.spectral_correction, None
+    if method == "stains" or there is None or (method == "percentile" and here is None):
+        return np.ones(own.n, np.float32)
+    below = fields.spectral_correction if here is None else np.asarray(here)
+    return _float(np.asarray(there) / np.maximum(below, 1e-3))
 
 
 def constant_fields(look: Reference) -> Fields:

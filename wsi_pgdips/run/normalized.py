@@ -43,7 +43,8 @@ class NormalizedSlide(NormalizedReader):
         reference: ``he`` or ``hdab``, the path of a reference, a ``Reference``, or ``self``
             (the slide itself: its own bytes; of layers alone, what the model says of it).
         method: ``typical`` (colours and amounts of each stain's own pixels), ``augmented`` or
-            ``stains`` (as published: S, M and B, or S alone); see ``looks.transfer``.
+            ``stains`` (as published: S, M and B, or S alone), or ``percentile`` (S, B, and amounts
+            by their 99th percentile); see ``looks.transfer``.
         keep_amounts: change colours only, not how much stain there is.
         only: label of a stain to be shown by itself, without residual; under ``self`` in its own
             colour on white.
