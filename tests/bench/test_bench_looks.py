@@ -1,0 +1,288 @@
+"""The benchmark of looks: its distances, masks, cameras and features, all methods, and its page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsi_pgdips.bench.looks import LooksRequest, measure_pair, run_looks
+from wsi_pgdips.bench.looks_bars import bars, ratios
+from wsi_pgdips.bench.looks_cameras import CAMERAS, Camera
+from wsi_pgdips.bench.looks_features import TILE, Features, drift
+from wsi_pgdips.bench.looks_masks import structures
+from wsi_pgdips.bench.looks_methods import Studio
+from wsi_pgdips.bench.looks_page import render_looks, write_looks_page
+from wsi_pgdips.bench.looks_pairs import LookPair, phantom_pairs
+from wsi_pgdips.bench.looks_plots import panel
+from wsi_pgdips.bench.looks_reading import LAYERS_PSNR, PSNR, RANDOM, RASTER, RATIO
+from wsi_pgdips.bench.looks_records import (
+    DAB,
+    FAITHFUL,
+    IDENTICAL,
+    LAB,
+    METHODS,
+    NUCLEAR,
+    NUCLEI,
+    OD,
+    PARTS,
+    PHANTOM,
+    READING,
+    REAL,
+    SIMULATED,
+    SSIM,
+    STROMA,
+    TEXTURE,
+    TISSUE,
+    Looks,
+    figure,
+    load_looks,
+    save_looks,
+)
+from wsi_pgdips.bench.looks_scores import distances, gradient, gradient_ssim, wasserstein
+from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.records import ByteArray
+
+SIDE = 512
+PLAIN = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+HEMATOXYLIN, EOSIN, BROWN = (100, 85, 160), (230, 150, 190), (110, 70, 40)
+
+
+def painted(*, brown: bool) -> ByteArray:
+    """White, with a square of pink in which there are discs of blue and, if wanted, of brown."""
+    rng = np.random.default_rng(3)
+    rgb = np.full((256, 256, 3), 250, np.uint8)
+    rgb[48:, 48:] = EOSIN
+    yy, xx = np.mgrid[:256, :256]
+    for k, (y, x) in enumerate((y, x) for y in (90, 150, 210) for x in (90, 150, 210)):
+        disc = (yy - y) ** 2 + (xx - x) ** 2 < 15**2
+        rgb[disc] = BROWN if brown and k % 2 else HEMATOXYLIN
+    noise = rng.integers(-2, 3, rgb.shape)
+    return np.clip(rgb + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> LookPair:
+    return next(phantom_pairs(SIDE))
+
+
+def test_wasserstein_is_the_shift_of_equal_samples() -> None:
+    sample = np.random.default_rng(0).normal(size=5000)
+    assert wasserstein(sample, sample) == 0
+    assert wasserstein(sample, sample + 0.3) == pytest.approx(0.3)
+
+
+def test_distances_are_zero_for_equal_pictures_and_grow_with_the_difference() -> None:
+    rgb, mask = painted(brown=False), np.ones((256, 256), bool)
+    assert distances(rgb, rgb, mask) == (0, 0)
+    found = [distances((rgb * factor).astype(np.uint8), rgb, mask) for factor in (0.95, 0.8, 0.6)]
+    for space in (0, 1):
+        values = [each[space] for each in found]
+        assert values == sorted(values)
+        assert values[0] > 0
+    # a factor on intensities is a constant OD
+    assert found[1][0] == pytest.approx(-math.log10(0.8), rel=0.05)
+
+
+def test_a_structure_of_few_pixels_has_no_distance() -> None:
+    rgb, mask = painted(brown=False), np.zeros((256, 256), bool)
+    mask[:10, :10] = True
+    assert all(math.isnan(value) for value in distances(rgb, 255 - rgb, mask))
+
+
+def test_the_gradient_does_not_know_contrast_but_knows_blur() -> None:
+    rgb = painted(brown=False)
+    paler = (255 - (255 - rgb.astype(float)) * 0.6).astype(np.uint8)
+    soft = Camera(PLAIN, tone=1.0, white=(250, 250, 250), blur=2.0, noise=0.0, quality=95)
+    own = gradient(rgb)
+    assert gradient_ssim(own, own) == pytest.approx(1)
+    kept, lost = (gradient_ssim(gradient(r), own) for r in (paler, soft.picture(rgb)))
+    assert kept > 0.95 > 0.9 > lost
+
+
+def test_masks_are_the_painted_structures() -> None:
+    masks = structures(painted(brown=True), painted(brown=True), "hdab", 1.0)
+    assert set(masks) == set(PARTS)
+    for name in (NUCLEI, STROMA, DAB):
+        assert (masks[name] <= masks[TISSUE]).all()
+    assert masks[NUCLEI][90, 90]
+    assert masks[DAB][90, 150]
+    assert masks[STROMA][120, 120]
+    assert not masks[TISSUE][:30].any()
+    assert not (masks[NUCLEI] & masks[DAB]).any()
+
+
+def test_masks_hold_only_what_both_pictures_agree_on() -> None:
+    one, other = painted(brown=False), painted(brown=False)
+    other[60:130, 60:130] = EOSIN  # a nucleus that the other picture lacks
+    masks = structures(one, other, "he", 1.0)
+    assert DAB not in masks
+    assert not masks[NUCLEI][90, 90]
+    assert not masks[STROMA][90, 90]
+    assert masks[NUCLEI][150, 150]
+
+
+def test_a_camera_that_changes_nothing_gives_the_picture_back() -> None:
+    rgb = painted(brown=False)
+    white = tuple(float(v) for v in np.percentile(rgb.reshape(-1, 3), 99.5, axis=0))
+    same = Camera(PLAIN, 1.0, white, noise=0.0, quality=100)  # type: ignore[arg-type]
+    assert np.abs(same.picture(rgb).astype(int) - rgb).mean() < 1.5
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_a_camera_sets_glass_and_tone_and_repeats_itself(name: str) -> None:
+    rgb, camera = painted(brown=False), CAMERAS[name]
+    seen = camera.picture(rgb)
+    assert np.array_equal(seen, camera.picture(rgb))
+    assert np.allclose(np.median(seen[:40], axis=(0, 1)), camera.white, atol=4)
+    # the share of light that a nucleus lets through: less for a steeper tone
+    before, after = (float(r[90, 90].mean() / r[:40].mean()) for r in (rgb, seen))
+    assert (after < before) == (camera.tone > 1)
+
+
+def test_drift_is_the_difference_in_standard_deviations() -> None:
+    target = np.random.default_rng(1).normal(size=(16, 3))
+    target[:, 2] = 5.0  # does not vary: left out
+    moved = target + 2 * target.std(0, ddof=1)
+    assert drift(target, target) == 0
+    assert drift(moved, target) == pytest.approx(2)
+    hole = moved.copy()
+    hole[0] = np.nan  # a tile without nuclei
+    assert math.isfinite(drift(hole, target))
+    assert math.isnan(drift(target[:1], target[:1]))
+
+
+def test_nuclei_are_counted_at_the_threshold_of_the_target() -> None:
+    rgb = painted(brown=False)
+    features = Features(rgb, np.ones((TILE, TILE), bool), "he", 1.0)
+    count, area, eccentricity, solidity, _ = features.nuclei(rgb)[0]
+    assert count == 9
+    assert area == pytest.approx(math.pi * 15**2, rel=0.15)
+    assert eccentricity < 0.3
+    assert solidity > 0.95
+    paler = (255 - (255 - rgb.astype(float)) * 0.3).astype(np.uint8)
+    assert features.nuclei(paler)[0][0] == 0
+    assert features.texture(rgb).shape == (1, 14)
+
+
+def test_all_methods_on_a_small_phantom(phantom: LookPair, tmp_path: Path) -> None:
+    looks = Looks()
+    results = measure_pair(looks, phantom, Studio("fast"))
+    assert set(results) == set(METHODS)
+    assert all(rgb.shape == phantom.truth.shape for rgb in results.values())
+    save_looks(tmp_path / "looks.json", looks)
+    records = load_looks(tmp_path / "looks.json")
+    assert records == looks.records
+    for metric in (OD, LAB):
+        for part in (TISSUE, NUCLEI, STROMA):
+            ours, none = (
+                figure(records, method=m, metric=metric, part=part) for m in ("typical", "none")
+            )
+            assert ours < 0.5 * none
+    assert figure(records, method="none", metric=SSIM) == 1
+    write_looks_page(tmp_path / "looks.json", tmp_path / "looks.md", [panel(phantom, results)])
+    text = (tmp_path / "looks.md").read_text()
+    assert "images/looks.png" in text
+    assert (tmp_path / "images" / "looks.png").stat().st_size > 10_000
+
+
+def test_with_keep_what_is_measured_already_is_not_measured_again(tmp_path: Path) -> None:
+    looks, out = Looks(), tmp_path / "looks.json"
+    for case in ("phantom -> phantom, other", "phantom, other -> phantom"):
+        looks.add(PHANTOM, case, "typical", OD, 0.5)
+    save_looks(out, looks)
+    found, panels = run_looks(LooksRequest(out, quick=True, keep=True))
+    assert found.records == looks.records
+    assert panels == []
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "looks.json"
+    path.write_text('[{"case": "he"}]')
+    with pytest.raises(SettingsError, match="not results of the benchmark of looks"):
+        load_looks(path)
+
+
+# invented: W1 of tissue, nuclei, stroma and DAB, the same in both spaces, and SSIM
+MADE_UP = {
+    "none": (9, 9, 9, 9, 1),
+    "macenko": (5, 5, 5, 5, 0.97),
+    "vahadane": (5, 5, 2, 5, 0.9),
+    "reinhard": (1, 5, 5, 5, 0.99),
+    "typical": (3, 3, 3, 3, 0.94),
+}
+
+
+def made_up() -> Looks:
+    """Ours beats Macenko in all, Reinhard in structures, and loses one part to Vahadane."""
+    looks = Looks()
+    for kind, case in ((REAL, "a -> b"), (SIMULATED, "c"), (SIMULATED, "d")):
+        for method, (*values, ssim) in MADE_UP.items():
+            for part, value in zip(PARTS, values, strict=True):
+                if kind == SIMULATED and part == DAB:
+                    value = math.nan  # H&E
+                looks.add(kind, case, method, OD, 0.01 * value, part)
+                better = case == "d" and method == "typical"
+                looks.add(kind, case, method, LAB, 0.1 if better else value, part)
+            looks.add(kind, case, method, SSIM, 0.96 if case == "d" else ssim)
+            looks.add(kind, case, method, TEXTURE, 0.4)
+            looks.add(kind, case, method, NUCLEAR, math.nan)
+    for order, ratio in ((RASTER, 3.5), (RANDOM, 4.5)):
+        looks.add(READING, "s.svs", order, RATIO, ratio, "level 0")
+    looks.add(FAITHFUL, "s.svs", "self", PSNR, IDENTICAL, "level 0")
+    looks.add(FAITHFUL, "s.svs", "self", PSNR, 59.0, "level 1")
+    looks.add(FAITHFUL, "s.svs", "layers alone", LAYERS_PSNR, math.nan)
+    return looks
+
+
+def test_ratios_are_of_structures_alone_against_reinhard() -> None:
+    records = made_up().records
+    assert set(ratios(records, REAL, "a -> b", "reinhard")) == {
+        (space, part) for space in (OD, LAB) for part in (NUCLEI, STROMA, DAB)
+    }
+    assert ratios(records, REAL, "a -> b", "vahadane")[OD, STROMA] == pytest.approx(1.5)
+    assert (OD, DAB) not in ratios(records, SIMULATED, "c", "macenko")
+
+
+def test_bars_say_what_is_met_and_by_how_much() -> None:
+    found = {bar.what: bar for bar in bars(made_up().records)}
+
+    def bar(*words: str) -> tuple[str, bool | None]:
+        (what,) = [w for w in found if all(word in w for word in words)]
+        return found[what].found, found[what].met
+
+    text, met = bar("macenko", "a -> b")
+    assert met is True
+    assert text == "8 of 8; at worst 0.60 times (OD, tissue)"
+    text, met = bar("vahadane", "a -> b")
+    assert met is False
+    assert text == "6 of 8; at worst 1.50 times (OD, stroma)"
+    assert bar("reinhard", "a -> b")[1] is True
+    assert bar("SSIM", "a -> b") == ("0.94", False)
+    assert bar("macenko", "simulated")[1] is True
+    text, met = bar("vahadane", "simulated")
+    assert met is False
+    assert text == "0 of 2 pairs; 9 of 12 distances, at worst 1.50 times"
+    assert bar("SSIM", "simulated") == ("1 of 2 pairs; at worst 0.940", False)
+    assert bar("s.svs", "raster") == ("3.5", False)
+    assert bar("s.svs", "random") == ("4.5", True)
+    assert bar("s.svs", "level 0") == ("identical", True)
+    assert bar("s.svs", "level 1") == ("59", False)
+    assert bar("s.svs", "alone") == ("-", None)
+
+
+def test_the_page_holds_every_bar_and_leaves_out_what_was_not_measured() -> None:
+    records = made_up().records
+    text = render_looks(records)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for bar in bars(records):
+        verdict = {True: "met", False: "**not met**", None: "-"}[bar.met]
+        assert f"| {bar.what} | {bar.found} | {verdict} |" in rows
+    assert "## The real pair" in text
+    assert "## A phantom" not in text
+    assert "images/looks.png" not in text
+    c = text[text.index("### c") : text.index("### d")]
+    assert "DAB" not in c
+    assert "| **typical** | 30 | 30 | 30 | 3 | 3 | 3 | 0.94 | 0.4 | - |" in c

@@ -1,0 +1,85 @@
+"""Tissue and its structures in a pair of pictures, by no method that is compared.
+
+OD over each picture's own white; tissue by its mean OD around a pixel; stains by non-negative
+least squares under the library's fixed vectors, smoothed; hematoxylin and DAB above the threshold
+of Otsu. A pixel counts where both pictures agree, and masks lose a pixel all around.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.bench.looks_records import DAB, NUCLEI, STROMA, TISSUE
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
+
+WHITE_PERCENTILE = 5.0  # of OD, per channel: the glass, or what is palest
+MIN_OD = 0.03  # mean of the channels around a pixel of tissue, pale stroma included
+MIN_DAB_OD = 0.15  # where a picture holds no DAB the threshold of Otsu divides its noise
+_SIGMA = 1.0
+_TISSUE_SIGMA_UM = 4.0
+
+Masks = dict[str, BoolArray]
+
+
+def over_white(rgb: ByteArray) -> FloatArray:
+    """(3, H, W) OD over the picture's own white."""
+    od = rgb_to_od(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+    white = np.percentile(od[:, ::2, ::2], WHITE_PERCENTILE, axis=(1, 2), keepdims=True)
+    return np.asarray(od - white, np.float32)
+
+
+def fixed_maps(od: FloatArray, stains: str) -> FloatArray:
+    """(N, H, W) q of (3, H, W) OD under the library's vectors of a stain set."""
+    import torch
+
+    from wsi_pgdips.optics.unmix import unmix
+
+    rows = torch.from_numpy(load_stains(stains).stain_matrix)
+    with torch.no_grad():
+        return np.asarray(unmix(torch.from_numpy(od), rows, torch.zeros(3)).numpy(), np.float32)
+
+
+def otsu(values: npt.NDArray[np.floating]) -> float:
+    """The threshold of Otsu; infinite where all values are one."""
+    from skimage import filters
+
+    threshold: Any = filters.threshold_otsu  # untyped
+    return float(threshold(values)) if values.size and np.ptp(values) > 0 else float("inf")
+
+
+def structures(first: ByteArray, second: ByteArray, stains: str, mpp: float) -> Masks:
+    """Masks of a pair in register: ``tissue``, ``nuclei``, ``stroma``, and with DAB ``DAB``.
+
+    Args:
+        first, second: (H, W, 3) uint8. stains: the name of a set with Hematoxylin.
+        mpp: micrometres per pixel.
+    """
+    from scipy.ndimage import binary_erosion
+
+    own, other = (_structures(rgb, stains, mpp) for rgb in (first, second))
+    agreed = {name: own[name] & other[name] for name in own}
+    return {name: np.asarray(binary_erosion(mask), bool) for name, mask in agreed.items()}
+
+
+def _structures(rgb: ByteArray, stains: str, mpp: float) -> Masks:
+    from scipy.ndimage import gaussian_filter
+
+    od = over_white(rgb)
+    tissue = np.asarray(gaussian_filter(od.mean(0), _TISSUE_SIGMA_UM / mpp) > MIN_OD)
+    q = gaussian_filter(fixed_maps(od, stains), (0, _SIGMA, _SIGMA))
+    labels = [label.casefold() for label in load_stains(stains).labels]
+    found: Masks = {TISSUE: tissue}
+    rest = tissue
+    if DAB.casefold() in labels:
+        dab = q[labels.index(DAB.casefold())]
+        found[DAB] = tissue & (dab > max(otsu(dab[tissue]), MIN_DAB_OD))
+        rest = tissue & ~found[DAB]
+    h = q[labels.index("hematoxylin")]
+    found[NUCLEI] = rest & (h > otsu(h[rest]))
+    found[STROMA] = rest & ~found[NUCLEI]
+    return found
