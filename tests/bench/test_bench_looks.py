@@ -19,13 +19,11 @@ from wsi_pgdips.bench.looks_pairs import LookPair, phantom_pairs
 from wsi_pgdips.bench.looks_plots import panel
 from wsi_pgdips.bench.looks_reading import LAYERS_PSNR, PSNR, RANDOM, RASTER, RATIO
 from wsi_pgdips.bench.looks_records import (
-    DAB,
     FAITHFUL,
     IDENTICAL,
     LAB,
     METHODS,
     NUCLEAR,
-    NUCLEI,
     OD,
     PARTS,
     PHANTOM,
@@ -33,16 +31,15 @@ from wsi_pgdips.bench.looks_records import (
     REAL,
     SIMULATED,
     SSIM,
-    STROMA,
     TEXTURE,
-    TISSUE,
     Looks,
     figure,
     load_looks,
     save_looks,
 )
-from wsi_pgdips.bench.looks_scores import distances, gradient, gradient_ssim, wasserstein
+from wsi_pgdips.bench.looks_scores import distances, gradient, gradient_ssim
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE, wasserstein
 from wsi_pgdips.records import ByteArray
 
 SIDE = 512

@@ -270,7 +270,7 @@ def test_compare_says_before_and_after(
     options = ("--mpp", mpp, "--mpp-source", mpp, "--json")
     assert call("compare", after, wanted, "--before", slide.path, *options) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["after"]["whole"] == {"od": 0.0, "lab": 0.0}
-    assert found["before"]["whole"]["od"] > 0.01
+    assert found["after"]["tissue"] == {"od": 0.0, "lab": 0.0}
+    assert found["before"]["tissue"]["od"] > 0.01
     assert call("compare", after, wanted, "--mpp", mpp, "--mpp-source", mpp) == 0
-    assert "whole" in capsys.readouterr().out
+    assert "stroma" in capsys.readouterr().out

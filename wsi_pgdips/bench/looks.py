@@ -31,7 +31,6 @@ from wsi_pgdips.bench.looks_records import (
     REAL,
     SSIM,
     TEXTURE,
-    TISSUE,
     Looks,
     load_looks,
     save_looks,
@@ -40,6 +39,7 @@ from wsi_pgdips.bench.looks_scores import distances, gradient, gradient_ssim
 from wsi_pgdips.bench.machine import device_name
 from wsi_pgdips.bench.speed_records import check_folder
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.looks.distance import TISSUE
 from wsi_pgdips.records import ByteArray
 
 Say = Callable[[str], None]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.bench.looks_masks import WHITE_PERCENTILE, fixed_maps, otsu
+from wsi_pgdips.bench.looks_masks import WHITE_PERCENTILE
 from wsi_pgdips.bench.looks_scores import luminance
+from wsi_pgdips.looks.distance import fixed_maps, otsu
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
@@ -74,7 +75,9 @@ class Features:
 
         od = rgb_to_od(rgb) - self._white.astype(np.float32)
         od = np.ascontiguousarray(od.transpose(2, 0, 1))
-        return np.asarray(gaussian_filter(fixed_maps(od, self._stains)[self._row], _SIGMA))
+        return np.asarray(
+            gaussian_filter(fixed_maps(od, load_stains(self._stains))[self._row], _SIGMA)
+        )
 
     def _nuclei(self, h: FloatArray) -> list[float]:
         from skimage import measure

@@ -7,23 +7,26 @@ of Otsu. A pixel counts where both pictures agree, and masks lose a pixel all ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from wsi_pgdips.bench.looks_records import DAB, NUCLEI, STROMA, TISSUE
+from wsi_pgdips.looks.distance import (
+    DAB,
+    MIN_DAB_OD,
+    NUCLEI,
+    STROMA,
+    TISSUE,
+    Masks,
+    fixed_maps,
+    otsu,
+)
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
+from wsi_pgdips.records import ByteArray, FloatArray
 
 WHITE_PERCENTILE = 5.0  # of OD, per channel: the glass, or what is palest
 MIN_OD = 0.03  # mean of the channels around a pixel of tissue, pale stroma included
-MIN_DAB_OD = 0.15  # where a picture holds no DAB the threshold of Otsu divides its noise
 _SIGMA = 1.0
 _TISSUE_SIGMA_UM = 4.0
-
-Masks = dict[str, BoolArray]
 
 
 def over_white(rgb: ByteArray) -> FloatArray:
@@ -31,25 +34,6 @@ def over_white(rgb: ByteArray) -> FloatArray:
     od = rgb_to_od(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
     white = np.percentile(od[:, ::2, ::2], WHITE_PERCENTILE, axis=(1, 2), keepdims=True)
     return np.asarray(od - white, np.float32)
-
-
-def fixed_maps(od: FloatArray, stains: str) -> FloatArray:
-    """(N, H, W) q of (3, H, W) OD under the library's vectors of a stain set."""
-    import torch
-
-    from wsi_pgdips.optics.unmix import unmix
-
-    rows = torch.from_numpy(load_stains(stains).stain_matrix)
-    with torch.no_grad():
-        return np.asarray(unmix(torch.from_numpy(od), rows, torch.zeros(3)).numpy(), np.float32)
-
-
-def otsu(values: npt.NDArray[np.floating]) -> float:
-    """The threshold of Otsu; infinite where all values are one."""
-    from skimage import filters
-
-    threshold: Any = filters.threshold_otsu  # untyped
-    return float(threshold(values)) if values.size and np.ptp(values) > 0 else float("inf")
 
 
 def structures(first: ByteArray, second: ByteArray, stains: str, mpp: float) -> Masks:
@@ -71,7 +55,7 @@ def _structures(rgb: ByteArray, stains: str, mpp: float) -> Masks:
 
     od = over_white(rgb)
     tissue = np.asarray(gaussian_filter(od.mean(0), _TISSUE_SIGMA_UM / mpp) > MIN_OD)
-    q = gaussian_filter(fixed_maps(od, stains), (0, _SIGMA, _SIGMA))
+    q = gaussian_filter(fixed_maps(od, load_stains(stains)), (0, _SIGMA, _SIGMA))
     labels = [label.casefold() for label in load_stains(stains).labels]
     found: Masks = {TISSUE: tissue}
     rest = tissue

@@ -11,8 +11,12 @@ import numpy as np
 
 from wsi_pgdips.bench.looks_masks import structures
 from wsi_pgdips.bench.looks_pairs import LookPair
-from wsi_pgdips.bench.looks_records import DAB, NUCLEI, OURS, PEERS
+from wsi_pgdips.bench.looks_records import (
+    OURS,
+    PEERS,
+)
 from wsi_pgdips.layers.disk import write_atomic
+from wsi_pgdips.looks.distance import DAB, NUCLEI
 from wsi_pgdips.records import ByteArray
 
 CROP = 320  # pixels a side

@@ -11,6 +11,7 @@ from typing import Any
 
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.layers.disk import write_atomic
+from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE
 
 LookRecord = dict[str, Any]
 LOOK_KEYS = ("kind", "case", "method", "part", "metric", "value")
@@ -20,7 +21,6 @@ READING, FAITHFUL = "reading", "faithful"
 IDENTICAL = 999.0  # stands for the infinite PSNR of equal bytes
 OD, LAB, SSIM = "w1_od", "w1_lab", "gradient_ssim"
 TEXTURE, NUCLEAR = "drift_texture", "drift_nuclei"
-TISSUE, NUCLEI, STROMA, DAB = "tissue", "nuclei", "stroma", "DAB"
 STRUCTURES = (NUCLEI, STROMA, DAB)
 PARTS = (TISSUE, *STRUCTURES)
 NONE, OURS = "none", "typical"

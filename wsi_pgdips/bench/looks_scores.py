@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from wsi_pgdips.bench.similarity import ssim
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.looks.distance import MIN_PIXELS, colour_distances
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
 EVERY = 8  # of a mask's pixels one in so many is looked at
 FEWEST = 20_000  # pixels, of which more are looked at where a mask is small
-MIN_PIXELS = 500  # of a structure: below that nothing is said of it
-QUANTILES = (np.arange(512) + 0.5) / 512
-
-
-def wasserstein(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """Wasserstein-1 distance of two samples in one dimension: mean distance of 512 quantiles."""
-    return float(np.abs(np.quantile(a, QUANTILES) - np.quantile(b, QUANTILES)).mean())
 
 
 def distances(result: ByteArray, truth: ByteArray, mask: BoolArray) -> tuple[float, float]:
-    """(OD, CIELAB): mean over three channels of ``wasserstein``; NaN where the mask is too small.
+    """(OD, CIELAB) of ``colour_distances``; NaN where the mask is too small.
 
     Args:
         result, truth: (H, W, 3) uint8. mask: (H, W).
     """
-    from skimage.color import rgb2lab
-
     index = np.flatnonzero(mask)
     if len(index) < MIN_PIXELS:
         return float("nan"), float("nan")
     index = index[:: min(EVERY, max(len(index) // FEWEST, 1))]
-    pixels = [np.ascontiguousarray(rgb.reshape(-1, 3)[index]) for rgb in (result, truth)]
-    spaces = ([rgb_to_od(p) for p in pixels], [rgb2lab(p) for p in pixels])
-    od, lab = (float(np.mean([wasserstein(a[:, c], b[:, c]) for c in range(3)])) for a, b in spaces)
-    return od, lab
+    a, b = (rgb.reshape(-1, 3)[index] for rgb in (result, truth))
+    return colour_distances(a, b)
 
 
 def luminance(rgb: ByteArray) -> FloatArray:

@@ -2,108 +2,101 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
 
-from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
+from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
 
-WHOLE = "whole"
+TISSUE, NUCLEI, STROMA, DAB = "tissue", "nuclei", "stroma", "DAB"
+MIN_SHARE = 0.1  # of the picture's 95th percentile: what is paler around it is a gap in tissue
+MIN_DAB_OD = 0.15  # where a picture holds no DAB the threshold of Otsu divides its noise
+MIN_PIXELS = 500  # fewer say nothing of a structure
+_SIGMA = 1.0
+_TISSUE_SIGMA_UM = 4.0
 _LEVELS = (np.arange(512) + 0.5) / 512
-_MIN_PIXELS = 500  # fewer say nothing of a structure
-_DAB_OD = 0.2  # what is paler is background, whatever Otsu says
-# D65, as scikit-image and every viewer take sRGB
-_WHITE = np.array([0.95047, 1.0, 1.08883])
-_TO_XYZ = np.array(
-    [
-        [0.412453, 0.357580, 0.180423],
-        [0.212671, 0.715160, 0.072169],
-        [0.019334, 0.119193, 0.950227],
-    ]
-)
+
+Masks = dict[str, BoolArray]
 
 
 def wasserstein(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """Mean over channels of the 1-Wasserstein distance of two samples, (C, n) and (C, m)."""
-    qa, qb = (np.quantile(values, _LEVELS, axis=1) for values in (a, b))
-    return float(np.abs(qa - qb).mean())
+    """1-Wasserstein distance of two samples, (n,) and (m,), by 512 quantiles."""
+    return float(np.abs(np.quantile(a, _LEVELS) - np.quantile(b, _LEVELS)).mean())
 
 
-def lab(rgb: ByteArray) -> npt.NDArray[np.float64]:
-    """(..., 3) sRGB uint8 -> (3, ...) CIELAB under D65."""
-    light = rgb / 255.0
-    linear = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ _TO_XYZ.T / _WHITE
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    x, y, z = np.moveaxis(f, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+def colour_distances(a: ByteArray, b: ByteArray) -> tuple[float, float]:
+    """Distance of two samples of pixels, (n, 3) and (m, 3) uint8, in OD and in CIELAB.
+
+    1-Wasserstein, channel by channel, mean of the three.
+    """
+    from skimage.color import rgb2lab
+
+    spaces = ((rgb_to_od(a), rgb_to_od(b)), (rgb2lab(a), rgb2lab(b)))
+    od, lab = (np.mean([wasserstein(x[:, c], y[:, c]) for c in range(3)]) for x, y in spaces)
+    return float(od), float(lab)
 
 
-def structures(
-    od: FloatArray, tissue: BoolArray, background: FloatArray, stain_matrix: FloatArray
-) -> dict[str, BoolArray]:
-    """Masks of what a picture shows: the whole tissue, nuclei, stroma, and DAB where it is stained.
+def structures(od: FloatArray, inside: BoolArray, stains: StainSet, mpp: float) -> Masks:
+    """Masks of what a picture shows: ``tissue``, ``nuclei``, ``stroma``, and ``DAB`` if stained.
 
     By the library's fixed vectors and Otsu's thresholds, so that no method decides on its own
-    yardstick. The first stain is taken for that of nuclei; a second one called DAB is left out of
-    nuclei and stroma.
+    yardstick, and no threshold in OD, which scanners of other contrast would meet elsewhere. Nuclei
+    are what holds most of the first stain.
 
     Args:
-        od: (3, H, W). tissue: (H, W). background: (3,) OD of glass. stain_matrix: (N, 3), N <= 2,
-            of the library; its second row is DAB's where that is asked for, see ``has_dab``.
+        od: (3, H, W) OD over glass. inside: (H, W) of the tissue mask. stains: of the library.
+        mpp: micrometres per pixel.
     """
-    import torch
+    from scipy.ndimage import gaussian_filter
 
-    with torch.no_grad():
-        rows = [torch.from_numpy(np.ascontiguousarray(a)) for a in (od, stain_matrix, background)]
-        q = unmix(*rows).numpy()
-    q = gaussian_filter(q, (0, 1, 1))
-    found = {WHOLE: tissue}
-    rest = tissue
-    if has_dab(stain_matrix):
-        dab = tissue & (q[1] > max(otsu(q[1][tissue]), _DAB_OD))
-        found["DAB"], rest = dab, tissue & ~dab
-    nuclei = rest & (q[0] > otsu(q[0][rest]))
-    found["nuclei"], found["stroma"] = nuclei, rest & ~nuclei
+    around = gaussian_filter(od.mean(0), _TISSUE_SIGMA_UM / mpp)
+    darkest = np.percentile(around[inside], 95) if inside.any() else 0.0
+    tissue = np.asarray(inside & (around > MIN_SHARE * darkest))
+    q = gaussian_filter(fixed_maps(od, stains), (0, _SIGMA, _SIGMA))
+    found, rest = {TISSUE: tissue}, tissue
+    labels = [label.casefold() for label in stains.labels]
+    if DAB.casefold() in labels:
+        dab = q[labels.index(DAB.casefold())]
+        found[DAB] = tissue & (dab > max(otsu(dab[tissue]), MIN_DAB_OD))
+        rest = tissue & ~found[DAB]
+    found[NUCLEI] = rest & (q[0] > otsu(q[0][rest]))
+    found[STROMA] = rest & ~found[NUCLEI]
     return found
 
 
-def has_dab(stain_matrix: FloatArray) -> bool:
-    """Whether the second of two stains is brown: it absorbs blue light most."""
-    return len(stain_matrix) == 2 and int(np.argmax(stain_matrix[1])) == 2
+def fixed_maps(od: FloatArray, stains: StainSet) -> FloatArray:
+    """(N, H, W) q of (3, H, W) OD over glass under the library's vectors."""
+    import torch
+
+    from wsi_pgdips.optics.unmix import unmix
+
+    rows = torch.from_numpy(stains.stain_matrix)
+    with torch.no_grad():
+        q = unmix(torch.from_numpy(np.ascontiguousarray(od)), rows, torch.zeros(3))
+    return np.asarray(q.numpy(), np.float32)
 
 
 def otsu(values: npt.NDArray[np.floating]) -> float:
-    """Otsu's threshold; of nothing, infinity."""
-    if not values.size:
-        return float("inf")
-    counts, edges = np.histogram(values, 256)
-    centres = (edges[1:] + edges[:-1]) / 2
-    below, above = np.cumsum(counts), np.cumsum(counts[::-1])[::-1]
-    mass = np.cumsum(counts * centres)
-    mean_below = mass / np.maximum(below, 1)
-    mean_above = (mass[-1] - mass) / np.maximum(above - counts, 1)
-    between = below * (above - counts) * (mean_below - mean_above) ** 2
-    return float(centres[int(np.argmax(between))])
+    """The threshold of Otsu; infinite where all values are one."""
+    from skimage import filters
+
+    threshold: Any = filters.threshold_otsu  # untyped
+    return float(threshold(values)) if values.size and np.ptp(values) > 0 else float("inf")
 
 
 def distances(
-    a: ByteArray, b: ByteArray, masks_a: dict[str, BoolArray], masks_b: dict[str, BoolArray]
+    a: ByteArray, b: ByteArray, masks_a: Masks, masks_b: Masks
 ) -> dict[str, dict[str, float]]:
     """Structure -> ``od`` and ``lab`` distance of two pictures (h, w, 3), each in its own masks.
 
     Structures of fewer than 500 pixels in either are left out.
     """
-    from wsi_pgdips.optics.density import rgb_to_od
-
     found = {}
     for name in masks_a:
-        if name not in masks_b or min(masks_a[name].sum(), masks_b[name].sum()) < _MIN_PIXELS:
+        if name not in masks_b or min(masks_a[name].sum(), masks_b[name].sum()) < MIN_PIXELS:
             continue
-        pa, pb = a[masks_a[name]], b[masks_b[name]]
-        found[name] = {
-            "od": wasserstein(rgb_to_od(pa).T, rgb_to_od(pb).T),
-            "lab": wasserstein(lab(pa), lab(pb)),
-        }
+        od, lab = colour_distances(a[masks_a[name]], b[masks_b[name]])
+        found[name] = {"od": od, "lab": lab}
     return found

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_pgdips.looks.distance import distances, structures
+from wsi_pgdips.looks.distance import Masks, distances, structures
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.records import BoolArray, ByteArray, StainSet
+from wsi_pgdips.records import ByteArray, StainSet
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import find_tissue
@@ -62,7 +62,7 @@ def compare_slides(
 
 def _sample(
     path: str | os.PathLike[str], library: StainSet, mpp: float, mpp_source: float | None
-) -> tuple[ByteArray, dict[str, BoolArray]]:
+) -> tuple[ByteArray, Masks]:
     """Windows of a slide in one tall picture, and the masks of its structures."""
     with contextlib.closing(open_source(Path(path), mpp=mpp, mpp_source=mpp_source)) as source:
         tissue, grid = find_tissue(source), source.grid
@@ -79,6 +79,5 @@ def _sample(
         windows = [(*places[i], side, side) for i in picked]
         rgb = np.concatenate([source.read(*w) for w in windows])
         inside = np.concatenate([tissue.window(*w) for w in windows])
-    od = np.ascontiguousarray(rgb_to_od(rgb).transpose(2, 0, 1))
-    background = np.asarray(glass.reshape(-1, 3).mean(0), np.float32)
-    return rgb, structures(od, inside, background, library.stain_matrix)
+    od = rgb_to_od(rgb).transpose(2, 0, 1) - glass.reshape(-1, 3).mean(0)[:, None, None]
+    return rgb, structures(np.asarray(od, np.float32), inside, library, grid.mpp)
