@@ -230,18 +230,49 @@ def test_typical_colours_are_medians_of_a_stain_s_own_pixels():
     amounts[1, 3000:6000] = rng.uniform(0.7, 0.9, 3000)
     amounts[:, 6000:] = 0.01
     od = np.einsum("np,nc->cp", amounts, rows) + 0.02
-    found = measure(od, amounts, np.full(2, 0.05))
+    around = amounts.sum(0)
+    found = measure(od, amounts, np.full(2, 0.05), around)
     assert np.allclose(found["typical_od"][0], 0.5 * rows[0] + 0.02, atol=0.01)
     assert np.allclose(found["typical_od"][1], 0.8 * rows[1] + 0.02, atol=0.01)
     assert found["percentiles"]["50"] == pytest.approx(np.median(amounts, 1).tolist(), abs=1e-3)
     # twice as much glass, or half as many cells: the same look
     fewer = np.r_[0:1500, 3000:9000]
-    again = measure(od[:, fewer], amounts[:, fewer], np.full(2, 0.05))
+    again = measure(od[:, fewer], amounts[:, fewer], np.full(2, 0.05), around[fewer])
     assert np.allclose(again["typical_od"], found["typical_od"], atol=0.01)
-    absent = measure(od[:, :3000], amounts[:, :3000], np.full(2, 0.05))
+    absent = measure(od[:, :3000], amounts[:, :3000], np.full(2, 0.05), around[:3000])
     assert absent["typical_od"][1] is None
-    nothing = measure(np.zeros((3, 0)), np.zeros((2, 0)), np.full(2, 0.05))
+    nothing = measure(np.zeros((3, 0)), np.zeros((2, 0)), np.full(2, 0.05), np.zeros(0))
     assert nothing["typical_od"] == [None, None]
+    assert nothing["palest_od"] is None
+
+
+def test_what_is_palest_in_tissue_leaves_gaps_out():
+    rng = np.random.default_rng(0)
+    amounts = np.zeros((2, 9000), np.float32)
+    amounts[0, 6000:] = rng.uniform(0.4, 0.6, 3000)
+    od = np.einsum("np,nc->cp", amounts, look().stain_matrix)
+    od[:, 3000:] += np.array([0.03, 0.02, 0.025])[:, None]  # under all tissue, not under gaps
+    around = np.repeat([0.0, 0.2, 0.4], 3000)
+    found = measure(od, amounts, np.full(2, 0.05), around)
+    assert np.allclose(found["palest_od"], [0.03, 0.02, 0.025], atol=1e-3)
+
+
+def test_what_is_palest_arrives_within_bounds_and_typical_colours_all_the_same():
+    own = dataclasses.replace(look(), palest=(0.030, 0.025, 0.020))
+    other = dataclasses.replace(look(2, 1.4, 0.1, 0.05), palest=(0.035, 0.030, 0.200))
+    fields = constant_fields(own)
+    transfer = make_transfer(fields, own, other, tile=TILE)
+    od = np.vstack([own.typical_od, own.palest]) + np.float32(own.background)
+    found = changed(transfer, np.ascontiguousarray(od_to_rgb(od)[None]))[0]
+    glass = np.float32(other.background)
+    wanted = od_to_rgb(other.typical_od + glass)
+    assert np.abs(found[:2].astype(int) - wanted.astype(int)).max() <= 2
+    palest = od_to_rgb(np.array(other.palest, np.float32) + glass)
+    assert np.abs(found[2, :2].astype(int) - palest[:2]).max() <= 2  # r and g arrive
+    assert int(found[2, 2]) - int(palest[2]) > 30  # 0.2 OD would be another tissue
+    outside = changed(transfer, np.ascontiguousarray(od_to_rgb(od)[None]), weight=0.0)[0]
+    kept = make_transfer(fields, own, other, tile=TILE, keep_amounts=True)
+    assert (outside == changed(kept, np.ascontiguousarray(od_to_rgb(od)[None]), weight=0.0)).all()
 
 
 def test_weight_of_tissue_is_a_ramp_inside_the_mask_and_the_same_in_any_window():

@@ -15,7 +15,7 @@ from wsi_pgdips.optics.stains import load_stains, make_stain_set
 from wsi_pgdips.records import StainSet
 
 FORMAT, VERSION = "wsi-pgdips reference", 1
-_KEYS = {"format", "version", "name", "stains", "background", "sources", "sha256"}
+_KEYS = {"format", "version", "name", "stains", "background", "palest_od", "sources", "sha256"}
 _STAIN_KEYS = {"label", "color", "od", "spectral_correction", "typical_od", "percentiles"}
 
 
@@ -149,7 +149,7 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
         )
         known_m = all(s.get("spectral_correction") is not None for s in stains)
         shared = set.intersection(*(set(s.get("percentiles") or {}) for s in stains))
-        background = table.get("background")
+        background, palest = table.get("background"), table.get("palest_od")
         reference = Reference(
             checked.name,
             checked.labels,
@@ -158,6 +158,7 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
             None if background is None else triple(background),
             tuple(float(s["spectral_correction"]) for s in stains) if known_m else None,
             tuple(None if s.get("typical_od") is None else triple(s["typical_od"]) for s in stains),
+            None if palest is None else triple(palest),
             {
                 float(p): tuple(float(s["percentiles"][p]) for s in stains)
                 for p in sorted(shared, key=float)

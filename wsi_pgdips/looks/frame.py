@@ -10,6 +10,7 @@ from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
+MAX_LIFT_OD = 0.015  # what is palest in two slides may be more apart by what they show
 _MAX_CONDITION = 100.0
 
 
@@ -63,14 +64,39 @@ def colour_maps(
     """
     s0 = own.stain_matrix.astype(np.float64)
     drift = np.einsum("nm,yxmc->yxnc", mixture(own, source), fields.stain_matrix - s0)
-    lengths = np.linalg.norm(target, axis=1) / np.linalg.norm(source, axis=1)
-    gain = float(np.exp(np.log(lengths).mean()))
-    here, there = _completed(source + drift), _completed(target.astype(np.float64), gain)
+    here, there = _pair(source + drift, target)
     if max(np.linalg.cond(here).max(), np.linalg.cond(there)) > _MAX_CONDITION:
         return None
     # rows are colours: here A' = there
     maps = np.linalg.solve(here, np.broadcast_to(there, here.shape))
     return np.asarray(np.swapaxes(maps, -1, -2), np.float64)
+
+
+def lift(
+    own: Reference, reference: Reference, source: FloatArray, target: FloatArray
+) -> npt.NDArray[np.float64]:
+    """(3,) OD that, beside a linear map of typical colours, takes what is palest to what is palest.
+
+    Glare and the sharpening of a scanner add to tissue what no map without a constant takes off;
+    bounded, since what is palest also depends on what a slide shows. 0 where it is not known.
+    """
+    if own.palest is None or reference.palest is None:
+        return np.zeros(3)
+    here, there = _pair(source, target)
+    if max(np.linalg.cond(here), np.linalg.cond(there)) > _MAX_CONDITION:
+        return np.zeros(3)
+    mapped = np.asarray(own.palest) @ np.linalg.solve(here, there)
+    apart = np.asarray(reference.palest, np.float64) - mapped
+    return np.asarray(np.clip(apart, -MAX_LIFT_OD, MAX_LIFT_OD), np.float64)
+
+
+def _pair(
+    source: npt.NDArray[np.floating], target: FloatArray
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Frames of typical colours, (..., 3, 3) rows, of a slide and of what it is to look like."""
+    lengths = np.linalg.norm(target, axis=-1) / np.linalg.norm(source, axis=-1)
+    gain = float(np.exp(np.log(lengths).mean()))
+    return _completed(source), _completed(target, gain)
 
 
 def mixture(own: Reference, source: FloatArray) -> npt.NDArray[np.float64]:

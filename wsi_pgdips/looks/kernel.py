@@ -18,13 +18,15 @@ _OD = od_table()
 FIELDS = 15  # change (3, 3), background (3,), shift (3,)
 
 
-def change_pixels(rgba: ByteArray, fields: Interpolation, weight: Interpolation) -> None:
-    """OD + shift + weight * change (OD - background), in place.
+def change_pixels(
+    rgba: ByteArray, fields: Interpolation, weight: Interpolation, lift: FloatArray
+) -> None:
+    """OD + shift + weight * (change (OD - background) + lift), in place.
 
     Args:
         rgba: (h, w, >= 3) uint8; the first three channels are overwritten. fields: of 15 channels
             at these pixels: the rows of ``change``, then ``background`` and ``shift``.
-        weight: of one channel.
+        weight: of one channel. lift: (3,) OD.
 
     Raises:
         ValueError: the shapes differ, which compiled code would not notice.
@@ -35,7 +37,7 @@ def change_pixels(rgba: ByteArray, fields: Interpolation, weight: Interpolation)
                 f"fields of {len(i.down)} x {i.across.shape[1]} pixels on {rgba.shape[:2]}"
             )
     across = (np.ascontiguousarray(i.local @ i.across) for i in (fields, weight))  # (K, a, w)
-    _change(rgba, *across, fields.down, weight.down, _OD, _BYTES)
+    _change(rgba, *across, fields.down, weight.down, np.asarray(lift, np.float32), _OD, _BYTES)
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
@@ -66,6 +68,7 @@ def _change(
     weight_across: FloatArray,
     down: FloatArray,
     weight_down: FloatArray,
+    lift: FloatArray,
     densities: FloatArray,
     counts: ByteArray,
 ) -> None:
@@ -81,9 +84,9 @@ def _change(
             r, g, b = densities[rgba[i, x, 0]], densities[rgba[i, x, 1]], densities[rgba[i, x, 2]]
             yr, yg, yb = r - row[9, x], g - row[10, x], b - row[11, x]
             part = row[15, x]
-            r += row[12, x] + part * (row[0, x] * yr + row[1, x] * yg + row[2, x] * yb)
-            g += row[13, x] + part * (row[3, x] * yr + row[4, x] * yg + row[5, x] * yb)
-            b += row[14, x] + part * (row[6, x] * yr + row[7, x] * yg + row[8, x] * yb)
+            r += row[12, x] + part * (lift[0] + row[0, x] * yr + row[1, x] * yg + row[2, x] * yb)
+            g += row[13, x] + part * (lift[1] + row[3, x] * yr + row[4, x] * yg + row[5, x] * yb)
+            b += row[14, x] + part * (lift[2] + row[6, x] * yr + row[7, x] * yg + row[8, x] * yb)
             rgba[i, x, 0] = counts[np.int64(min(max(r * per_step + first, 0), last))]
             rgba[i, x, 1] = counts[np.int64(min(max(g * per_step + first, 0), last))]
             rgba[i, x, 2] = counts[np.int64(min(max(b * per_step + first, 0), last))]

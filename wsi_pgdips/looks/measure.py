@@ -14,10 +14,16 @@ from wsi_pgdips.records import FloatArray
 OWN_SHARE = 0.5
 OWN_AMOUNT, OWN_PERCENTILE = 0.25, 95.0
 MIN_OWN_PIXELS = 200
+# what is palest in tissue, gaps left out: where it is paler around than a share of what is dark
+PALEST_PERCENTILE = 15.0
+GAP_SHARE, DARK_PERCENTILE = 0.1, 95.0
+AROUND_UM = 4.0  # sigma of the Gaussian that looks around
 
 
-def measure(od: FloatArray, q: FloatArray, presence: FloatArray) -> dict[str, Any]:
-    """Typical colours and percentiles of a sample of tissue pixels.
+def measure(
+    od: FloatArray, q: FloatArray, presence: FloatArray, around: FloatArray
+) -> dict[str, Any]:
+    """Typical colours, what is palest, and percentiles of a sample of tissue pixels.
 
     The median and not a stain's vector, since vectors are edges of the cone of colours, which
     sharpening and noise of a camera move and most pixels never reach; and over a stain's own pixels
@@ -26,9 +32,10 @@ def measure(od: FloatArray, q: FloatArray, presence: FloatArray) -> dict[str, An
     Args:
         od: (3, n) OD - B, the residual included. q: (N, n) OD.
         presence: (N,) OD: a stain whose 99.5th percentile is below it is not there.
+        around: (n,) mean OD - B around each pixel, a Gaussian of ``AROUND_UM``.
 
     Returns:
-        JSON-ready: ``typical_od``, one row or None a stain, and ``percentiles`` of q.
+        JSON-ready: ``typical_od``, one row or None a stain, ``palest_od``, ``percentiles`` of q.
     """
     typical: list[tuple[float, float, float] | None] = []
     total = q.sum(0)
@@ -39,9 +46,15 @@ def measure(od: FloatArray, q: FloatArray, presence: FloatArray) -> dict[str, An
             own &= amount > OWN_AMOUNT * np.percentile(amount[own], OWN_PERCENTILE)
         enough = top[k] > presence[k] and own.sum() >= MIN_OWN_PIXELS
         typical.append(triple(np.median(od[:, own], 1)) if enough else None)
+    palest = None
+    if around.size:
+        solid = around > GAP_SHARE * np.percentile(around, DARK_PERCENTILE)
+        if solid.sum() >= MIN_OWN_PIXELS:
+            palest = list(triple(np.percentile(od[:, solid], PALEST_PERCENTILE, axis=1)))
     values = np.percentile(q, PERCENTILES, axis=1) if q.shape[1] else np.zeros((0, len(q)))
     return {
         "typical_od": [None if row is None else list(row) for row in typical],
+        "palest_od": palest,
         "percentiles": {
             f"{p:g}": [round(float(v), 6) for v in row]
             for p, row in zip(PERCENTILES, values, strict=False)

@@ -84,6 +84,8 @@ def single_stain(
     if reference is None:
         # q S_n in the slide's own unit vector, and B' = B + (0 - B)
         reference, method, keep_amounts = replace(own, background=_WHITE), "augmented", True
+    # by itself a stain has nothing under it
+    reference = replace(reference, palest=None)
     look = make_transfer(
         fields, own, reference, tile=tile, method=method, keep_amounts=keep_amounts
     )

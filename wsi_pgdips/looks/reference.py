@@ -34,6 +34,8 @@ class Reference:
         spectral_correction: N factors M (99.9th percentile of q, OD), or None.
         typical: per stain the median OD - B of the pixels that it dominates, with their residual;
             None for a stain that is hardly there, or where only vectors are known.
+        palest: OD - B of what is palest in tissue, or None: a scanner's glare, and all that lies
+            under everything.
         percentiles: percentile -> N values of q over tissue, OD.
         sources: one mapping a slide: checksum, mpp, preset, version; a name may be a case's.
     """
@@ -45,6 +47,7 @@ class Reference:
     background: tuple[float, float, float] | None = None
     spectral_correction: tuple[float, ...] | None = None
     typical: tuple[tuple[float, float, float] | None, ...] = ()
+    palest: tuple[float, float, float] | None = None
     percentiles: dict[float, tuple[float, ...]] = field(default_factory=dict)
     sources: tuple[Json, ...] = ()
 
@@ -67,7 +70,9 @@ class Reference:
     def digest(self) -> str:
         """Hex SHA-256 of the numbers and labels; the name, colours and sources do not enter."""
         numbers = {
-            key: value for key, value in self.to_json().items() if key in ("stains", "background")
+            key: value
+            for key, value in self.to_json().items()
+            if key in ("stains", "background", "palest_od")
         }
         for stain in numbers["stains"]:
             del stain["color"]
@@ -90,6 +95,7 @@ class Reference:
             "name": self.name,
             "stains": stains,
             "background": None if self.background is None else list(self.background),
+            "palest_od": None if self.palest is None else list(self.palest),
             "sources": [dict(source) for source in self.sources],
         }
 
@@ -122,6 +128,7 @@ class Reference:
             self.background,
             None if self.spectral_correction is None else picked(self.spectral_correction),
             picked(self.typical) if self.typical else (),
+            self.palest,
             {p: picked(v) for p, v in self.percentiles.items()},
             self.sources,
         )
@@ -140,6 +147,7 @@ def combine(references: Sequence[Reference], name: str) -> Reference:
     typical = _mean_rows([r.typical_od for r in all_])
     known_m = [r.spectral_correction for r in all_ if r.spectral_correction is not None]
     known_b = [r.background for r in all_ if r.background is not None]
+    known_p = [r.palest for r in all_ if r.palest is not None]
     shared = set.intersection(*(set(r.percentiles) for r in all_))
     mean = unit_rows(np.mean([r.stain_matrix for r in all_], 0))
     return Reference(
@@ -150,6 +158,7 @@ def combine(references: Sequence[Reference], name: str) -> Reference:
         triple(np.mean(known_b, 0)) if known_b else None,
         _numbers(np.mean(known_m, 0)) if known_m else None,
         tuple(None if np.isnan(row).any() else triple(row) for row in typical),
+        triple(np.mean(known_p, 0)) if known_p else None,
         {p: _numbers(np.mean([r.percentiles[p] for r in all_], 0)) for p in sorted(shared)},
         tuple(source for r in all_ for source in r.sources),
     )
@@ -167,6 +176,7 @@ def look_of(
 ) -> Reference:
     """The look of one slide, from its parameters and what ``measure`` says of its pixels."""
     typical = measured.get("typical_od") or [None] * len(labels)
+    palest = measured.get("palest_od")
     percentiles: Mapping[str, Sequence[float]] = measured.get("percentiles") or {}
     return Reference(
         name,
@@ -176,6 +186,7 @@ def look_of(
         triple(background),
         _numbers(spectral_correction),
         tuple(None if row is None else triple(row) for row in typical),
+        None if palest is None else triple(palest),
         {float(p): _numbers(v) for p, v in percentiles.items()},
         (source,),
     )

@@ -2,7 +2,7 @@
 
 With y = OD - B(x), the light that glass takes away undone, on tissue
 
-    typical:    OD' = B_ref + A(x) y        A takes the stains' typical colours to the reference's
+    typical:    OD' = B_ref + A(x) y + d    A takes typical colours to the reference's, d the palest
     augmented:  OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
     percentile: the same with the 99th percentiles of q over tissue for M
     stains:     OD' = B(x)  + y + sum_n q_n (S_ref,n - S_n(x))
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import MAX_STAINS, colour_maps, mixture, typical_pair
+from wsi_pgdips.looks.frame import MAX_STAINS, colour_maps, lift, mixture, typical_pair
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
@@ -113,15 +113,16 @@ class _Base:
 
 @dataclass(frozen=True)
 class TypicalTransfer(_Base):
-    """``typical``: ``change`` is A - 1, (CY, CX, 3, 3); ``rows`` (N, 3) what A is to q."""
+    """``typical``: ``change`` is A - 1, (CY, CX, 3, 3); ``rows`` (N, 3) what A is to q; d (3,)."""
 
     change: FloatArray
     rows: FloatArray
+    lift: FloatArray
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
         from wsi_pgdips.looks.kernel import change_pixels
 
-        change_pixels(rgba, place.around(self.kernel_fields, self.cell), weight)
+        change_pixels(rgba, place.around(self.kernel_fields, self.cell), weight, self.lift)
 
     @cached_property
     def kernel_fields(self) -> FloatArray:
@@ -131,7 +132,7 @@ class TypicalTransfer(_Base):
         return np.concatenate(parts, -1, dtype=np.float32)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        y = np.einsum("nhw,nc->chw", q, self.rows)
+        y = np.einsum("nhw,nc->chw", q, self.rows) + self.lift[:, None, None]
         return _float(y * weight.pixels() + self.glass(place))
 
 
@@ -216,10 +217,13 @@ def make_transfer(
         if keep_amounts:
             lengths = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (source, target))
             target = target * np.divide(*lengths)
+        raised = np.zeros(3) if keep_amounts else lift(own, reference, source, target)
+        target = _float(target - raised)
         maps = colour_maps(fields, own, source, target)
         if maps is not None:
             rows = np.linalg.pinv(mixture(own, source)) @ target
-            return TypicalTransfer(*base, shift, _float(maps - np.eye(3)), _float(rows))
+            change = _float(maps - np.eye(3))
+            return TypicalTransfer(*base, shift, change, _float(rows), _float(raised))
     gain = np.ones_like(fields.spectral_correction)
     if not keep_amounts:
         gain = gain * _gain(fields, own, reference, method)

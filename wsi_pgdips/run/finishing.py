@@ -18,6 +18,7 @@ from wsi_pgdips.report.seams import border_step, seam_summary
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import Block, Ledger, identity, load_arrays
 from wsi_pgdips.run.own_look import look_in_run
+from wsi_pgdips.run.pixels import KeptPixels
 from wsi_pgdips.run.strips import SIDES
 
 CHECKSUMS = "provenance/checksums.json"
@@ -56,6 +57,7 @@ def write_products(
     inherited = int(sum(fields.inherited[ty, tx] for f in fits for ty, tx in f.index))
     figures |= {"tiles": tiles, "tiles_inherited": inherited, "tiles_fitted": tiles - inherited}
     settings = identity(context.source.meta, context.settings, context.stains)["settings"]
+    kept = KeptPixels(context.source, ledger, {(p.by, p.bx): p.render for p in context.plans})
     own = provenance_block(
         software=provenance.software_versions(),
         settings=settings,
@@ -67,7 +69,7 @@ def write_products(
             "background": context.b0,
             "tissue_flags": context.tissue.flags,
             "shrinkage": fields.shrinkage,
-            "look": look_in_run(context, prior, fields, slide_matrix, fits),
+            "look": look_in_run(context, prior, fields, slide_matrix, fits, kept),
             "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},
             **figures,
         },

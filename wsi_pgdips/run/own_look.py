@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import OutputGrid, Region
-from wsi_pgdips.looks.measure import measure
+from wsi_pgdips.looks.measure import AROUND_UM, measure
 from wsi_pgdips.looks.pixels import planes_od
 from wsi_pgdips.looks.reference import Reference, look_of
 from wsi_pgdips.optics.interpolate import interpolate
@@ -31,8 +32,13 @@ def look_in_run(
     fields: Fields,
     slide_matrix: FloatArray,
     fits: Sequence[BlockFit],
+    pixels: Pixels | None = None,
 ) -> dict[str, Any]:
-    """``measure`` over tiles of a run, spread evenly over those with tissue."""
+    """``measure`` over tiles of a run, spread evenly over those with tissue.
+
+    Args:
+        pixels: where they are read, in place of the slide.
+    """
     tiles = sorted(
         (int(ty), int(tx))
         for fit in fits
@@ -40,7 +46,7 @@ def look_in_run(
         if share >= context.settings.min_tissue
     )
     return _measured(
-        context.source,
+        pixels or context.source,
         context.grid,
         fields,
         slide_matrix,
@@ -110,7 +116,7 @@ def _measured(
     A tile that cannot be read is left out.
     """
     picked = np.unique(np.linspace(0, len(tiles) - 1, TILES).astype(int)) if tiles else ()
-    od, q = [], []
+    od, q, around = [], [], []
     for region in _middles(grid, [tiles[i] for i in picked]):
         try:
             rgb = source.read(region.y, region.x, region.h, region.w)
@@ -119,13 +125,21 @@ def _measured(
         inside = tissue(region)[::STRIDE, ::STRIDE]
         s = interpolate(fields.stain_matrix, grid, region)[..., ::STRIDE, ::STRIDE][..., inside]
         b = interpolate(fields.background, grid, region)[:, ::STRIDE, ::STRIDE][:, inside]
-        y = planes_od(rgb)[:, ::STRIDE, ::STRIDE][:, inside] - b
+        whole = planes_od(rgb)
+        y = whole[:, ::STRIDE, ::STRIDE][:, inside] - b
+        near = gaussian_filter(whole.mean(0), AROUND_UM / grid.mpp)[::STRIDE, ::STRIDE][inside]
+        around.append(near - b.mean(0))
         amount = _unmixed(y, s)
         # what the field says beyond the slide's constant is taken off
         od.append(y - np.einsum("np,ncp->cp", amount, s - slide_matrix[..., None]))
         q.append(amount)
     none = [np.zeros((k, 0), np.float32) for k in (3, len(slide_matrix))]
-    return measure(np.concatenate([none[0], *od], 1), np.concatenate([none[1], *q], 1), presence)
+    return measure(
+        np.concatenate([none[0], *od], 1),
+        np.concatenate([none[1], *q], 1),
+        presence,
+        np.concatenate([none[0][0], *around]),
+    )
 
 
 def _unmixed(y: FloatArray, s: FloatArray) -> FloatArray:
