@@ -25,7 +25,7 @@ STRUCTURES = (NUCLEI, STROMA, DAB)
 PARTS = (TISSUE, *STRUCTURES)
 NONE, OURS = "none", "typical"
 PEERS = ("macenko", "vahadane", "reinhard")
-METHODS = (NONE, *PEERS, OURS, "augmented", "stains")
+METHODS = (NONE, *PEERS, OURS, "augmented", "percentile", "stains")
 
 
 @dataclass
