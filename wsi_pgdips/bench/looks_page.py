@@ -59,8 +59,8 @@ Written by `wsi-pgdips bench looks-page` from `{records}`, which this made:
     wsi-pgdips bench looks --data DIR --out docs/results/looks.json --page docs/looks.md
 
 How near a slide in another look comes to that look, beside tiatoolbox's normalisers, and what it
-costs to read. `typical` is the default, `augmented` and `stains` are as PGDIPS was published, `percentile` scales by
-the 99th percentiles of q.
+costs to read. `typical` is the default, `augmented` and `stains` are as PGDIPS was published,
+`percentile` scales by the 99th percentiles of q.
 
 ## How it is measured
 

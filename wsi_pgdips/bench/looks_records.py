@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.layers.disk import write_atomic
+from wsi_pgdips.bench.rows import load_rows, save_rows
 from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE
 
 LookRecord = dict[str, Any]
@@ -57,8 +55,7 @@ def save_looks(path: Path, looks: Looks) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    lines = ",\n".join(json.dumps(r) for r in looks.records)
-    write_atomic(path, f"[\n{lines}\n]\n".encode())
+    save_rows(path, looks.records)
 
 
 def load_looks(path: Path) -> list[LookRecord]:
@@ -67,20 +64,4 @@ def load_looks(path: Path) -> list[LookRecord]:
     Raises:
         SettingsError: not there, not JSON, or not figures of looks.
     """
-    try:
-        records = json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(
-            "the results cannot be read", where=path, found=error.strerror
-        ) from None
-    except ValueError as error:
-        raise SettingsError("the results are not valid JSON", where=path, found=error) from None
-    if not isinstance(records, list) or not all(
-        isinstance(r, dict) and set(LOOK_KEYS) <= set(r) for r in records
-    ):
-        raise SettingsError(
-            "these are not results of the benchmark of looks",
-            expected=f"a list of records with {', '.join(LOOK_KEYS)}",
-            where=path,
-        )
-    return records
+    return load_rows(path, LOOK_KEYS, "benchmark of looks")

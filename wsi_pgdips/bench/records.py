@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.bench.rows import load_rows, save_rows
+from wsi_pgdips.errors import OutputError
 
 Record = dict[str, Any]
 KEYS = ("case", "kind", "seed", "method", "blur_px", "stain", "metric", "value", "seconds")
@@ -87,15 +87,7 @@ class Results:
         new = {r["method"] for r in sheet.records}
         kept = [r for r in self.records if _place(r) != place or r["method"] not in new]
         self.records = kept + sheet.records
-        partial = self.path.with_name(self.path.name + ".partial")
-        lines = ",\n".join(json.dumps(record) for record in self.records)
-        try:
-            partial.write_text(f"[\n{lines}\n]\n")
-            partial.replace(self.path)
-        except OSError as error:
-            raise OutputError(
-                "the results cannot be written", where=self.path, found=error.strerror
-            ) from None
+        save_rows(self.path, self.records)
 
 
 def open_results(path: Path, *, keep: bool) -> Results:
@@ -115,23 +107,7 @@ def load_records(path: Path) -> list[Record]:
     Raises:
         SettingsError: not there, not JSON, or not records of the benchmark.
     """
-    try:
-        records = json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(
-            "the results cannot be read", where=path, found=error.strerror
-        ) from None
-    except ValueError as error:
-        raise SettingsError("the results are not valid JSON", where=path, found=error) from None
-    if not isinstance(records, list) or not all(
-        isinstance(r, dict) and set(KEYS) <= set(r) for r in records
-    ):
-        raise SettingsError(
-            "these are not results of the benchmark",
-            expected=f"a list of records with {', '.join(KEYS)}",
-            where=path,
-        )
-    return records
+    return load_rows(path, KEYS, "benchmark")
 
 
 def select(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.errors import OutputError, SettingsError
-from wsi_pgdips.layers.disk import write_atomic
+from wsi_pgdips.bench.rows import load_rows, save_rows
+from wsi_pgdips.errors import OutputError
 
 SpeedRecord = dict[str, Any]
 SPEED_KEYS = ("device", "case", "method", "stage", "metric", "value")
@@ -56,8 +55,7 @@ def save_speeds(path: Path, speeds: Speeds) -> None:
         OutputError: the file cannot be written. SettingsError: it holds something else.
     """
     others = [r for r in load_speeds(path) if r["device"] != speeds.device] if path.exists() else []
-    lines = ",\n".join(json.dumps(r) for r in others + speeds.records)
-    write_atomic(path, f"[\n{lines}\n]\n".encode())
+    save_rows(path, others + speeds.records)
 
 
 def load_speeds(path: Path) -> list[SpeedRecord]:
@@ -66,23 +64,7 @@ def load_speeds(path: Path) -> list[SpeedRecord]:
     Raises:
         SettingsError: not there, not JSON, or not figures of speed.
     """
-    try:
-        records = json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(
-            "the results cannot be read", where=path, found=error.strerror
-        ) from None
-    except ValueError as error:
-        raise SettingsError("the results are not valid JSON", where=path, found=error) from None
-    if not isinstance(records, list) or not all(
-        isinstance(r, dict) and set(SPEED_KEYS) <= set(r) for r in records
-    ):
-        raise SettingsError(
-            "these are not results of the benchmark of speed",
-            expected=f"a list of records with {', '.join(SPEED_KEYS)}",
-            where=path,
-        )
-    return records
+    return load_rows(path, SPEED_KEYS, "benchmark of speed")
 
 
 def check_folder(path: Path) -> None:

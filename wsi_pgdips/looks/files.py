@@ -11,7 +11,7 @@ from typing import Any
 from wsi_pgdips.errors import OutputError, StainError
 from wsi_pgdips.looks import qupath
 from wsi_pgdips.looks.reference import Reference, triple
-from wsi_pgdips.optics.stains import load_stains, make_stain_set
+from wsi_pgdips.optics.stains import load_stains, make_stain_set, refuse_unknown
 from wsi_pgdips.records import StainSet
 
 FORMAT, VERSION = "wsi-pgdips reference", 1
@@ -127,7 +127,7 @@ def of_stains(stains: StainSet) -> Reference:
 
 
 def _parse(table: dict[str, Any], where: object) -> Reference:
-    _refuse_unknown(table, _KEYS, where)
+    refuse_unknown(table, _KEYS, where, "reference")
     if table.get("version") != VERSION:
         raise StainError(
             "the reference has another version",
@@ -139,7 +139,7 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
     try:
         stains = table["stains"]
         for stain in stains:
-            _refuse_unknown(stain, _STAIN_KEYS, where)
+            refuse_unknown(stain, _STAIN_KEYS, where, "reference")
         checked = make_stain_set(
             table["name"],
             [s["label"] for s in stains],
@@ -178,14 +178,3 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
             hint="fit it again; if the change was meant, remove the line sha256",
         )
     return reference
-
-
-def _refuse_unknown(table: dict[str, Any], allowed: set[str], where: object) -> None:
-    unknown = sorted(set(table) - allowed)
-    if unknown:
-        raise StainError(
-            "unknown key in a reference",
-            expected=", ".join(sorted(allowed)),
-            found=", ".join(unknown),
-            where=where,
-        )

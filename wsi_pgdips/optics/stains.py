@@ -218,6 +218,24 @@ def match_rows(
     return np.asarray(permutation), angles[rows, permutation]
 
 
+def refuse_unknown(
+    table: Mapping[str, Any], allowed: set[str], where: object, kind: str = "stain file"
+) -> None:
+    """Refuse keys that a file of this kind has no meaning for.
+
+    Raises:
+        StainError: there are some; those that are known are listed.
+    """
+    unknown = sorted(set(table) - allowed)
+    if unknown:
+        raise StainError(
+            f"unknown key in a {kind}",
+            expected=", ".join(sorted(allowed)),
+            found=", ".join(unknown),
+            where=where,
+        )
+
+
 @functools.cache
 def _library() -> dict[str, StainSet]:
     text = resources.files("wsi_pgdips.optics").joinpath("stains.toml").read_text("utf-8")
@@ -238,13 +256,13 @@ def _load_file(path: Path) -> StainSet:
 
 
 def _parse(table: Mapping[str, Any], where: object, default_name: str) -> StainSet:
-    _refuse_unknown(table, _SET_KEYS, where)
+    refuse_unknown(table, _SET_KEYS, where)
     name, source = table.get("name", default_name), table.get("source", "")
     stains = table.get("stain", [])
     if not isinstance(stains, list) or not all(isinstance(s, dict) for s in stains):
         raise StainError("stains are written as [[stain]] tables", found=stains, where=where)
     for stain in stains:
-        _refuse_unknown(stain, _STAIN_KEYS, where)
+        refuse_unknown(stain, _STAIN_KEYS, where)
     labels = [stain.get("label") for stain in stains]
     colors = [stain.get("color") for stain in stains]
     texts = [name, source, *labels, *(color for color in colors if color is not None)]
@@ -264,17 +282,6 @@ def _parse(table: Mapping[str, Any], where: object, default_name: str) -> StainS
         source=source,
         where=where,
     )
-
-
-def _refuse_unknown(table: Mapping[str, Any], allowed: set[str], where: object) -> None:
-    unknown = sorted(set(table) - allowed)
-    if unknown:
-        raise StainError(
-            "unknown key in a stain file",
-            expected=", ".join(sorted(allowed)),
-            found=", ".join(unknown),
-            where=where,
-        )
 
 
 def _numbers(od: object, where: object) -> list[float]:
