@@ -10,6 +10,7 @@ from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
+FAINT = 0.01  # OD over glass of what is as much glass as tissue: the lift leaves glass alone
 MAX_LIFT_OD = 0.015  # what is palest in two slides may be more apart by what they show
 _MAX_CONDITION = 100.0
 

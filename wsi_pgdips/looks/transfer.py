@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import MAX_STAINS, colour_maps, lift, mixture, typical_pair
+from wsi_pgdips.looks.frame import FAINT, MAX_STAINS, colour_maps, lift, mixture, typical_pair
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
@@ -120,7 +120,7 @@ class TypicalTransfer(_Base):
     lift: FloatArray
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
-        from wsi_pgdips.looks.kernel import change_pixels
+        from wsi_pgdips.looks.kernel import change_pixels  # numba takes half a second
 
         change_pixels(rgba, place.around(self.kernel_fields, self.cell), weight, self.lift)
 
@@ -132,7 +132,11 @@ class TypicalTransfer(_Base):
         return np.concatenate(parts, -1, dtype=np.float32)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        y = np.einsum("nhw,nc->chw", q, self.rows) + self.lift[:, None, None]
+        y = np.einsum("nhw,nc->chw", q, self.rows)
+        strength = np.square(np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(place), q))).sum(
+            0
+        )
+        y += self.lift[:, None, None] * (strength / (strength + FAINT**2))
         return _float(y * weight.pixels() + self.glass(place))
 
 
