@@ -134,8 +134,7 @@ def test_no_step_where_the_mask_ends(
     moved = after - before
     mask = finished.tissue().compute()
     edge = mask[:, 1:] != mask[:, :-1]
-    if not edge.any():
-        pytest.skip("the mask has no edge")
+    assert edge.any()
     step = np.abs(np.diff(moved, axis=1)).mean(-1)
     assert step[edge].mean() <= 1.5 * step[~mask[:, 1:]].mean() + 0.5
 

@@ -20,6 +20,7 @@ from wsi_pgdips.looks.transfer import (
     make_transfer,
 )
 from wsi_pgdips.records import ByteArray
+from wsi_pgdips.run.image import checked_image, deconvolve_image
 from wsi_pgdips.run.normalized import find_reference
 
 _LOG = logging.getLogger(__name__)
@@ -112,13 +113,7 @@ class PgdipsNormalizer:
             SettingsError: not such an image, or ``fit`` was not called before.
             StainError: the target is of other stains than ``stains``.
         """
-        img = np.asarray(img)
-        if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3 or 0 in img.shape:
-            raise SettingsError(
-                "the image cannot be normalised",
-                expected="(height, width, 3) uint8 RGB",
-                found=f"{img.shape} {img.dtype}",
-            )
+        img = checked_image(img, "normalised")
         if self._target is None:
             raise SettingsError(
                 "the normaliser has no target yet", hint="call fit(target) before transform(img)"
@@ -139,7 +134,5 @@ class PgdipsNormalizer:
         return make_transfer(constant_fields(own), own, target, tile=1.0, **self._options)
 
     def _measured(self, image: ByteArray) -> Reference:
-        from wsi_pgdips.run.image import deconvolve_image
-
         found = deconvolve_image(image, self._stains, preset="fast", mpp=self._mpp).look
         return cast(Reference, found)  # None for parts of a bench only

@@ -6,9 +6,6 @@ pixel. Macenko and Vahadane are tiatoolbox's.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +13,7 @@ import numpy as np
 
 from wsi_pgdips.bench.methods import CLOSED
 from wsi_pgdips.bench.picture import Picture, unmix_od
+from wsi_pgdips.bench.quiet import quiet
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.optics.stains import match_rows
 from wsi_pgdips.records import ByteArray, FloatArray
@@ -156,28 +154,14 @@ def complement(od: FloatArray, stain_matrix: FloatArray, background: FloatArray)
     return np.maximum(q, 0).reshape(n, *od.shape[1:])
 
 
-def _quietly(extract: Callable[[ByteArray], FloatArray]) -> Callable[[ByteArray], FloatArray]:
-    def quiet(rgb: ByteArray) -> FloatArray:
-        # tiatoolbox warns of Vahadane's stability through the log, scikit-learn of convergence
-        logging.disable(logging.WARNING)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return extract(rgb)
-        finally:
-            logging.disable(logging.NOTSET)
-
-    return quiet
-
-
-@_quietly
+@quiet()
 def _macenko(rgb: ByteArray) -> FloatArray:
     from tiatoolbox.tools.stainextract import MacenkoExtractor
 
     return np.asarray(MacenkoExtractor().get_stain_matrix(rgb), np.float32)
 
 
-@_quietly
+@quiet()
 def _vahadane(rgb: ByteArray) -> FloatArray:
     from tiatoolbox.tools.stainextract import VahadaneExtractor
 

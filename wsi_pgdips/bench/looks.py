@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsi_pgdips.bench.looks_features import Features, drift
 from wsi_pgdips.bench.looks_masks import structures
-from wsi_pgdips.bench.looks_methods import Studio, quiet
+from wsi_pgdips.bench.looks_methods import Studio
 from wsi_pgdips.bench.looks_pairs import SCANNER_MPP, LookPair, pairs
 from wsi_pgdips.bench.looks_plots import SHOWN as DRAWN
 from wsi_pgdips.bench.looks_plots import Panel, panel
@@ -163,6 +163,5 @@ def _measure_slide(looks: Looks, path: Path, slide: Slide, quick: bool, say: Say
             measure_reading(looks, path, layers, slide.stains, most=most)
             measure_self(looks, path, layers)
         if slide.faithful:
-            with quiet():  # layers alone say of themselves that they are
-                measure_layers(looks, path, layers)
+            measure_layers(looks, path, layers)
     say(f"  {path.name}: {time.perf_counter() - start:.0f} s")

@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsi_pgdips.looks.distance import (
-    DAB,
-    MIN_DAB_OD,
-    NUCLEI,
-    STROMA,
-    TISSUE,
-    Masks,
-    fixed_maps,
-    otsu,
-)
+from wsi_pgdips.looks.distance import Masks, mean_around, parts
 from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, FloatArray
 
 WHITE_PERCENTILE = 5.0  # of OD, per channel: the glass, or what is palest
 MIN_OD = 0.03  # mean of the channels around a pixel of tissue, pale stroma included
-_SIGMA = 1.0
-_TISSUE_SIGMA_UM = 4.0
 
 
 def over_white(rgb: ByteArray) -> FloatArray:
@@ -40,7 +29,7 @@ def structures(first: ByteArray, second: ByteArray, stains: str, mpp: float) -> 
     """Masks of a pair in register: ``tissue``, ``nuclei``, ``stroma``, and with DAB ``DAB``.
 
     Args:
-        first, second: (H, W, 3) uint8. stains: the name of a set with Hematoxylin.
+        first, second: (H, W, 3) uint8. stains: the name of a set that begins with Hematoxylin.
         mpp: micrometres per pixel.
     """
     from scipy.ndimage import binary_erosion
@@ -51,19 +40,5 @@ def structures(first: ByteArray, second: ByteArray, stains: str, mpp: float) -> 
 
 
 def _structures(rgb: ByteArray, stains: str, mpp: float) -> Masks:
-    from scipy.ndimage import gaussian_filter
-
     od = over_white(rgb)
-    tissue = np.asarray(gaussian_filter(od.mean(0), _TISSUE_SIGMA_UM / mpp) > MIN_OD)
-    q = gaussian_filter(fixed_maps(od, load_stains(stains)), (0, _SIGMA, _SIGMA))
-    labels = [label.casefold() for label in load_stains(stains).labels]
-    found: Masks = {TISSUE: tissue}
-    rest = tissue
-    if DAB.casefold() in labels:
-        dab = q[labels.index(DAB.casefold())]
-        found[DAB] = tissue & (dab > max(otsu(dab[tissue]), MIN_DAB_OD))
-        rest = tissue & ~found[DAB]
-    h = q[labels.index("hematoxylin")]
-    found[NUCLEI] = rest & (h > otsu(h[rest]))
-    found[STROMA] = rest & ~found[NUCLEI]
-    return found
+    return parts(od, np.asarray(mean_around(od, mpp) > MIN_OD), load_stains(stains))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from wsi_pgdips.bench.looks_pairs import LookPair, Picture
 from wsi_pgdips.bench.looks_records import NONE, PEERS
+from wsi_pgdips.bench.quiet import quiet
 from wsi_pgdips.looks.reader import SlidePixels
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import make_transfer
@@ -109,16 +106,3 @@ def _peer(method: str, source: ByteArray, target: ByteArray) -> ByteArray:
         normaliser = get_normalizer(method)
         normaliser.fit(target.copy())
         return np.asarray(normaliser.transform(source.copy()), np.uint8)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """tiatoolbox warns of Vahadane's stability through the log, scikit-learn of convergence."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

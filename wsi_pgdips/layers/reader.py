@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, is_done, read_attributes, read_run_record
 from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
 from wsi_pgdips.layers.tables import read_fields, read_tile_table
-from wsi_pgdips.records import Fields, FloatArray, StainSet
+from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
 
 _DASK_SIDE = 2048  # whole chunks, few tasks: 34 MB of float32 for two stains
 
@@ -60,6 +61,12 @@ class Layers:
     def tissue(self, level: int = 0) -> Any:
         """``dask.array`` (H, W) bool, True on tissue."""
         return _lazy(self._open(f"{TISSUE}/{self._level(level)}")).astype(bool)
+
+    def tissue_near(self, mpp: float) -> tuple[BoolArray, int]:
+        """(H, W) tissue of the whole slide, and its level: whose mpp is nearest by its ratio."""
+        levels = range(self.grid.n_levels)
+        level = min(levels, key=lambda k: abs(math.log2(self.grid.mpp * 2**k / mpp)))
+        return np.asarray(self.tissue(level).compute(scheduler="synchronous"), bool), level
 
     @property
     def residual_levels(self) -> range:

@@ -39,21 +39,34 @@ def colour_distances(a: ByteArray, b: ByteArray) -> tuple[float, float]:
 
 
 def structures(od: FloatArray, inside: BoolArray, stains: StainSet, mpp: float) -> Masks:
-    """Masks of what a picture shows: ``tissue``, ``nuclei``, ``stroma``, and ``DAB`` if stained.
+    """Masks of what a picture shows: ``tissue``, and its :func:`parts`.
 
-    By the library's fixed vectors and Otsu's thresholds, so that no method decides on its own
-    yardstick, and no threshold in OD, which scanners of other contrast would meet elsewhere. Nuclei
-    are what holds most of the first stain.
+    Without a threshold in OD for tissue, which scanners of other contrast would meet elsewhere.
 
     Args:
         od: (3, H, W) OD over glass. inside: (H, W) of the tissue mask. stains: of the library.
         mpp: micrometres per pixel.
     """
+    around = mean_around(od, mpp)
+    darkest = np.percentile(around[inside], 95) if inside.any() else 0.0
+    return parts(od, np.asarray(inside & (around > MIN_SHARE * darkest)), stains)
+
+
+def mean_around(od: FloatArray, mpp: float) -> FloatArray:
+    """(H, W) mean OD of the channels around each pixel."""
     from scipy.ndimage import gaussian_filter
 
-    around = gaussian_filter(od.mean(0), _TISSUE_SIGMA_UM / mpp)
-    darkest = np.percentile(around[inside], 95) if inside.any() else 0.0
-    tissue = np.asarray(inside & (around > MIN_SHARE * darkest))
+    return np.asarray(gaussian_filter(od.mean(0), _TISSUE_SIGMA_UM / mpp), np.float32)
+
+
+def parts(od: FloatArray, tissue: BoolArray, stains: StainSet) -> Masks:
+    """``tissue`` and, in it, ``nuclei``, ``stroma``, and ``DAB`` if that is among the stains.
+
+    By the library's fixed vectors and Otsu's thresholds, so that no method decides on its own
+    yardstick. Nuclei are what holds most of the first stain.
+    """
+    from scipy.ndimage import gaussian_filter
+
     q = gaussian_filter(fixed_maps(od, stains), (0, _SIGMA, _SIGMA))
     found, rest = {TISSUE: tissue}, tissue
     labels = [label.casefold() for label in stains.labels]

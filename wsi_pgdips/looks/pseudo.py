@@ -9,7 +9,7 @@ import numpy as np
 from wsi_pgdips.errors import StainError
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.looks.transfer import Method, Place, Transfer, make_transfer
+from wsi_pgdips.looks.transfer import FieldTransfer, Method, Place, make_transfer
 from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
@@ -22,29 +22,14 @@ class SingleStain:
 
     Attributes:
         look: the transfer whose colours are used. index: of the stain.
-        cell: side of a cell of the fields, output pixels.
-        stain_matrix, background: of the slide, (CY, CX, N, 3) and (CY, CX, 3).
     """
 
-    look: Transfer
+    look: FieldTransfer
     index: int
-    cell: float
-    stain_matrix: FloatArray
-    background: FloatArray
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
         """Change the slide's own pixels, (h, w, >= 3) uint8, in place: they are unmixed first."""
-        import torch
-
-        from wsi_pgdips.optics.unmix import unmix
-
-        s = place.field(self.stain_matrix, self.cell)
-        s = s / np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6)
-        b = place.field(self.background, self.cell)
-        spread = (np.broadcast_to(a, (*a.shape[:-2], *place.shape)) for a in (s, b))
-        given = (planes_od(rgba), *(np.array(a, np.float32) for a in spread))
-        with torch.no_grad():
-            q = unmix(*map(torch.from_numpy, given)).numpy()
+        q = self.look.amounts(planes_od(rgba), place)
         write_rgb(np.array(self.layers(q, place, weight), np.float32), rgba)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
@@ -89,7 +74,4 @@ def single_stain(
     look = make_transfer(
         fields, own, reference, tile=tile, method=method, keep_amounts=keep_amounts
     )
-    cell = tile * fields.inherited.shape[0] / len(fields.background)
-    return SingleStain(
-        look, labels.index(label.casefold()), cell, fields.stain_matrix, fields.background
-    )
+    return SingleStain(look, labels.index(label.casefold()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,17 +120,15 @@ class Reference:
         def picked(values: Sequence[Any]) -> tuple[Any, ...]:
             return tuple(values[k] for k in order)
 
-        return Reference(
-            self.name,
-            picked(self.labels),
-            picked(self.colors),
-            picked(self.matrix),
-            self.background,
-            None if self.spectral_correction is None else picked(self.spectral_correction),
-            picked(self.typical) if self.typical else (),
-            self.palest,
-            {p: picked(v) for p, v in self.percentiles.items()},
-            self.sources,
+        correction = self.spectral_correction
+        return replace(
+            self,
+            labels=picked(self.labels),
+            colors=picked(self.colors),
+            matrix=picked(self.matrix),
+            spectral_correction=None if correction is None else picked(correction),
+            typical=picked(self.typical) if self.typical else (),
+            percentiles={p: picked(v) for p, v in self.percentiles.items()},
         )
 
 
@@ -143,7 +141,7 @@ def combine(references: Sequence[Reference], name: str) -> Reference:
     first = references[0]
     all_ = [first, *(r.ordered(first.labels) for r in references[1:])]
     if len(all_) == 1:
-        return Reference(**{**vars(first), "name": name})
+        return replace(first, name=name)
     typical = _mean_rows([r.typical_od for r in all_])
     known_m = [r.spectral_correction for r in all_ if r.spectral_correction is not None]
     known_b = [r.background for r in all_ if r.background is not None]

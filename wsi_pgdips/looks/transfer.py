@@ -14,6 +14,7 @@ over), and off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol, get_args
@@ -89,13 +90,21 @@ class Transfer(Protocol):
 
 
 @dataclass(frozen=True)
-class _Base:
-    """Fields on cells: S (CY, CX, N, 3), B (CY, CX, 3), B_ref - B; ``cell`` in output pixels."""
+class FieldTransfer(ABC):
+    """Under fields on cells of side ``cell``: S (CY, CX, N, 3), B (CY, CX, 3), and B_ref - B."""
 
     cell: float
     stain_matrix: FloatArray
     background: FloatArray
     shift: FloatArray
+
+    @abstractmethod
+    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
+        """As of ``Transfer``."""
+
+    @abstractmethod
+    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
+        """As of ``Transfer``."""
 
     def at(self, field: FloatArray, place: Place) -> FloatArray:
         return place.field(field, self.cell)
@@ -110,9 +119,24 @@ class _Base:
         norm = np.sqrt((s * s).sum(1, keepdims=True))
         return _float(s / np.maximum(norm, 1e-6))
 
+    def amounts(self, od: FloatArray, place: Place) -> FloatArray:
+        """(N, h, w) q of the slide's own pixels, in closed form."""
+        import torch
+
+        from wsi_pgdips.optics.unmix import unmix
+
+        s, b = _spread(self.matrix_at(place), od), _spread(self.at(self.background, place), od)
+        with torch.no_grad():
+            q = unmix(*(torch.from_numpy(np.array(a)) for a in (od, s, b)))
+        return _float(q.numpy())
+
+    def model(self, q: FloatArray, place: Place) -> FloatArray:
+        """(3, h, w) OD over glass that q is under the slide's S."""
+        return _float(np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(place), q)))
+
 
 @dataclass(frozen=True)
-class TypicalTransfer(_Base):
+class TypicalTransfer(FieldTransfer):
     """``typical``: ``change`` is A - 1, (CY, CX, 3, 3); ``rows`` (N, 3) what A is to q; d (3,)."""
 
     change: FloatArray
@@ -133,15 +157,13 @@ class TypicalTransfer(_Base):
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nc->chw", q, self.rows)
-        strength = np.square(np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(place), q))).sum(
-            0
-        )
+        strength = np.square(self.model(q, place)).sum(0)
         y += self.lift[:, None, None] * (strength / (strength + FAINT**2))
         return _float(y * weight.pixels() + self.glass(place))
 
 
 @dataclass(frozen=True)
-class PublishedTransfer(_Base):
+class PublishedTransfer(FieldTransfer):
     """``augmented`` and ``stains``: ``rows`` of the reference, ``gain`` on q, (GY, GX, N)."""
 
     rows: FloatArray
@@ -149,16 +171,9 @@ class PublishedTransfer(_Base):
     tile: float
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
-        import torch
-
-        from wsi_pgdips.optics.unmix import unmix
-
         od = planes_od(rgba)
-        s, b = _spread(self.matrix_at(place), od), _spread(self.at(self.background, place), od)
-        with torch.no_grad():
-            q = unmix(*(torch.from_numpy(np.array(a)) for a in (od, s, b))).numpy()
-        change = self._rows(place) - s
-        moved = np.einsum("nhw,nchw->chw", q, change)
+        change = self._rows(place) - self.matrix_at(place)
+        moved = np.einsum("nhw,nchw->chw", self.amounts(od, place), _spread(change, od))
         write_rgb(_float(moved * weight.pixels() + od + self.at(self.shift, place)), rgba)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
@@ -172,15 +187,14 @@ class PublishedTransfer(_Base):
 
 
 @dataclass(frozen=True)
-class IdentityTransfer(_Base):
+class IdentityTransfer(FieldTransfer):
     """The slide as it is; from its layers alone, what the model says of it."""
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
         """Nothing to change."""
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        y = np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(place), q))
-        return _float(y * weight.pixels() + self.glass(place))
+        return _float(self.model(q, place) * weight.pixels() + self.glass(place))
 
 
 def make_transfer(
@@ -191,7 +205,7 @@ def make_transfer(
     tile: float,
     method: Method = "typical",
     keep_amounts: bool = False,
-) -> Transfer:
+) -> FieldTransfer:
     """The way from a slide's look to a reference's.
 
     Args:

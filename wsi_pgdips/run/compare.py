@@ -46,8 +46,7 @@ def compare_slides(
 
     Args:
         a, b: slides or images, e.g. a normalised export and a slide it is to look like.
-        before: what ``a`` was made of, for the distance before; its tissue and structures are then
-            those of ``a`` too where both have the same size.
+        before: what ``a`` was made of, for the distance before.
         stains: library set whose fixed vectors find the structures. mpp: of the comparison.
         mpp_source: of files that do not say theirs.
     """

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
 from PIL import Image
 
 from wsi_pgdips.errors import OutputError
@@ -81,7 +80,9 @@ def export_tiles(
     }
     _claim(folder, record, overwrite)
     layers: Layers | None = getattr(reader, "layers", None)
-    mask = layers_tissue(layers) if tissue is None and layers is not None else tissue
+    mask = tissue
+    if tissue is None and layers is not None:
+        mask, _ = layers.tissue_near(_MASK_MPP)
     rows = [row for row in _rows(reader, size, level, form, mask) if blank or row[-1] > 0]
 
     def write(row: _Row) -> None:
@@ -102,13 +103,6 @@ def export_tiles(
     table.writerows([_COLUMNS, *((*row[:-1], f"{row[-1]:.4f}") for row in rows)])
     write_atomic(folder / TABLE, text.getvalue().encode())
     return len(rows)
-
-
-def layers_tissue(layers: Layers) -> BoolArray:
-    """(H, W) tissue mask of whole layers at about 4 um."""
-    mpp = [layers.grid.mpp * 2**k for k in range(layers.grid.n_levels)]
-    level = int(np.argmin(np.abs(np.log2(np.asarray(mpp) / _MASK_MPP))))
-    return np.asarray(layers.tissue(level).compute(scheduler="synchronous"), bool)
 
 
 def _rows(

@@ -69,13 +69,7 @@ def deconvolve_image(
         SettingsError: not an (H, W, 3) uint8 array, or a bad option.
         SlideError: there is no tissue in the image.
     """
-    image = np.asarray(array)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise SettingsError(
-            "the image cannot be deconvolved",
-            expected="(height, width, 3) uint8 RGB",
-            found=f"{image.shape} {image.dtype}",
-        )
+    image = checked_image(array, "deconvolved")
     settings = make_settings({"stains": stains, "preset": preset, "mpp": "native", **options})
     import torch
 
@@ -92,6 +86,25 @@ def deconvolve_image(
     context = make_context(source, load_stains(stains), science)
     solved = solve(context, device, threads)
     return replace(render(solved, device, threads), look=_look(solved))
+
+
+def checked_image(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
+    """An image that can be worked on.
+
+    Args:
+        what: is to be done to it, for an error.
+
+    Raises:
+        SettingsError: not an (H, W, 3) uint8 array.
+    """
+    image = np.asarray(array)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise SettingsError(
+            f"the image cannot be {what}",
+            expected="(height, width, 3) uint8 RGB",
+            found=f"{image.shape} {image.dtype}",
+        )
+    return image
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from openslide import AbstractSlide
 
 from wsi_pgdips.errors import SlideError
@@ -159,9 +158,7 @@ def _source(slide: SlideLike | None, layers: Layers) -> Any:
 
 
 def _weight(layers: Layers) -> TissueWeight:
-    levels = range(layers.grid.n_levels)
-    level = min(levels, key=lambda k: abs(np.log2(layers.grid.mpp * 2**k / _MASK_MPP)))
-    mask = np.asarray(layers.tissue(level).compute(scheduler="synchronous"), bool)
+    mask, level = layers.tissue_near(_MASK_MPP)
     return TissueWeight(mask, float(2**level), layers.grid.mpp)
 
 
