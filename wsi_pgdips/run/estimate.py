@@ -23,6 +23,7 @@ from wsi_pgdips.run.crew import Crew
 from wsi_pgdips.run.sample import (
     GLASS_SHARE,
     LEAST_RUN,
+    StandIns,
     TileIndex,
     block_area,
     block_keys,
@@ -257,6 +258,7 @@ class _Rehearsal:
         """``blend``, ``render`` and ``finalize``; ``fit`` has all tiles of the slide."""
         from wsi_pgdips.run import blending, finishing, rendering
         from wsi_pgdips.run.ledger import load_arrays
+        from wsi_pgdips.run.pixels import KeptPixels
 
         context, crew, blocks = self.context, self.crew, block_keys(self.sampled)
         with self._timed("blend"):
@@ -278,8 +280,9 @@ class _Rehearsal:
 
         self._render(rendered)
         with self._timed("finalize"):
+            pixels = StandIns(KeptPixels.of_run(self.sampled, self.ledger), self.sampled)
             finishing.write_products(
-                context, self.prior, [fit], fields, matrix, blocks, self.ledger
+                context, self.prior, [fit], fields, matrix, blocks, self.ledger, pixels
             )
         # most of what grows with the tiles: their strips are read twice
         strips = seconds_of(lambda: [load_arrays(self.ledger.render(b)) for b in blocks])[0]

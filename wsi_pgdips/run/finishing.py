@@ -13,12 +13,11 @@ import numpy.typing as npt
 from wsi_pgdips.layers import provenance, store, tables
 from wsi_pgdips.layers.disk import remove_partials
 from wsi_pgdips.layers.schema import OWN_KEY, provenance_block
-from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag
 from wsi_pgdips.report.seams import border_step, seam_summary
 from wsi_pgdips.run.context import Context
 from wsi_pgdips.run.ledger import Block, Ledger, identity, load_arrays
 from wsi_pgdips.run.own_look import look_in_run
-from wsi_pgdips.run.pixels import KeptPixels
 from wsi_pgdips.run.strips import SIDES
 
 CHECKSUMS = "provenance/checksums.json"
@@ -34,8 +33,12 @@ def write_products(
     slide_matrix: FloatArray,
     rendered: Sequence[Block],
     ledger: Ledger,
+    pixels: Pixels,
 ) -> dict[str, Any]:
     """Everything that is made from finished blocks; the same bytes however the run went.
+
+    Args:
+        pixels: of the slide, kept or read again.
 
     Returns:
         Figures for the run's record: tiles, inherited, seam steps.
@@ -57,7 +60,6 @@ def write_products(
     inherited = int(sum(fields.inherited[ty, tx] for f in fits for ty, tx in f.index))
     figures |= {"tiles": tiles, "tiles_inherited": inherited, "tiles_fitted": tiles - inherited}
     settings = identity(context.source.meta, context.settings, context.stains)["settings"]
-    kept = KeptPixels(context.source, ledger, {(p.by, p.bx): p.render for p in context.plans})
     own = provenance_block(
         software=provenance.software_versions(),
         settings=settings,
@@ -69,7 +71,7 @@ def write_products(
             "background": context.b0,
             "tissue_flags": context.tissue.flags,
             "shrinkage": fields.shrinkage,
-            "look": look_in_run(context, prior, fields, slide_matrix, fits, kept),
+            "look": look_in_run(context, prior, fields, slide_matrix, fits, pixels),
             "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},
             **figures,
         },

@@ -207,7 +207,7 @@ def _look(solved: Solved) -> Reference:
         solved.slide_matrix,
         context.b0,
         prior.spectral_correction,
-        look_in_run(context, prior, solved.fields, solved.slide_matrix, fits),
+        look_in_run(context, prior, solved.fields, solved.slide_matrix, fits, context.source),
         {"checksum": context.source.meta.checksum},
     )
 

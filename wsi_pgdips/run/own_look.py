@@ -32,12 +32,12 @@ def look_in_run(
     fields: Fields,
     slide_matrix: FloatArray,
     fits: Sequence[BlockFit],
-    pixels: Pixels | None = None,
+    pixels: Pixels,
 ) -> dict[str, Any]:
     """``measure`` over tiles of a run, spread evenly over those with tissue.
 
     Args:
-        pixels: where they are read, in place of the slide.
+        pixels: of the slide.
     """
     tiles = sorted(
         (int(ty), int(tx))
@@ -46,7 +46,7 @@ def look_in_run(
         if share >= context.settings.min_tissue
     )
     return _measured(
-        pixels or context.source,
+        pixels,
         context.grid,
         fields,
         slide_matrix,

@@ -187,6 +187,7 @@ class _Run:
         from wsi_pgdips.run import blending, finishing, fit_files, fitting, worker
         from wsi_pgdips.run.context import UNREADABLE
         from wsi_pgdips.run.fitting import UNREAD
+        from wsi_pgdips.run.pixels import KeptPixels
         from wsi_pgdips.solver.prior import trains
 
         ledger, context = self.ledger, job.context()
@@ -233,7 +234,14 @@ class _Run:
         with self._timed("finalize"):
             self.progress.stage("finalize", 1, "slide")
             figures = finishing.write_products(
-                context, prior, fits, fields, slide_matrix, rendered, ledger
+                context,
+                prior,
+                fits,
+                fields,
+                slide_matrix,
+                rendered,
+                ledger,
+                KeptPixels.of_run(context, ledger),
             )
             self.progress.advance()
         errors = {**fit_errors, **errors}

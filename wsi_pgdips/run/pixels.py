@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.disk import PARTIAL, writing
 from wsi_pgdips.records import ByteArray, TileSource
 from wsi_pgdips.run.ledger import Block, Ledger
+
+if TYPE_CHECKING:
+    from wsi_pgdips.run.context import Context
 
 TileIndex = tuple[int, int]
 CHANNELS = 3
@@ -101,6 +104,11 @@ class KeptPixels:
     ) -> None:
         self._source, self._ledger, self._tiles = source, ledger, tiles
         self._rows = functools.cache(self._load)
+
+    @classmethod
+    def of_run(cls, context: Context, ledger: Ledger) -> Self:
+        """Of the blocks as they are planned, which is how ``fit`` keeps them."""
+        return cls(context.source, ledger, {(p.by, p.bx): p.render for p in context.plans})
 
     def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
         """(h, w, 3) uint8, as ``source.read`` would give it.

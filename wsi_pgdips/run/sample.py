@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from wsi_pgdips.records import BlockFit
+    from wsi_pgdips.records import BlockFit, ByteArray, Pixels
     from wsi_pgdips.run.context import Context
     from wsi_pgdips.tiles.grid import BlockPlan
 
@@ -49,6 +49,21 @@ def pixel_inside(context: Context, tile: TileIndex) -> tuple[int, int]:
     off_x = xs + columns.start + 0.5 - (r.x + r.w / 2) / scale
     best = int(np.argmin(off_y**2 + off_x**2))
     return rows.start + int(ys[best]), columns.start + int(xs[best])
+
+
+class StandIns:
+    """Pixels of any tile: those of one of the sample, in turn."""
+
+    def __init__(self, pixels: Pixels, sampled: Context) -> None:
+        self._pixels, self._grid = pixels, sampled.grid
+        self._tiles = [t for p in sampled.plans for t in p.render]
+
+    def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
+        """(h, w, 3) uint8 of a window within a tile."""
+        side = self._grid.tile
+        (ty, y), (tx, x) = divmod(y, side), divmod(x, side)
+        own = self._tiles[(ty * self._grid.shape[1] // side + tx) % len(self._tiles)]
+        return self._pixels.read(own[0] * side + y, own[1] * side + x, h, w)
 
 
 def rich_tiles(context: Context, count: int) -> BlockPlan:

@@ -227,6 +227,4 @@ def _fields(path: str, _stamp: int) -> tuple[Fields, FloatArray]:
 
 @functools.lru_cache(maxsize=2)
 def _kept_pixels(job: SlideJob, _stamp: int) -> KeptPixels:
-    context = job.context()
-    tiles = {(p.by, p.bx): p.render for p in context.plans}
-    return KeptPixels(context.source, job.ledger, tiles)
+    return KeptPixels.of_run(job.context(), job.ledger)
