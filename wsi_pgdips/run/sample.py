@@ -62,7 +62,7 @@ class StandIns:
         """(h, w, 3) uint8 of a window within a tile."""
         side = self._grid.tile
         (ty, y), (tx, x) = divmod(y, side), divmod(x, side)
-        own = self._tiles[(ty * self._grid.shape[1] // side + tx) % len(self._tiles)]
+        own = self._tiles[(ty * self._grid.tile_grid[1] + tx) % len(self._tiles)]
         return self._pixels.read(own[0] * side + y, own[1] * side + x, h, w)
 
 
