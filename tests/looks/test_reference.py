@@ -22,6 +22,7 @@ LOOK = Reference(
     (1.2, 1.6),
     ((0.2, 0.22, 0.09), None),
     (0.01, 0.02, 0.015),
+    0.012,
     {50.0: (0.1, 0.02), 99.0: (0.8, 1.1)},
     ({"checksum": "abc", "mpp": 0.5},),
 )
@@ -57,6 +58,7 @@ def test_the_hash_follows_the_numbers_and_not_the_name():
     assert dataclasses.replace(LOOK, background=(0.02, 0.03, 0.026)).digest != LOOK.digest
     darker = dataclasses.replace(LOOK, typical=((0.2, 0.22, 0.10), None))
     assert darker.digest != LOOK.digest
+    assert dataclasses.replace(LOOK, off_plane=0.02).digest != LOOK.digest
 
 
 def test_an_edited_file_is_refused_unless_its_hash_is_taken_out(tmp_path):
@@ -157,6 +159,7 @@ def test_a_common_look_is_the_mean_and_knows_what_any_slide_knows():
         LOOK,
         background=(0.04, 0.05, 0.045),
         spectral_correction=(0.8, 1.2),
+        off_plane=0.016,
         typical=((0.4, 0.44, 0.18), (0.3, 0.5, 0.7)),
     )
     both = combine([LOOK, other.ordered(["DAB", "Hematoxylin"])], "both")
@@ -164,5 +167,6 @@ def test_a_common_look_is_the_mean_and_knows_what_any_slide_knows():
     assert np.allclose(both.background, (0.03, 0.04, 0.035))
     assert np.allclose(both.spectral_correction, (1.0, 1.4))
     assert np.allclose(both.typical_od, [[0.3, 0.33, 0.135], [0.3, 0.5, 0.7]])
+    assert both.off_plane == pytest.approx(0.014)
     assert len(both.sources) == 2
     assert combine([LOOK], "mine") == LOOK

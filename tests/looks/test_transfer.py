@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import typical_pair
+from wsi_pgdips.looks.frame import MAX_OFF_PLANE, off_plane_gain, typical_pair
 from wsi_pgdips.looks.measure import measure
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
@@ -21,7 +21,6 @@ from wsi_pgdips.looks.transfer import (
     even_weight,
     make_transfer,
 )
-from wsi_pgdips.looks.weight import RAMP_UM, TissueWeight
 from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
 from wsi_pgdips.records import Fields
 
@@ -68,7 +67,7 @@ def pixels(seed=0, shape=(90, 70)) -> np.ndarray:
 def changed(transfer, rgba, place=None, weight=1.0):
     place = place or Place((10, 20), rgba.shape[:2], (1, 1))
     out = rgba.copy()
-    transfer.slide(out, place, even_weight(weight, rgba.shape[:2]))
+    transfer.slide(out, place, even_weight(weight, weight, rgba.shape[:2]))
     return out
 
 
@@ -200,7 +199,7 @@ def test_of_other_methods_or_stains_nothing_is_made():
 def test_a_window_of_another_size_is_refused():
     transfer = make_transfer(constant_fields(look()), look(), look(2, 1.4), tile=TILE)
     with pytest.raises(ValueError, match="pixels on"):
-        transfer.slide(pixels(), Place((0, 0), (8, 8), (1, 1)), even_weight(1.0, (8, 8)))
+        transfer.slide(pixels(), Place((0, 0), (8, 8), (1, 1)), even_weight(1.0, 1.0, (8, 8)))
 
 
 def test_a_stain_that_is_not_there_keeps_its_amount():
@@ -275,17 +274,52 @@ def test_what_is_palest_arrives_within_bounds_and_typical_colours_all_the_same()
     assert (outside == changed(kept, np.ascontiguousarray(od_to_rgb(od)[None]), weight=0.0)).all()
 
 
-def test_weight_of_tissue_is_a_ramp_inside_the_mask_and_the_same_in_any_window():
-    mask = np.zeros((60, 80), bool)
-    mask[20:50, 30:70] = True
-    weight = TissueWeight(mask, 16.0, 0.5)  # 8 um a pixel: a ramp of three
-    whole = weight.at(Place((0, 0), (960, 1280), (1, 1))).pixels()[0]
-    assert whole[:300].max() == 0
-    assert whole[30 * 16 : 40 * 16, 45 * 16 : 55 * 16].min() == 1
-    assert np.abs(np.diff(whole, axis=0)).max() <= 0.5 / RAMP_UM * 1.5
-    part = weight.at(Place((300, 450), (200, 150), (1, 1))).pixels()[0]
-    assert np.allclose(part, whole[300:500, 450:600], atol=1e-5)
-    coarse = weight.at(Place((75, 112.5), (50, 37), (4, 4))).pixels()[0]
-    assert np.allclose(coarse, part[:, :148].reshape(50, 4, 37, 4).mean((1, 3)), atol=0.02)
-    everything = TissueWeight(np.ones((4, 4), bool), 16.0, 0.5)
-    assert everything.at(Place((0, 0), (64, 64), (1, 1))).pixels().min() == 1  # no margin at ends
+def test_what_is_no_solid_tissue_is_not_lifted():
+    glass = np.full((1, 1, 3), 240, np.uint8)
+    clear = tuple(float(v) for v in rgb_to_od(glass[0, 0]))
+    own = dataclasses.replace(look(), background=clear, palest=(0.030, 0.025, 0.020))
+    other = dataclasses.replace(look(2, 1.4, 0.1, 0.05), palest=(0.035, 0.030, 0.025))
+    transfer = make_transfer(constant_fields(own), own, other, tile=TILE)
+    place = Place((0, 0), (1, 1), (1, 1))
+    for solid in (0.0, 1.0):
+        found = glass.copy()
+        transfer.slide(found, place, even_weight(1.0, solid, (1, 1)))
+        wanted = np.float32(other.background) + np.float32(solid) * transfer.lift
+        assert np.abs(found[0, 0] - 255 * 10**-wanted).max() < 0.6
+        alone = transfer.layers(np.zeros((2, 1, 1)), place, even_weight(1.0, solid, (1, 1)))
+        assert np.allclose(alone[:, 0, 0], wanted, atol=1e-6)
+    assert np.abs(transfer.lift).max() > 0.003
+
+
+def test_colours_spread_off_the_plane_of_two_stains_as_the_reference_s_do():
+    own = dataclasses.replace(look(), off_plane=0.01)
+    other = dataclasses.replace(look(2, 1.4, 0.1, 0.05), off_plane=0.02)
+    pair = typical_pair(own, other)
+    fields = constant_fields(own)
+    maps = make_transfer(fields, own, other, tile=TILE).change[0, 0] + np.eye(3)
+    normal, wanted = (np.cross(*rows) for rows in pair)
+    normal, wanted = normal / np.linalg.norm(normal), wanted / np.linalg.norm(wanted)
+    assert np.allclose(maps @ normal, 2.0 * wanted, atol=1e-5)
+    assert np.allclose(maps @ pair[0].T, pair[1].T, atol=1e-5)  # the stains' own are as before
+    # blood on one slide is not the other camera's colour
+    odd = dataclasses.replace(other, off_plane=0.2)
+    assert off_plane_gain(own, odd, *pair) == pytest.approx(1.4 * MAX_OFF_PLANE, rel=1e-3)
+    kept = make_transfer(fields, own, odd, tile=TILE, keep_amounts=True)
+    plain = make_transfer(fields, own, look(2, 1.4, 0.1, 0.05), tile=TILE, keep_amounts=True)
+    assert np.allclose(kept.change, plain.change)
+    assert off_plane_gain(own, look(), *pair) is None
+
+
+def test_the_spread_off_the_plane_is_of_tissue_and_not_of_its_tails():
+    rng = np.random.default_rng(0)
+    rows = look().stain_matrix
+    amounts = np.zeros((2, 8000), np.float32)
+    amounts[0, :4000], amounts[1, 4000:] = 0.5, 0.5
+    normal = np.cross(*rows) / np.linalg.norm(np.cross(*rows))
+    off = rng.normal(0, 0.02, 8000)
+    off[::100] = 1.0  # a pigment
+    od = np.einsum("np,nc->cp", amounts, rows) + normal[:, None] * off
+    found = measure(od, amounts, np.full(2, 0.05), amounts.sum(0))
+    assert found["off_plane_od"] == pytest.approx(0.02, rel=0.1)
+    alone = measure(od[:, :4000], amounts[:, :4000], np.full(2, 0.05), amounts[:, :4000].sum(0))
+    assert alone["off_plane_od"] is None  # one colour has no plane

@@ -9,16 +9,17 @@ from typing import Any, cast
 import numpy as np
 
 from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.looks.pixels import planes_od
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
     METHODS,
+    FieldTransfer,
     Method,
     Place,
-    Transfer,
     constant_fields,
-    even_weight,
     make_transfer,
 )
+from wsi_pgdips.looks.weight import pixel_weight
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.run.image import checked_image, deconvolve_image
 from wsi_pgdips.run.normalized import find_reference
@@ -66,7 +67,7 @@ class PgdipsNormalizer:
         self._slide_look, self._stains, self._mpp = slide_look, stains, mpp
         self._options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
         self._target: Reference | None = None
-        self._transfer: Transfer | None = None  # of all tiles, where the slide's look is known
+        self._transfer: FieldTransfer | None = None  # of all tiles, where the slide's look is known
 
     @property
     def target(self) -> Reference | None:
@@ -126,11 +127,12 @@ class PgdipsNormalizer:
                 _LOG.info("an image is left as it is: %s", error.message)
                 return img.copy()
             transfer = self._between(own, self._target)
-        out, shape = np.array(img, order="C"), (img.shape[0], img.shape[1])
-        transfer.slide(out, Place((0, 0), shape, (1, 1)), even_weight(1.0, shape))
+        out, place = np.array(img, order="C"), Place((0, 0), (img.shape[0], img.shape[1]), (1, 1))
+        amount = transfer.amounts(planes_od(img), place).sum(0)
+        transfer.slide(out, place, pixel_weight(amount))
         return out
 
-    def _between(self, own: Reference, target: Reference) -> Transfer:
+    def _between(self, own: Reference, target: Reference) -> FieldTransfer:
         return make_transfer(constant_fields(own), own, target, tile=1.0, **self._options)
 
     def _measured(self, image: ByteArray) -> Reference:

@@ -17,7 +17,6 @@ from wsi_pgdips.records import ByteArray, Fields
 from wsi_pgdips.run.image import deconvolve_image
 
 TILE = 512  # of a run's tiles, pixels
-_MASK_MPP = 8.0  # as a normalised slide has it
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,8 @@ class Studio:
     def _deconvolve(self, picture: Picture) -> Looked:
         found = deconvolve_image(picture.rgb, picture.stains, self._preset, picture.mpp, tile=TILE)
         assert found.look is not None  # of whole images it is always measured
-        step = max(round(_MASK_MPP / picture.mpp), 1)
-        mask = np.ascontiguousarray(found.tissue[step // 2 :: step, step // 2 :: step])
-        return Looked(found.look, found.fields, TissueWeight(mask, float(step), picture.mpp))
+        weight = TissueWeight.of_picture(found.tissue, found.concentration, picture.mpp)
+        return Looked(found.look, found.fields, weight)
 
 
 class _InMemory:

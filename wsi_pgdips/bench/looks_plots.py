@@ -20,7 +20,7 @@ from wsi_pgdips.looks.distance import DAB, NUCLEI
 from wsi_pgdips.records import ByteArray
 
 CROP = 320  # pixels a side
-INCHES, DPI = 1.9, 130
+INCHES, DPI = 1.9, 80
 _STEP = 32
 SHOWN = (*PEERS, OURS)
 

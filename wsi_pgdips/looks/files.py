@@ -15,7 +15,8 @@ from wsi_pgdips.optics.stains import load_stains, make_stain_set, refuse_unknown
 from wsi_pgdips.records import StainSet
 
 FORMAT, VERSION = "wsi-pgdips reference", 1
-_KEYS = {"format", "version", "name", "stains", "background", "palest_od", "sources", "sha256"}
+_KEYS = {"format", "version", "name", "stains", "background", "palest_od", "off_plane_od"}
+_KEYS |= {"sources", "sha256"}
 _STAIN_KEYS = {"label", "color", "od", "spectral_correction", "typical_od", "percentiles"}
 
 
@@ -150,6 +151,7 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
         known_m = all(s.get("spectral_correction") is not None for s in stains)
         shared = set.intersection(*(set(s.get("percentiles") or {}) for s in stains))
         background, palest = table.get("background"), table.get("palest_od")
+        off_plane = table.get("off_plane_od")
         reference = Reference(
             checked.name,
             checked.labels,
@@ -159,6 +161,7 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
             tuple(float(s["spectral_correction"]) for s in stains) if known_m else None,
             tuple(None if s.get("typical_od") is None else triple(s["typical_od"]) for s in stains),
             None if palest is None else triple(palest),
+            None if off_plane is None else float(off_plane),
             {
                 float(p): tuple(float(s["percentiles"][p]) for s in stains)
                 for p in sorted(shared, key=float)

@@ -10,7 +10,7 @@ from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
-FAINT = 0.01  # OD over glass of what is as much glass as tissue: the lift leaves glass alone
+MAX_OFF_PLANE = 2.0  # of what the stains leave over, against their own gain
 MAX_LIFT_OD = 0.015  # what is palest in two slides may be more apart by what they show
 _MAX_CONDITION = 100.0
 
@@ -51,21 +51,25 @@ def _gain(own: Reference, reference: Reference) -> npt.NDArray[np.float64]:
 
 
 def colour_maps(
-    fields: Fields, own: Reference, source: FloatArray, target: FloatArray
+    fields: Fields,
+    own: Reference,
+    source: FloatArray,
+    target: FloatArray,
+    off_plane: float | None = None,
 ) -> npt.NDArray[np.float64] | None:
     """(CY, CX, 3, 3) A with A T_n(x) = T_n of the reference; None where that is ill-conditioned.
 
     The typical colours follow the stain field: T_n(x) = T_n + sum_m k_nm (S_m(x) - S0_m), with k
     the mixture of stains that T_n is. What is left of the space of colours, perpendicular to all
-    stains, is turned with them, and scaled as they are in the geometric mean.
+    stains, is turned with them, and scaled by ``off_plane``, or as they are in the geometric mean.
 
     Args:
         fields: of the slide. own: its look, S0 in it.
-        source, target: (N, 3) typical colours, N at most 3.
+        source, target: (N, 3) typical colours, N at most 3. off_plane: as of ``off_plane_gain``.
     """
     s0 = own.stain_matrix.astype(np.float64)
     drift = np.einsum("nm,yxmc->yxnc", mixture(own, source), fields.stain_matrix - s0)
-    here, there = _pair(source + drift, target)
+    here, there = _pair(source + drift, target, off_plane)
     if max(np.linalg.cond(here).max(), np.linalg.cond(there)) > _MAX_CONDITION:
         return None
     # rows are colours: here A' = there
@@ -74,7 +78,11 @@ def colour_maps(
 
 
 def lift(
-    own: Reference, reference: Reference, source: FloatArray, target: FloatArray
+    own: Reference,
+    reference: Reference,
+    source: FloatArray,
+    target: FloatArray,
+    off_plane: float | None = None,
 ) -> npt.NDArray[np.float64]:
     """(3,) OD that, beside a linear map of typical colours, takes what is palest to what is palest.
 
@@ -83,7 +91,7 @@ def lift(
     """
     if own.palest is None or reference.palest is None:
         return np.zeros(3)
-    here, there = _pair(source, target)
+    here, there = _pair(source, target, off_plane)
     if max(np.linalg.cond(here), np.linalg.cond(there)) > _MAX_CONDITION:
         return np.zeros(3)
     mapped = np.asarray(own.palest) @ np.linalg.solve(here, there)
@@ -91,12 +99,32 @@ def lift(
     return np.asarray(np.clip(apart, -MAX_LIFT_OD, MAX_LIFT_OD), np.float64)
 
 
+def off_plane_gain(
+    own: Reference, reference: Reference, source: FloatArray, target: FloatArray
+) -> float | None:
+    """Factor on what lies off the plane of two typical colours; None where it is not known.
+
+    Sharpening and the primaries of a camera spread colours off the plane of the stains by other
+    factors than in it. Bounded, since other tissue (blood, pigment) spreads them too.
+    """
+    if own.off_plane is None or reference.off_plane is None or own.n != 2:
+        return None
+    gain = _mean_gain(source, target)
+    found = reference.off_plane / max(own.off_plane, 1e-6)
+    return float(np.clip(found, gain / MAX_OFF_PLANE, gain * MAX_OFF_PLANE))
+
+
+def _mean_gain(source: npt.NDArray[np.floating], target: FloatArray) -> float:
+    """By how much stains are darker in ``target``, geometric mean."""
+    lengths = np.linalg.norm(target, axis=-1) / np.linalg.norm(source, axis=-1)
+    return float(np.exp(np.log(lengths).mean()))
+
+
 def _pair(
-    source: npt.NDArray[np.floating], target: FloatArray
+    source: npt.NDArray[np.floating], target: FloatArray, off_plane: float | None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Frames of typical colours, (..., 3, 3) rows, of a slide and of what it is to look like."""
-    lengths = np.linalg.norm(target, axis=-1) / np.linalg.norm(source, axis=-1)
-    gain = float(np.exp(np.log(lengths).mean()))
+    gain = _mean_gain(source, target) if off_plane is None else off_plane
     return _completed(source), _completed(target, gain)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from wsi_pgdips.looks.frame import FAINT
 from wsi_pgdips.optics.density import od_table, od_to_rgb
 from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, FloatArray
@@ -22,12 +21,12 @@ FIELDS = 15  # change (3, 3), background (3,), shift (3,)
 def change_pixels(
     rgba: ByteArray, fields: Interpolation, weight: Interpolation, lift: FloatArray
 ) -> None:
-    """OD + shift + weight * (change y + lift y'y / (y'y + FAINT^2)) with y = OD - B, in place.
+    """OD + shift + tissue * change y + solid * lift with y = OD - B, in place.
 
     Args:
         rgba: (h, w, >= 3) uint8; the first three channels are overwritten. fields: of 15 channels
             at these pixels: the rows of ``change``, then ``background`` and ``shift``.
-        weight: of one channel. lift: (3,) OD.
+        weight: of two channels, tissue and solid tissue. lift: (3,) OD.
 
     Raises:
         ValueError: the shapes differ, which compiled code would not notice.
@@ -74,29 +73,23 @@ def _change(
     counts: ByteArray,
 ) -> None:
     h, w = rgba.shape[:2]
-    row = np.empty((across.shape[0] + 1, w), np.float32)
+    row = np.empty((FIELDS + 2, w), np.float32)
     per_step = np.float32(1 / _STEP)
     first = np.float32(0.5 - _LOWEST / _STEP)
     last = np.float32(counts.size - 1)
-    faint = np.float32(FAINT * FAINT)
     for i in range(h):
         _interpolated(across, down[i], row[:FIELDS])
         _interpolated(weight_across, weight_down[i], row[FIELDS:])
         for x in range(w):
             r, g, b = densities[rgba[i, x, 0]], densities[rgba[i, x, 1]], densities[rgba[i, x, 2]]
             yr, yg, yb = r - row[9, x], g - row[10, x], b - row[11, x]
-            part = row[15, x]
-            strength = yr * yr + yg * yg + yb * yb
-            full = part * strength / (strength + faint)
-            r += row[12, x] + part * (
-                lift[0] * full + row[0, x] * yr + row[1, x] * yg + row[2, x] * yb
-            )
-            g += row[13, x] + part * (
-                lift[1] * full + row[3, x] * yr + row[4, x] * yg + row[5, x] * yb
-            )
-            b += row[14, x] + part * (
-                lift[2] * full + row[6, x] * yr + row[7, x] * yg + row[8, x] * yb
-            )
+            part, solid = row[15, x], row[16, x]
+            r += row[12, x] + solid * lift[0]
+            g += row[13, x] + solid * lift[1]
+            b += row[14, x] + solid * lift[2]
+            r += part * (row[0, x] * yr + row[1, x] * yg + row[2, x] * yb)
+            g += part * (row[3, x] * yr + row[4, x] * yg + row[5, x] * yb)
+            b += part * (row[6, x] * yr + row[7, x] * yg + row[8, x] * yb)
             rgba[i, x, 0] = counts[np.int64(min(max(r * per_step + first, 0), last))]
             rgba[i, x, 1] = counts[np.int64(min(max(g * per_step + first, 0), last))]
             rgba[i, x, 2] = counts[np.int64(min(max(b * per_step + first, 0), last))]

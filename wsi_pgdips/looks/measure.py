@@ -18,6 +18,7 @@ MIN_OWN_PIXELS = 200
 PALEST_PERCENTILE = 15.0
 GAP_SHARE, DARK_PERCENTILE = 0.1, 95.0
 AROUND_UM = 4.0  # sigma of the Gaussian that looks around
+_SPREAD = (16.0, 84.0)  # percentiles: one standard deviation to each side, whatever the tails
 
 
 def measure(
@@ -35,7 +36,8 @@ def measure(
         around: (n,) mean OD - B around each pixel, a Gaussian of ``AROUND_UM``.
 
     Returns:
-        JSON-ready: ``typical_od``, one row or None a stain, ``palest_od``, ``percentiles`` of q.
+        JSON-ready: ``typical_od``, one row or None a stain, ``palest_od``, ``off_plane_od``,
+        ``percentiles`` of q.
     """
     typical: list[tuple[float, float, float] | None] = []
     total = q.sum(0)
@@ -55,8 +57,22 @@ def measure(
     return {
         "typical_od": [None if row is None else list(row) for row in typical],
         "palest_od": palest,
+        "off_plane_od": _off_plane(od, typical),
         "percentiles": {
             f"{p:g}": [round(float(v), 6) for v in row]
             for p, row in zip(PERCENTILES, values, strict=False)
         },
     }
+
+
+def _off_plane(od: FloatArray, typical: list[tuple[float, float, float] | None]) -> float | None:
+    """Spread of (3, n) OD perpendicular to two typical colours; None where there are not two."""
+    rows = [row for row in typical if row is not None]
+    if len(typical) != 2 or len(rows) != 2 or od.shape[1] < MIN_OWN_PIXELS:
+        return None
+    normal = np.cross(np.asarray(rows[0]), np.asarray(rows[1]))
+    length = float(np.linalg.norm(normal))
+    if length < 1e-9:
+        return None
+    low, high = np.percentile((normal / length) @ od, _SPREAD)
+    return round(float(high - low) / 2, 6)

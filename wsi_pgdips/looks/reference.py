@@ -36,6 +36,8 @@ class Reference:
             None for a stain that is hardly there, or where only vectors are known.
         palest: OD - B of what is palest in tissue, or None: a scanner's glare, and all that lies
             under everything.
+        off_plane: spread of OD - B perpendicular to the two typical colours, OD, or None: noise and
+            the colours of a camera beyond those of the stains.
         percentiles: percentile -> N values of q over tissue, OD.
         sources: one mapping a slide: checksum, mpp, preset, version; a name may be a case's.
     """
@@ -48,6 +50,7 @@ class Reference:
     spectral_correction: tuple[float, ...] | None = None
     typical: tuple[tuple[float, float, float] | None, ...] = ()
     palest: tuple[float, float, float] | None = None
+    off_plane: float | None = None
     percentiles: dict[float, tuple[float, ...]] = field(default_factory=dict)
     sources: tuple[Json, ...] = ()
 
@@ -72,7 +75,7 @@ class Reference:
         numbers = {
             key: value
             for key, value in self.to_json().items()
-            if key in ("stains", "background", "palest_od")
+            if key in ("stains", "background", "palest_od", "off_plane_od")
         }
         for stain in numbers["stains"]:
             del stain["color"]
@@ -96,6 +99,7 @@ class Reference:
             "stains": stains,
             "background": None if self.background is None else list(self.background),
             "palest_od": None if self.palest is None else list(self.palest),
+            "off_plane_od": self.off_plane,
             "sources": [dict(source) for source in self.sources],
         }
 
@@ -146,6 +150,7 @@ def combine(references: Sequence[Reference], name: str) -> Reference:
     known_m = [r.spectral_correction for r in all_ if r.spectral_correction is not None]
     known_b = [r.background for r in all_ if r.background is not None]
     known_p = [r.palest for r in all_ if r.palest is not None]
+    known_o = [r.off_plane for r in all_ if r.off_plane is not None]
     shared = set.intersection(*(set(r.percentiles) for r in all_))
     mean = unit_rows(np.mean([r.stain_matrix for r in all_], 0))
     return Reference(
@@ -157,6 +162,7 @@ def combine(references: Sequence[Reference], name: str) -> Reference:
         _numbers(np.mean(known_m, 0)) if known_m else None,
         tuple(None if np.isnan(row).any() else triple(row) for row in typical),
         triple(np.mean(known_p, 0)) if known_p else None,
+        round(float(np.mean(known_o)), 6) if known_o else None,
         {p: _numbers(np.mean([r.percentiles[p] for r in all_], 0)) for p in sorted(shared)},
         tuple(source for r in all_ for source in r.sources),
     )
@@ -185,6 +191,7 @@ def look_of(
         _numbers(spectral_correction),
         tuple(None if row is None else triple(row) for row in typical),
         None if palest is None else triple(palest),
+        measured.get("off_plane_od"),
         {float(p): _numbers(v) for p, v in percentiles.items()},
         (source,),
     )

@@ -2,14 +2,14 @@
 
 With y = OD - B(x), the light that glass takes away undone, on tissue
 
-    typical:    OD' = B_ref + A(x) y + d    A takes typical colours to the reference's, d the palest
+    typical:    OD' = B_ref + A(x) y + d(x) A takes typical colours to the reference's, d the palest
     augmented:  OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
     percentile: the same with the 99th percentiles of q over tissue for M
     stains:     OD' = B(x)  + y + sum_n q_n (S_ref,n - S_n(x))
 
 (augmented and stains as published, with q in closed form; what q S does not explain is carried
-over), and off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two the weight of
-``TissueWeight``.
+over), and off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two the weights of
+``TissueWeight``, of which the second is d's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import FAINT, MAX_STAINS, colour_maps, lift, mixture, typical_pair
+from wsi_pgdips.looks.frame import (
+    MAX_STAINS,
+    colour_maps,
+    lift,
+    mixture,
+    off_plane_gain,
+    typical_pair,
+)
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
@@ -67,10 +74,11 @@ class Place:
         return found.pixels().reshape(*lead, *self.shape)
 
 
-def even_weight(value: float, shape: tuple[int, int]) -> Interpolation:
-    """One weight for all pixels of a window."""
-    ones = [np.ones(n, np.float32) for n in shape]
-    return Interpolation(np.full((1, 1, 1), value, np.float32), ones[0][:, None], ones[1][None])
+def even_weight(tissue: float, solid: float, shape: tuple[int, int]) -> Interpolation:
+    """The same weights for all pixels of a window."""
+    down, across = (np.ones(n, np.float32) for n in shape)
+    local = np.array([tissue, solid], np.float32)[:, None, None]
+    return Interpolation(local, down[:, None], across[None])
 
 
 class Transfer(Protocol):
@@ -80,7 +88,8 @@ class Transfer(Protocol):
         """Change the slide's own pixels in place.
 
         Args:
-            rgba: (h, w, >= 3) uint8. place: where they lie. weight: of tissue at them.
+            rgba: (h, w, >= 3) uint8. place: where they lie. weight: of tissue, and of solid
+                tissue, at them: two channels, see ``TissueWeight``.
         """
         ...
 
@@ -156,10 +165,9 @@ class TypicalTransfer(FieldTransfer):
         return np.concatenate(parts, -1, dtype=np.float32)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        y = np.einsum("nhw,nc->chw", q, self.rows)
-        strength = np.square(self.model(q, place)).sum(0)
-        y += self.lift[:, None, None] * (strength / (strength + FAINT**2))
-        return _float(y * weight.pixels() + self.glass(place))
+        tissue, solid = weight.pixels()
+        y = np.einsum("nhw,nc->chw", q, self.rows) * tissue
+        return _float(y + self.lift[:, None, None] * solid + self.glass(place))
 
 
 @dataclass(frozen=True)
@@ -174,11 +182,11 @@ class PublishedTransfer(FieldTransfer):
         od = planes_od(rgba)
         change = self._rows(place) - self.matrix_at(place)
         moved = np.einsum("nhw,nchw->chw", self.amounts(od, place), _spread(change, od))
-        write_rgb(_float(moved * weight.pixels() + od + self.at(self.shift, place)), rgba)
+        write_rgb(_float(moved * weight.pixels()[0] + od + self.at(self.shift, place)), rgba)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         y = np.einsum("nhw,nchw->chw", q, _spread(self._rows(place), q))
-        return _float(y * weight.pixels() + self.glass(place))
+        return _float(y * weight.pixels()[0] + self.glass(place))
 
     def _rows(self, place: Place) -> FloatArray:
         """(N, 3, h, w) rows of the reference, times the gain at the pixels."""
@@ -194,7 +202,7 @@ class IdentityTransfer(FieldTransfer):
         """Nothing to change."""
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        return _float(self.model(q, place) * weight.pixels() + self.glass(place))
+        return _float(self.model(q, place) * weight.pixels()[0] + self.glass(place))
 
 
 def make_transfer(
@@ -235,9 +243,12 @@ def make_transfer(
         if keep_amounts:
             lengths = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (source, target))
             target = target * np.divide(*lengths)
-        raised = np.zeros(3) if keep_amounts else lift(own, reference, source, target)
+        raised, spread = np.zeros(3), None
+        if not keep_amounts:
+            spread = off_plane_gain(own, reference, source, target)
+            raised = lift(own, reference, source, target, spread)
         target = _float(target - raised)
-        maps = colour_maps(fields, own, source, target)
+        maps = colour_maps(fields, own, source, target, spread)
         if maps is not None:
             rows = np.linalg.pinv(mixture(own, source)) @ target
             change = _float(maps - np.eye(3))

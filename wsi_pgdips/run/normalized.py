@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from openslide import AbstractSlide
 
 from wsi_pgdips.errors import SlideError
@@ -16,12 +17,11 @@ from wsi_pgdips.looks.pseudo import single_stain
 from wsi_pgdips.looks.reader import LayerPixels, NormalizedReader, SlidePixels
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method, Transfer, make_transfer
-from wsi_pgdips.looks.weight import TissueWeight
+from wsi_pgdips.looks.weight import CELL_UM, TissueWeight
 from wsi_pgdips.run.own_look import slide_look
 from wsi_pgdips.slide.native import BorrowedPixels, NativePixels
 
 SELF = "self"
-_MASK_MPP = 8.0  # of the tissue weight: the mask was made at this resolution
 _OWN = "wsi-pgdips."
 _LOG = logging.getLogger(__name__)
 SlideLike = str | os.PathLike[str] | AbstractSlide
@@ -158,8 +158,10 @@ def _source(slide: SlideLike | None, layers: Layers) -> Any:
 
 
 def _weight(layers: Layers) -> TissueWeight:
-    mask, level = layers.tissue_near(_MASK_MPP)
-    return TissueWeight(mask, float(2**level), layers.grid.mpp)
+    mask, level = layers.tissue_near(CELL_UM)
+    total = layers.concentration(level).sum(0).compute(scheduler="synchronous")
+    amount = np.nan_to_num(np.asarray(total)).astype(np.float16)
+    return TissueWeight(mask, float(2**level), layers.grid.mpp, amount)
 
 
 def _told_mpp(layers: Layers) -> dict[str, str]:
