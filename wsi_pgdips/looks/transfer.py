@@ -130,13 +130,19 @@ class FieldTransfer(ABC):
 
     def amounts(self, od: FloatArray, place: Place) -> FloatArray:
         """(N, h, w) q of the slide's own pixels, in closed form."""
+        return self.unmixed(od, self.matrix_at(place), place)
+
+    def unmixed(self, od: FloatArray, s: FloatArray, place: Place) -> FloatArray:
+        """The same with S at hand."""
         import torch
 
         from wsi_pgdips.optics.unmix import unmix
 
-        s, b = _spread(self.matrix_at(place), od), _spread(self.at(self.background, place), od)
+        b = self.at(self.background, place)
         with torch.no_grad():
-            q = unmix(*(torch.from_numpy(np.array(a)) for a in (od, s, b)))
+            q = unmix(
+                *(torch.from_numpy(np.array(a)) for a in (od, _spread(s, od), _spread(b, od)))
+            )
         return _float(q.numpy())
 
     def model(self, q: FloatArray, place: Place) -> FloatArray:
@@ -179,9 +185,9 @@ class PublishedTransfer(FieldTransfer):
     tile: float
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
-        od = planes_od(rgba)
-        change = self._rows(place) - self.matrix_at(place)
-        moved = np.einsum("nhw,nchw->chw", self.amounts(od, place), _spread(change, od))
+        od, s = planes_od(rgba), self.matrix_at(place)
+        change = _spread(self._rows(place) - s, od)
+        moved = np.einsum("nhw,nchw->chw", self.unmixed(od, s, place), change)
         write_rgb(_float(moved * weight.pixels()[0] + od + self.at(self.shift, place)), rgba)
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
