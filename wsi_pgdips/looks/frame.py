@@ -10,7 +10,7 @@ from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
-MAX_OFF_PLANE = 2.0  # of what the stains leave over, against their own gain
+MAX_OFF_PLANE = 1.5  # of what the stains leave over, against their own gain
 MAX_LIFT_OD = 0.015  # what is palest in two slides may be more apart by what they show
 _MAX_CONDITION = 100.0
 
