@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import MAX_OFF_PLANE, off_plane_gain, typical_pair
+from wsi_pgdips.looks.frame import MAX_OFF_PLANE, linear_map, off_plane_gain, typical_pair
 from wsi_pgdips.looks.measure import measure
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
@@ -299,8 +299,8 @@ def test_colours_spread_off_the_plane_of_two_stains_as_the_reference_s_do():
     maps = make_transfer(fields, own, other, tile=TILE).change[0, 0] + np.eye(3)
     normal, wanted = (np.cross(*rows) for rows in pair)
     normal, wanted = normal / np.linalg.norm(normal), wanted / np.linalg.norm(wanted)
-    assert np.allclose(maps @ normal, 2.0 * wanted, atol=1e-5)
-    assert np.allclose(maps @ pair[0].T, pair[1].T, atol=1e-5)  # the stains' own are as before
+    assert np.allclose(maps @ normal, 2.0 * wanted, atol=2e-3)
+    assert np.allclose(maps @ pair[0].T, pair[1].T, atol=2e-3)  # the stains' own are as before
     # blood on one slide is not the other camera's colour
     odd = dataclasses.replace(other, off_plane=0.2)
     assert off_plane_gain(own, odd, *pair) == pytest.approx(1.4 * MAX_OFF_PLANE, rel=1e-3)
@@ -308,6 +308,23 @@ def test_colours_spread_off_the_plane_of_two_stains_as_the_reference_s_do():
     plain = make_transfer(fields, own, look(2, 1.4, 0.1, 0.05), tile=TILE, keep_amounts=True)
     assert np.allclose(kept.change, plain.change)
     assert off_plane_gain(own, look(), *pair) is None
+
+
+@pytest.mark.parametrize(("degrees", "believed"), [(4, 0.0257), (9.936, 0.5), (40, 0.996)])
+def test_typical_colours_that_lie_close_say_little_of_what_lies_beyond(degrees, believed):
+    """Two stains, one of which is to be four times as dark: how much of that is done."""
+    half = np.radians(degrees) / 2
+    middle, across = np.array([0.6, 0.64, 0.48]), np.array([0.8, -0.48, -0.36])
+    rows = np.stack([np.cos(half) * middle + sign * np.sin(half) * across for sign in (1, -1)])
+    target = np.array([[1.0], [4.0]]) * rows
+    # both by the gain they share but for what their difference says
+    said = (target[0] - target[1]) / (2 * np.sin(half)) - 2 * across
+    turned = linear_map(rows, target) - 2 * np.eye(3)
+    assert np.linalg.norm(turned @ across) / np.linalg.norm(said) == pytest.approx(
+        believed, rel=0.02
+    )
+    # what both are, is as it was said
+    assert np.allclose(linear_map(rows, target) @ rows.sum(0), target.sum(0), rtol=1e-3)
 
 
 def test_the_spread_off_the_plane_is_of_tissue_and_not_of_its_tails():

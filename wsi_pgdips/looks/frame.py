@@ -11,6 +11,9 @@ from wsi_pgdips.records import Fields, FloatArray
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
 MAX_OFF_PLANE = 1.5  # of what the stains leave over, against their own gain
+# 1 - cos of the angle between two typical colours (10 degrees) at which half of what they say of
+# the colours between and beyond them is believed
+HALF_TOLD = 0.015
 MAX_LIFT_OD = 0.015  # what is palest in two slides may be more apart by what they show
 _MAX_CONDITION = 100.0
 
@@ -57,7 +60,7 @@ def colour_maps(
     target: FloatArray,
     off_plane: float | None = None,
 ) -> npt.NDArray[np.float64] | None:
-    """(CY, CX, 3, 3) A with A T_n(x) = T_n of the reference; None where that is ill-conditioned.
+    """(CY, CX, 3, 3) ``linear_map`` under the fields; None where that is ill-conditioned.
 
     The typical colours follow the stain field: T_n(x) = T_n + sum_m k_nm (S_m(x) - S0_m), with k
     the mixture of stains that T_n is. What is left of the space of colours, perpendicular to all
@@ -69,12 +72,39 @@ def colour_maps(
     """
     s0 = own.stain_matrix.astype(np.float64)
     drift = np.einsum("nm,yxmc->yxnc", mixture(own, source), fields.stain_matrix - s0)
-    here, there = _pair(source + drift, target, off_plane)
+    return linear_map(source + drift, target, off_plane)
+
+
+def linear_map(
+    source: npt.NDArray[np.floating], target: FloatArray, off_plane: float | None = None
+) -> npt.NDArray[np.float64] | None:
+    """(..., 3, 3) A with A T_n = T_n of the reference, as far as typical colours tell it.
+
+    Two that lie close together say by their small difference what becomes of all that lies between
+    and beyond them: pure nuclei turn neon, and red cells black. So with E the map that is exact and
+    R that which turns colours and scales them by one gain,
+
+        A = R + (E - R) sum_i v_i v_i' e_i^2 / (e_i^2 + ``HALF_TOLD``^2)
+
+    e_i and v_i eigenvalues and vectors of T'T, rows T of unit length: exact where stains differ.
+
+    Args:
+        source: (..., N, 3). target, off_plane: as of ``colour_maps``.
+    """
+    gain = _mean_gain(source, target)
+    here = _completed(source)
+    there = _completed(target, gain if off_plane is None else off_plane)
     if max(np.linalg.cond(here).max(), np.linalg.cond(there)) > _MAX_CONDITION:
         return None
-    # rows are colours: here A' = there
-    maps = np.linalg.solve(here, np.broadcast_to(there, here.shape))
-    return np.asarray(np.swapaxes(maps, -1, -2), np.float64)
+    length = np.linalg.norm(here, axis=-1, keepdims=True)
+    h, t = here / length, there / length  # rows are colours
+    exact = np.swapaxes(np.linalg.solve(h, t), -1, -2)
+    left, _, right = np.linalg.svd(np.swapaxes(t, -1, -2) @ h)
+    plain = gain * (left @ right)
+    strength, axes = np.linalg.eigh(np.swapaxes(h, -1, -2) @ h)
+    told = strength**2 / (strength**2 + HALF_TOLD**2)
+    apart = (exact - plain) @ (axes * told[..., None, :]) @ np.swapaxes(axes, -1, -2)
+    return np.asarray(plain + apart, np.float64)
 
 
 def lift(
@@ -91,11 +121,10 @@ def lift(
     """
     if own.palest is None or reference.palest is None:
         return np.zeros(3)
-    here, there = _pair(source, target, off_plane)
-    if max(np.linalg.cond(here), np.linalg.cond(there)) > _MAX_CONDITION:
+    colours = linear_map(source, target, off_plane)
+    if colours is None:
         return np.zeros(3)
-    mapped = np.asarray(own.palest) @ np.linalg.solve(here, there)
-    apart = np.asarray(reference.palest, np.float64) - mapped
+    apart = np.asarray(reference.palest, np.float64) - colours @ np.asarray(own.palest)
     return np.asarray(np.clip(apart, -MAX_LIFT_OD, MAX_LIFT_OD), np.float64)
 
 
@@ -118,14 +147,6 @@ def _mean_gain(source: npt.NDArray[np.floating], target: FloatArray) -> float:
     """By how much stains are darker in ``target``, geometric mean."""
     lengths = np.linalg.norm(target, axis=-1) / np.linalg.norm(source, axis=-1)
     return float(np.exp(np.log(lengths).mean()))
-
-
-def _pair(
-    source: npt.NDArray[np.floating], target: FloatArray, off_plane: float | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Frames of typical colours, (..., 3, 3) rows, of a slide and of what it is to look like."""
-    gain = _mean_gain(source, target) if off_plane is None else off_plane
-    return _completed(source), _completed(target, gain)
 
 
 def mixture(own: Reference, source: FloatArray) -> npt.NDArray[np.float64]:

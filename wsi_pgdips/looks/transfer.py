@@ -27,6 +27,7 @@ from wsi_pgdips.looks.frame import (
     MAX_STAINS,
     colour_maps,
     lift,
+    linear_map,
     mixture,
     off_plane_gain,
     typical_pair,
@@ -255,8 +256,9 @@ def make_transfer(
             raised = lift(own, reference, source, target, spread)
         target = _float(target - raised)
         maps = colour_maps(fields, own, source, target, spread)
-        if maps is not None:
-            rows = np.linalg.pinv(mixture(own, source)) @ target
+        constant = linear_map(source, target, spread)
+        if maps is not None and constant is not None:
+            rows = np.linalg.pinv(mixture(own, source)) @ source @ constant.T
             change = _float(maps - np.eye(3))
             return TypicalTransfer(*base, shift, change, _float(rows), _float(raised))
     gain = np.ones_like(fields.spectral_correction)
