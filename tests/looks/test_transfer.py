@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import MAX_OFF_PLANE, linear_map, off_plane_gain, typical_pair
+from wsi_pgdips.looks.frame import (
+    MAX_OFF_PLANE,
+    keep_black,
+    linear_map,
+    off_plane_gain,
+    typical_pair,
+)
 from wsi_pgdips.looks.measure import measure
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
@@ -272,6 +278,32 @@ def test_what_is_palest_arrives_within_bounds_and_typical_colours_all_the_same()
     outside = changed(transfer, np.ascontiguousarray(od_to_rgb(od)[None]), weight=0.0)[0]
     kept = make_transfer(fields, own, other, tile=TILE, keep_amounts=True)
     assert (outside == changed(kept, np.ascontiguousarray(od_to_rgb(od)[None]), weight=0.0)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_black_stays_black_and_layers_alone_say_the_same(n):
+    own, other = look(n), look(n, 0.6, 0.2, 0.05)
+    transfer = make_transfer(constant_fields(own), own, other, tile=TILE)
+    glass = np.float32(own.background)
+    black = glass + np.float32([1.3, 1.35, 1.32])
+    out = changed(transfer, np.ascontiguousarray(od_to_rgb(black[None])[None]))
+    y = rgb_to_od(out[0, 0]) - np.float32(other.background)
+    assert np.ptp(y) < 0.06  # no hue
+    assert y.mean() < 1.2  # but as pale as the reference is
+    # every OD on the way there: no step
+    ramp = np.linspace(0.3, 1.6, 600, dtype=np.float32)[:, None] * np.float32([0.9, 1.0, 1.1])
+    mapped = ramp @ (transfer.change[0, 0].T + np.eye(3, dtype=np.float32))
+    kept = keep_black(ramp.T[:, None], mapped.T[:, None])
+    assert np.abs(np.diff(kept, axis=-1)).max() < 0.02
+    place = Place((0, 0), (1, 600), (1, 1))
+    q = np.linspace(0, 2, 600, dtype=np.float32) * np.ones((n, 1, 1), np.float32)
+    alone = transfer.layers(q, place, even_weight(1.0, 0.0, (1, 600)))
+    y = transfer.model(q, place) + glass[:, None, None]
+    rgb = np.ascontiguousarray(od_to_rgb(y.transpose(1, 2, 0)))
+    found = changed(transfer, rgb, place)
+    light = (y < 1.2).all(0)[0]  # beyond, a count is a large step of OD
+    wanted = od_to_rgb(alone.transpose(1, 2, 0))
+    assert np.abs(found.astype(int) - wanted)[:, light].max() <= 5
 
 
 def test_what_is_no_solid_tissue_is_not_lifted():

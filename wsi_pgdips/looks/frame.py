@@ -11,6 +11,8 @@ from wsi_pgdips.records import Fields, FloatArray
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
 MAX_OFF_PLANE = 1.5  # of what the stains leave over, against their own gain
+# OD over glass in the channel that absorbs least: from here on colours are not told, and not at all
+DARK_OD, BLACK_OD = 0.7, 1.1
 # 1 - cos of the angle between two typical colours (10 degrees) at which half of what they say of
 # the colours between and beyond them is believed
 HALF_TOLD = 0.015
@@ -24,24 +26,26 @@ def typical_pair(own: Reference, reference: Reference) -> tuple[FloatArray, Floa
     A stain whose typical colour is not known on one side keeps its amount and takes the other
     side's vector only. Where typical amounts and M disagree on how much darker the reference is, it
     is not the same that is typical of both (a slide whose DAB is in one focus shows what it binds
-    to unspecifically everywhere else): then vectors and M decide.
+    to unspecifically everywhere else): then M decides for that stain, and vectors for all, since a
+    vector, the edge of the cone of colours, and a typical colour within it are no pair.
     """
     source, target = own.typical_od.copy(), reference.typical_od.copy()
     gain = _gain(own, reference)
+    here, there = (np.linalg.norm(rows, axis=1) for rows in (source, target))
+    known = np.isfinite(gain)
+    apart = np.abs(np.log(np.where(known, there / here / gain, 1))) > np.log(MAX_DISAGREEMENT)
+    if apart.any():
+        there = np.where(apart, here * gain, there)
+        source = np.where(known[:, None], own.stain_matrix * here[:, None], source)
+        target = np.where(known[:, None], reference.stain_matrix * there[:, None], target)
     for k in range(own.n):
-        here, there = (float(np.linalg.norm(rows[k])) for rows in (source, target))
-        if np.isfinite(gain[k]) and not 1 / MAX_DISAGREEMENT <= there / here / gain[k] <= (
-            MAX_DISAGREEMENT
-        ):
-            source[k] = own.stain_matrix[k] * here
-            target[k] = reference.stain_matrix[k] * here * gain[k]
-        elif np.isnan(here) and np.isnan(there):
+        if np.isnan(here[k]) and np.isnan(there[k]):
             source[k], target[k] = own.stain_matrix[k], reference.stain_matrix[k]
-        elif np.isnan(here):
-            source[k] = own.stain_matrix[k] * there
-        elif np.isnan(there):
-            target[k] = reference.stain_matrix[k] * here
-    return source, target
+        elif np.isnan(here[k]):
+            source[k] = own.stain_matrix[k] * there[k]
+        elif np.isnan(there[k]):
+            target[k] = reference.stain_matrix[k] * here[k]
+    return np.asarray(source, np.float32), np.asarray(target, np.float32)
 
 
 def _gain(own: Reference, reference: Reference) -> npt.NDArray[np.float64]:
@@ -126,6 +130,23 @@ def lift(
         return np.zeros(3)
     apart = np.asarray(reference.palest, np.float64) - colours @ np.asarray(own.palest)
     return np.asarray(np.clip(apart, -MAX_LIFT_OD, MAX_LIFT_OD), np.float64)
+
+
+def keep_black(y: FloatArray, mapped: FloatArray) -> FloatArray:
+    """A colour as it is mapped; what is black, as dark as it is mapped and in its own hue.
+
+    Where little light is left in any channel, counts say what a camera's darkness is like and not
+    which stains there are: taken for a mixture, black DAB turns teal.
+
+    Args:
+        y: (3, h, w) OD over glass. mapped: the same after the linear map.
+    """
+    t = np.clip((y.min(0) - DARK_OD) / (BLACK_OD - DARK_OD), 0, 1)
+    if not t.any():
+        return mapped
+    strength = np.maximum(np.square(y).sum(0), 1e-12)
+    gain = np.sqrt(np.square(mapped).sum(0) / strength)
+    return np.asarray(mapped + t * t * (3 - 2 * t) * (gain * y - mapped), np.float32)
 
 
 def off_plane_gain(

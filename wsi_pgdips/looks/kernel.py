@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from wsi_pgdips.looks.frame import BLACK_OD, DARK_OD
 from wsi_pgdips.optics.density import od_table, od_to_rgb
 from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, FloatArray
@@ -21,7 +22,9 @@ FIELDS = 15  # change (3, 3), background (3,), shift (3,)
 def change_pixels(
     rgba: ByteArray, fields: Interpolation, weight: Interpolation, lift: FloatArray
 ) -> None:
-    """OD + shift + tissue * change y + solid * lift with y = OD - B, in place.
+    """OD + shift + tissue * change y + solid * lift with y = OD - B, in place; black as black.
+
+    What ``frame.keep_black`` says of pixels that are dark in all channels is done here too.
 
     Args:
         rgba: (h, w, >= 3) uint8; the first three channels are overwritten. fields: of 15 channels
@@ -77,6 +80,8 @@ def _change(
     per_step = np.float32(1 / _STEP)
     first = np.float32(0.5 - _LOWEST / _STEP)
     last = np.float32(counts.size - 1)
+    dark, per_black = np.float32(DARK_OD), np.float32(1 / (BLACK_OD - DARK_OD))
+    one, two, three = np.float32(1), np.float32(2), np.float32(3)
     for i in range(h):
         _interpolated(across, down[i], row[:FIELDS])
         _interpolated(weight_across, weight_down[i], row[FIELDS:])
@@ -84,12 +89,21 @@ def _change(
             r, g, b = densities[rgba[i, x, 0]], densities[rgba[i, x, 1]], densities[rgba[i, x, 2]]
             yr, yg, yb = r - row[9, x], g - row[10, x], b - row[11, x]
             part, solid = row[15, x], row[16, x]
-            r += row[12, x] + solid * lift[0]
-            g += row[13, x] + solid * lift[1]
-            b += row[14, x] + solid * lift[2]
-            r += part * (row[0, x] * yr + row[1, x] * yg + row[2, x] * yb)
-            g += part * (row[3, x] * yr + row[4, x] * yg + row[5, x] * yb)
-            b += part * (row[6, x] * yr + row[7, x] * yg + row[8, x] * yb)
+            cr = row[0, x] * yr + row[1, x] * yg + row[2, x] * yb
+            cg = row[3, x] * yr + row[4, x] * yg + row[5, x] * yb
+            cb = row[6, x] * yr + row[7, x] * yg + row[8, x] * yb
+            black = (min(yr, yg, yb) - dark) * per_black
+            if black > 0:
+                black = min(black, one)
+                black *= black * (three - two * black)
+                after = (yr + cr) ** 2 + (yg + cg) ** 2 + (yb + cb) ** 2
+                gain = np.sqrt(after / (yr * yr + yg * yg + yb * yb)) - one
+                cr += black * (gain * yr - cr)
+                cg += black * (gain * yg - cg)
+                cb += black * (gain * yb - cb)
+            r += row[12, x] + solid * lift[0] + part * cr
+            g += row[13, x] + solid * lift[1] + part * cg
+            b += row[14, x] + solid * lift[2] + part * cb
             rgba[i, x, 0] = counts[np.int64(min(max(r * per_step + first, 0), last))]
             rgba[i, x, 1] = counts[np.int64(min(max(g * per_step + first, 0), last))]
             rgba[i, x, 2] = counts[np.int64(min(max(b * per_step + first, 0), last))]

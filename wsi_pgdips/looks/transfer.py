@@ -2,7 +2,8 @@
 
 With y = OD - B(x), the light that glass takes away undone, on tissue
 
-    typical:    OD' = B_ref + A(x) y + d(x) A takes typical colours to the reference's, d the palest
+    typical:    OD' = B_ref + A(x) y + d(x) A takes typical colours to the reference's, d palest,
+                                            and black stays black (``frame.keep_black``)
     augmented:  OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
     percentile: the same with the 99th percentiles of q over tissue for M
     stains:     OD' = B(x)  + y + sum_n q_n (S_ref,n - S_n(x))
@@ -26,6 +27,7 @@ from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.looks.frame import (
     MAX_STAINS,
     colour_maps,
+    keep_black,
     lift,
     linear_map,
     mixture,
@@ -173,7 +175,8 @@ class TypicalTransfer(FieldTransfer):
 
     def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
         tissue, solid = weight.pixels()
-        y = np.einsum("nhw,nc->chw", q, self.rows) * tissue
+        mapped = _float(np.einsum("nhw,nc->chw", q, self.rows))
+        y = keep_black(self.model(q, place), mapped) * tissue
         return _float(y + self.lift[:, None, None] * solid + self.glass(place))
 
 
