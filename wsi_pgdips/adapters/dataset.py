@@ -19,6 +19,7 @@ from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method
 from wsi_pgdips.run.normalized import NormalizedSlide, SlideLike
 
+_SAME_LEVEL = 0.002  # downsamples are seldom whole: 4.0006 where 4 is meant
 _MASK_PIXELS = 32  # a tile is about as many pixels of the tissue mask a side
 
 
@@ -104,7 +105,7 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
 
     def _read(self, location: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """(size, size, 3) uint8; what the slide lacks is white."""
-        level = self.slide.get_best_level_for_downsample(self.factor * (1 + 1e-6))
+        level = self.slide.get_best_level_for_downsample(self.factor * (1 + _SAME_LEVEL))
         ratio = self.factor / self.slide.level_downsamples[level]
         side = max(round(self.size * ratio), 1)
         region = self.slide.read_region(location, level, (side, side))

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.looks.pixels import planes_od
+from wsi_pgdips.looks.reader import windows
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
     METHODS,
@@ -127,9 +128,11 @@ class PgdipsNormalizer:
                 _LOG.info("an image is left as it is: %s", error.message)
                 return img.copy()
             transfer = self._between(own, self._target)
-        out, place = np.array(img, order="C"), Place((0, 0), (img.shape[0], img.shape[1]), (1, 1))
-        amount = transfer.amounts(planes_od(img), place).sum(0)
-        transfer.slide(out, place, pixel_weight(amount))
+        out = np.array(img, order="C")
+        for top, left, part in windows(out):
+            place = Place((top, left), (part.shape[0], part.shape[1]), (1, 1))
+            amount = transfer.amounts(planes_od(part), place).sum(0)
+            transfer.slide(part, place, pixel_weight(amount))
         return out
 
     def _between(self, own: Reference, target: Reference) -> FieldTransfer:

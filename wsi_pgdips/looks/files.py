@@ -104,6 +104,7 @@ def save_reference(reference: Reference, path: Path) -> None:
         )
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
@@ -166,17 +167,18 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
                 float(p): tuple(float(s["percentiles"][p]) for s in stains)
                 for p in sorted(shared, key=float)
             },
-            tuple(table.get("sources") or ()),
+            tuple(dict(source) for source in table.get("sources") or ()),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        digest = reference.digest
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise StainError(
             "the reference is incomplete or damaged", where=where, found=repr(error)
         ) from None
-    if "sha256" in table and table["sha256"] != reference.digest:
+    if "sha256" in table and table["sha256"] != digest:
         raise StainError(
             "the reference's numbers are not those it was written with",
             expected=f"sha256 {table['sha256']}",
-            found=reference.digest,
+            found=digest,
             where=where,
             hint="fit it again; if the change was meant, remove the line sha256",
         )

@@ -32,8 +32,11 @@ def change_pixels(
         weight: of two channels, tissue and solid tissue. lift: (3,) OD.
 
     Raises:
-        ValueError: the shapes differ, which compiled code would not notice.
+        ValueError: the shapes differ, or a number is not finite, which compiled code would not
+            notice: it reads a table at what comes out.
     """
+    if not all(np.isfinite(a).all() for a in (fields.local, weight.local, lift)):
+        raise ValueError("fields or weights that are not finite")
     for i in (fields, weight):
         if (len(i.down), i.across.shape[1]) != rgba.shape[:2]:
             raise ValueError(

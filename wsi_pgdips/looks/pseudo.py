@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wsi_pgdips.errors import StainError
+from wsi_pgdips.errors import SettingsError, StainError
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.looks.transfer import FieldTransfer, Method, Place, make_transfer
+from wsi_pgdips.looks.transfer import METHODS, FieldTransfer, Method, Place, make_transfer
 from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
@@ -65,6 +65,10 @@ def single_stain(
             expected=" or ".join(own.labels),
             found=label,
             where="--only",
+        )
+    if method not in METHODS:
+        raise SettingsError(
+            "unknown way to normalise", expected=", ".join(METHODS), found=method, where="--method"
         )
     if reference is None:
         # q S_n in the slide's own unit vector, and B' = B + (0 - B)

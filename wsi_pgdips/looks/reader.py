@@ -5,7 +5,7 @@ With ``slide.native`` the only place where (x, y) exists, because OpenSlide spea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,7 +66,7 @@ class SlidePixels:
         rgba = self._levels.read_rgba(location, level, size)
         scale = self.level_downsamples[level]
         (x, y), step = (v / scale for v in location), scale / self._factor
-        for top, left, part in _windows(rgba):
+        for top, left, part in windows(rgba):
             place = Place((y + top, x + left), (part.shape[0], part.shape[1]), (step, step))
             before = None if part[..., 3].min() == 255 else part.copy()
             self._transfer.slide(part, place, self._weight.at(place))
@@ -106,7 +106,7 @@ class LayerPixels:
         y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + size[1], height), min(x + size[0], width)
         if y0 >= y1 or x0 >= x1:
             return rgba
-        for top, left, part in _windows(rgba[y0 - y : y1 - y, x0 - x : x1 - x]):
+        for top, left, part in windows(rgba[y0 - y : y1 - y, x0 - x : x1 - x]):
             h, w = part.shape[:2]
             q = self._layers.read(y0 + top, x0 + left, h, w, level)
             np.nan_to_num(q, copy=False, nan=0.0)
@@ -180,7 +180,7 @@ class NormalizedReader(AbstractSlide):
         return Image.fromarray(self._pixels.read_rgba(location, level, size))
 
 
-def _windows(rgba: ByteArray) -> Any:
+def windows(rgba: ByteArray) -> Iterator[tuple[int, int, ByteArray]]:
     """(top, left, view) of parts that are small enough to be held as optical densities."""
     height, width = rgba.shape[:2]
     for top in range(0, height, _WINDOW):

@@ -20,6 +20,7 @@ from wsi_pgdips.records import FloatArray
 Json = dict[str, Any]
 Rows = tuple[tuple[float, float, float], ...]
 
+MIN_TYPICAL_OD = 1e-3
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
 
 
@@ -53,6 +54,34 @@ class Reference:
     off_plane: float | None = None
     percentiles: dict[float, tuple[float, ...]] = field(default_factory=dict)
     sources: tuple[Json, ...] = ()
+
+    def __post_init__(self) -> None:
+        glass = self.background or (0.0,)
+        numbers = [
+            ("od", np.ravel(self.matrix), -np.inf),
+            ("background", np.asarray(glass), -np.inf),
+            ("palest_od", np.asarray(self.palest or (0.0,)), -np.inf),
+            ("typical_od", np.ravel([row for row in self.typical if row is not None]), -np.inf),
+            ("spectral_correction", np.asarray(self.spectral_correction or (1.0,)), 0.0),
+            ("off_plane_od", np.asarray([self.off_plane or 0.0]), 0.0),
+            ("percentiles", np.ravel(list(self.percentiles.values())), 0.0),
+        ]
+        for key, values, least in numbers:
+            if not (np.isfinite(values).all() and (values >= least).all()):
+                raise StainError(
+                    f"the reference's {key} cannot be that of stains",
+                    expected="finite numbers" + (", none below 0" if least == 0 else ""),
+                    found=", ".join(f"{v:g}" for v in values),
+                    where=self.name,
+                )
+        for row in self.typical:
+            if row is not None and min(sum(row), np.linalg.norm(row)) < MIN_TYPICAL_OD:
+                raise StainError(
+                    "the reference's typical_od is not that of a stain",
+                    expected=f"a colour that absorbs at least {MIN_TYPICAL_OD:g} OD",
+                    found=row,
+                    where=self.name,
+                )
 
     @property
     def n(self) -> int:

@@ -15,6 +15,7 @@ over), and off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two th
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,7 @@ from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
 Method = Literal["typical", "augmented", "percentile", "stains"]
 METHODS: tuple[Method, ...] = get_args(Method)
+_IMPORTED_BY = os.getpid()
 _PERCENTILE = 99.0
 _SAME = 1e-7  # a field that varies less over a window is taken as constant there
 
@@ -141,6 +143,8 @@ class FieldTransfer(ABC):
 
         from wsi_pgdips.optics.unmix import unmix
 
+        if os.getpid() != _IMPORTED_BY:  # OpenMP's threads do not survive a fork
+            torch.set_num_threads(1)
         b = self.at(self.background, place)
         with torch.no_grad():
             q = unmix(
@@ -246,7 +250,8 @@ def make_transfer(
         return IdentityTransfer(*base, still)
     reference = reference.ordered(own.labels)
     shift = still
-    if method != "stains" and reference.background is not None:
+    known = reference.background is not None and own.background is not None
+    if method != "stains" and known:
         shift = _float(np.asarray(reference.background) - fields.background)
     if method == "typical" and own.n <= MAX_STAINS:
         source, target = typical_pair(own, reference)
@@ -276,7 +281,8 @@ def _gain(fields: Fields, own: Reference, reference: Reference, method: Method) 
         there, here = (look.percentiles.get(_PERCENTILE) for look in (reference, own))
     else:
         there, here = reference.spectral_correction, None
-    if method == "stains" or there is None or (method == "percentile" and here is None):
+    unknown = here is None if method == "percentile" else own.spectral_correction is None
+    if method == "stains" or there is None or unknown:
         return np.ones(own.n, np.float32)
     below = fields.spectral_correction if here is None else np.asarray(here)
     return _float(np.asarray(there) / np.maximum(below, 1e-3))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,9 @@ EXPORT = "export"  # under our own key of a Zarr root: what it is an export of
 def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Where to write what becomes ``path`` at the end; nothing is left if that is not reached.
 
+    Each process writes at a place of its own; of two that want the same ``path`` the second is
+    refused at its end, unless it may replace the first.
+
     Args:
         overwrite: replace a file, or a Zarr folder that is an export of ours. Layers of a run, and
             folders of others, are never replaced.
@@ -27,12 +33,14 @@ def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: something is there that may not be replaced, or it is not writable.
     """
     check_place(path, overwrite=overwrite)
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{_host()}.{os.getpid()}{PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)  # of an export that was killed
+        _remove_dead(path)
+        _remove(partial)
         try:
             yield partial
+            check_place(path, overwrite=overwrite)  # another export may have come first
             if path.is_dir():
                 _remove(path)
             partial.replace(path)
@@ -69,6 +77,29 @@ def _is_export(path: Path) -> bool:
         attributes = root.get("attributes", {}) if name == "zarr.json" else root
         return EXPORT in (attributes.get(OWN_KEY) or {})
     return not any(path.iterdir())
+
+
+def _remove_dead(path: Path) -> None:
+    """Delete what exports to ``path`` left that were killed on this host."""
+    name = re.compile(re.escape(f"{path.name}.{_host()}.") + r"(\d+)" + re.escape(PARTIAL))
+    for node in list(path.parent.iterdir()):
+        found = name.fullmatch(node.name)
+        if found and not _alive(int(found[1])):
+            _remove(node)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

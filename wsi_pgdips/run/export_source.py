@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 MAX_THREADS = 8
 # of the reader's properties, and no others: those of a slide may name a person
-_PROVENANCE = ("reference", "reference-sha256", "method", "residual", "only")
+_PROVENANCE = ("reference", "reference-sha256", "method", "keep-amounts", "residual", "only")
 
 
 def check_option(fine: bool, option: str, expected: str, found: object) -> None:

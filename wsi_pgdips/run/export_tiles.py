@@ -91,9 +91,13 @@ def export_tiles(
             return
         scale = reader.level_downsamples[level]
         region = Region(round(row[2] / scale), round(row[1] / scale), size, size)
-        write_atomic(
-            path, _encoded(Image.fromarray(read_rgb(reader, region, level)), form, quality)
-        )
+        data = _encoded(Image.fromarray(read_rgb(reader, region, level)), form, quality)
+        try:
+            write_atomic(path, data)
+        except OutputError:
+            # another export that joined in has cleared what it took for left over
+            if not path.exists():
+                write_atomic(path, data)
 
     progress.stage("export", len(rows), "tiles")
     for _ in in_threads(write, rows, export_threads()):
@@ -160,7 +164,7 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
         raise OutputError(
             "the output exists", where=folder, hint="give --overwrite, or another output"
         )
-    elif SETTINGS in names and json.loads((folder / SETTINGS).read_bytes()) != record:
+    elif SETTINGS in names and _recorded(folder) != record:
         raise OutputError(
             "the folder holds tiles of another slide or other settings",
             where=folder,
@@ -168,3 +172,11 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
         )
     remove_partials(folder)
     write_atomic(folder / SETTINGS, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _recorded(folder: Path) -> Any:
+    """What a folder of tiles says that it is; None where that cannot be read."""
+    try:
+        return json.loads((folder / SETTINGS).read_bytes())
+    except ValueError:
+        return None

@@ -16,6 +16,7 @@ from wsi_pgdips.run.export_place import check_place
 from wsi_pgdips.run.export_tiles import Form, export_tiles
 from wsi_pgdips.run.normalized import SELF, NormalizedSlide
 from wsi_pgdips.run.progress import Progress, QuietProgress
+from wsi_pgdips.slide.reader import file_checksum
 
 PROFILES = ("ngff04",)
 Kind = Literal["tiff", "zarr", "tiles"]
@@ -56,7 +57,7 @@ def normalize_slide(
             where="--reference",
         )
     opened = _open(layers, output)
-    if slide is not None and output.exists() and output.samefile(slide):
+    if slide is not None and output.resolve() == Path(slide).resolve():
         raise OutputError("the output is the slide itself", where=output, hint="give another one")
     if kind != "tiles":
         check_place(output, overwrite=overwrite)
@@ -64,6 +65,11 @@ def normalize_slide(
     with NormalizedSlide(
         slide, opened, look, method=method, keep_amounts=keep_amounts, only=only
     ) as reader:
+        if slide is not None and _another(Path(slide), opened):
+            progress.note(
+                f"warning: {Path(slide).name} is not the file that these layers are of, though it "
+                "has the same size"
+            )
         if slide is None:
             progress.note(
                 f"rendered from the layers alone, at their {opened.grid.mpp:.4g} um/px and without "
@@ -139,6 +145,12 @@ def kind_of(output: Path) -> Kind:
         found=output.name,
         where="--output",
     )
+
+
+def _another(slide: Path, layers: Layers) -> bool:
+    """Whether a slide's bytes are others than those that the layers are of."""
+    known = (layers.provenance.get("slide") or {}).get("checksum")
+    return known is not None and slide.is_file() and file_checksum(slide) != known
 
 
 def _open(layers: str | os.PathLike[str], output: Path) -> Layers:

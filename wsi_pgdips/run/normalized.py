@@ -49,7 +49,7 @@ class NormalizedSlide(NormalizedReader):
             colour on white.
 
     Raises:
-        SlideError: not to be read, or another slide than the layers are of.
+        SlideError: not to be read, or of another size than the slide that the layers are of.
         OutputError: no finished layers there. StainError: the reference is of other stains.
     """
 
@@ -92,6 +92,8 @@ class NormalizedSlide(NormalizedReader):
             _OWN + "method": SELF if target is None else method,
             _OWN + "residual": "none: rendered from layers alone" if native is None else "carried",
         }
+        if keep_amounts and target is not None:
+            properties[_OWN + "keep-amounts"] = "true"
         if only is not None:
             shown = {"residual": f"none: {only} alone", "only": only}
             properties |= {_OWN + key: value for key, value in shown.items()}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsi_pgdips.errors import SlideError
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.looks.reference import Reference, combine
 from wsi_pgdips.run.own_look import slide_look
@@ -25,7 +26,8 @@ def fit_reference(
     Args:
         paths: slides, which are run by preset ``fast`` in a temporary folder, or layers.
         name: of the reference. progress: of these runs.
-        settings: of ``ScientificSettings`` for these runs, e.g. ``stains="hdab"``.
+        settings: of ``ScientificSettings`` for these runs, e.g. ``stains="hdab"``; ``mpp_source``
+            is for files that do not say their own.
 
     Raises:
         SlideError, OutputError: something cannot be read. StainError: stains differ.
@@ -37,8 +39,18 @@ def _look(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Re
     if (path / "zarr.json").is_file():
         return slide_look(open_layers(path))
     from wsi_pgdips.run.pipeline import deconvolve_slide
+    from wsi_pgdips.slide.reader import mpp_where_silent
 
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-") as folder:
         output = Path(folder) / "layers.ome.zarr"
-        deconvolve_slide(path, output, progress=progress, **{"preset": "fast", **settings})
+        told = mpp_where_silent(path, settings.get("mpp_source"))
+        chosen = {"preset": "fast", **settings, "mpp_source": told}
+        summary = deconvolve_slide(path, output, progress=progress, **chosen)
+        if summary.incomplete:
+            raise SlideError(
+                "a slide that a reference is fitted to cannot be read everywhere",
+                found=f"{summary.failed_tiles} tiles that failed",
+                where=path,
+                hint="leave it out, or give layers of a run that was finished",
+            )
         return slide_look(open_layers(output))

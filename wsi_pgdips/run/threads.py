@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,6 +17,10 @@ Result = TypeVar("Result")
 def tile_executor(threads: int) -> ThreadPoolExecutor:
     """So many threads, the same whenever they are asked for."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tile", initializer=_one_thread_each)
+
+
+# a fork has none of its parent's threads, though it has its pool
+os.register_at_fork(after_in_child=tile_executor.cache_clear)
 
 
 def _one_thread_each() -> None:

@@ -23,7 +23,7 @@ from wsi_pgdips.records import ByteArray, SlideMeta
 from wsi_pgdips.slide.colour import on_white
 from wsi_pgdips.slide.image import open_picture, open_tiff, positive
 from wsi_pgdips.slide.pyramid import FileFacts, Pyramid
-from wsi_pgdips.slide.scale import make_grid
+from wsi_pgdips.slide.scale import make_grid, says_mpp
 from wsi_pgdips.slide.source import ArraySource, PyramidSource
 
 __all__ = ["ArraySource", "open_source", "read_meta"]
@@ -156,6 +156,17 @@ def open_source(
         where=file.name,
     )
     return PyramidSource(pyramid, _meta(file, pyramid), grid, icc=icc)
+
+
+def mpp_where_silent(path: str | os.PathLike[str], told: float | None) -> float | None:
+    """``told`` for a file without a usable mpp of its own; None for others.
+
+    Raises:
+        SlideError: missing, unreadable, or not RGB brightfield.
+    """
+    if told is None or says_mpp(open_pyramid(Path(path).absolute()).facts):
+        return None
+    return told
 
 
 def read_meta(path: str | os.PathLike[str]) -> SlideMeta:

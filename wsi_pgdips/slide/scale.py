@@ -41,6 +41,15 @@ def make_grid(
     return OutputGrid(shape_l0, factor, mpp_l0 * factor, tile, block)
 
 
+def says_mpp(facts: FileFacts) -> bool:
+    """Whether a file's own mpp can be taken."""
+    try:
+        _checked_mpp(facts, None)
+    except SlideError:
+        return False
+    return True
+
+
 def _checked_mpp(facts: FileFacts, where: object) -> float:
     value, mpp_yx = facts.mpp, facts.mpp_yx
     if mpp_yx is None or value is None:

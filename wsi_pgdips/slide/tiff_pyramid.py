@@ -70,9 +70,9 @@ class PyramidWriter:
             spill = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - lives until close()
             own = reduced_quality if self.levels and quality and reduced_quality else quality
             self.levels.append(_Level(shape, spill, [], np.empty((0, shape[1], 3), np.uint8), own))
-            if max(shape) <= tile:
+            if max(shape) <= tile or min(shape) < factor:
                 break
-            shape = (max(shape[0] // factor, 1), max(shape[1] // factor, 1))
+            shape = (shape[0] // factor, shape[1] // factor)
 
     def __enter__(self) -> PyramidWriter:
         return self
