@@ -170,3 +170,33 @@ def test_a_common_look_is_the_mean_and_knows_what_any_slide_knows():
     assert both.off_plane == pytest.approx(0.014)
     assert len(both.sources) == 2
     assert combine([LOOK], "mine") == LOOK
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update(background=[float("nan")] * 3),
+        lambda t: t.update(palest_od=[0.1, float("inf"), 0.1]),
+        lambda t: t.update(off_plane_od=-0.1),
+        lambda t: t["stains"][0].update(spectral_correction=float("nan")),
+        lambda t: t["stains"][0].update(spectral_correction=-1.0),
+        lambda t: t["stains"][0].update(typical_od=[0.0, 0.0, 0.0]),
+        lambda t: t["stains"][0].update(typical_od=[-0.3, -0.4, -0.1]),
+        lambda t: t["stains"][0].update(label=3),
+        lambda t: t["stains"][0].update(percentiles=[1]),
+        lambda t: t.update(sources=["x"]),
+    ],
+)
+def test_numbers_that_no_stain_has_are_refused(tmp_path, change):
+    table = json.loads(reference_text(LOOK))
+    del table["sha256"]
+    change(table)
+    path = tmp_path / "ref.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(StainError):
+        load_reference(path)
+
+
+def test_a_reference_is_written_into_a_new_folder(tmp_path):
+    save_reference(LOOK, tmp_path / "new" / "ref.json")
+    assert load_reference(tmp_path / "new" / "ref.json") == LOOK

@@ -19,6 +19,7 @@ from wsi_pgdips.looks.frame import (
 )
 from wsi_pgdips.looks.measure import measure
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
+from wsi_pgdips.looks.pseudo import single_stain
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
     METHODS,
@@ -372,3 +373,30 @@ def test_the_spread_off_the_plane_is_of_tissue_and_not_of_its_tails():
     assert found["off_plane_od"] == pytest.approx(0.02, rel=0.1)
     alone = measure(od[:, :4000], amounts[:, :4000], np.full(2, 0.05), amounts[:, :4000].sum(0))
     assert alone["off_plane_od"] is None  # one colour has no plane
+
+
+@pytest.mark.parametrize("method", ["typical", "augmented"])
+def test_of_a_slide_that_knows_vectors_alone_glass_and_amounts_stay(method):
+    bare = dataclasses.replace(look(), background=None, spectral_correction=None, typical=())
+    other = look(2, 1.4, 0.0, 0.05)
+    transfer = make_transfer(constant_fields(bare), bare, other, tile=TILE, method=method)
+    rgb = np.full((4, 4, 3), 244, np.uint8)
+    assert (changed(transfer, rgb, weight=0.0) == rgb).all()
+    od = 0.4 * bare.stain_matrix
+    found = changed(transfer, np.ascontiguousarray(od_to_rgb(od)[None]))
+    assert np.allclose(np.linalg.norm(rgb_to_od(found[0]), axis=1), 0.4, atol=0.02)
+
+
+def test_fields_that_are_not_finite_never_reach_compiled_code():
+    own = look()
+    fields = constant_fields(own)
+    fields.background[:] = np.nan
+    transfer = make_transfer(fields, own, look(2, 1.4), tile=TILE)
+    with pytest.raises(ValueError, match="not finite"):
+        changed(transfer, pixels())
+
+
+def test_a_view_of_one_stain_knows_the_ways_too():
+    own = look()
+    with pytest.raises(SettingsError, match="unknown way"):
+        single_stain(constant_fields(own), own, None, "A", tile=TILE, method="best")

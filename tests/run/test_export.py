@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -474,3 +477,53 @@ def test_nothing_personal_is_in_any_byte(slide: Slide, finished: Layers, tmp_pat
             assert secret not in path.relative_to(out).as_posix()
     with tifffile.TiffFile(out / "x.tiff") as file:
         assert len(file.pages) == 3  # levels alone: no label, no thumbnail
+
+
+@pytest.mark.parametrize("kind", ["tiff", "0.5"])
+def test_of_two_at_one_place_the_later_is_refused(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / ("x.tiff" if kind == "tiff" else "x.ome.zarr")
+
+    def other_comes_first(size: tuple[int, int]) -> None:
+        if kind == "tiff":
+            out.write_bytes(b"first")
+        else:
+            out.mkdir(exist_ok=True)
+            (out / "zarr.json").write_text("{}")
+
+    with pytest.raises(OutputError, match="exists"):
+        EXPORTS[kind](ArraySlide(waves(64, 64), MPP, other_comes_first), out)
+    kept = out if kind == "tiff" else out / "zarr.json"
+    assert kept.read_bytes() == (b"first" if kind == "tiff" else b"{}")
+    assert [node.name for node in tmp_path.iterdir()] == [out.name]
+
+
+def test_what_a_killed_export_left_is_removed_and_what_one_at_work_holds_is_not(
+    tmp_path: Path,
+) -> None:
+    out, seen = tmp_path / "x.tiff", []
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from wsi_pgdips.run.export_place import exporting\n"
+        "with exporting(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_bytes(b'torn'); os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(out)], check=False).returncode == 9
+    (torn,) = tmp_path.iterdir()
+    at_work = tmp_path / re.sub(r"\.\d+\.", f".{os.getpid()}.", torn.name)
+    at_work.write_bytes(b"of another thread")
+    export_tiff(
+        ArraySlide(waves(64, 64), MPP, lambda size: seen.append(set(tmp_path.iterdir()))), out
+    )
+    assert torn not in seen[0]
+    assert set(tmp_path.iterdir()) == {out, at_work}
+
+
+@pytest.mark.parametrize("shape", [(61, 1001), (1001, 61), (1, 90)])
+def test_thin_pictures_have_as_many_levels_as_they_can(
+    shape: tuple[int, int], tmp_path: Path
+) -> None:
+    rgba = waves(*shape)
+    export_tiff(ArraySlide(rgba), tmp_path / "x.tiff", tile=16)
+    slide = openslide.OpenSlide(tmp_path / "x.tiff")
+    assert slide.level_dimensions[0] == (shape[1], shape[0])
+    assert min(slide.level_dimensions[-1]) >= 1

@@ -173,3 +173,49 @@ def test_unfinished_layers_and_the_slide_itself_are_refused(
     assert call("normalize", finished.path, "-o", same, *words) == 2
     assert "the slide itself" in capfd.readouterr().err
     assert same.read_bytes() == before
+
+
+def test_a_damaged_record_of_tiles_is_of_other_settings(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_tiles(ArraySlide(waves(64, 64)), out)
+    (out / "tiles.csv").unlink()
+    (out / "tiles.json").write_text("{torn")
+    with pytest.raises(OutputError, match="other settings"):
+        export_tiles(ArraySlide(waves(64, 64)), out)
+
+
+def test_tiles_that_keep_amounts_are_others(
+    call: Any, capfd: Any, finished: Layers, tmp_path: Path
+) -> None:
+    out = tmp_path / "tiles"
+    words = ("normalize", finished.path, "-o", out, "--reference", "he")
+    assert call(*words) == 0
+    (out / "tiles.csv").unlink()
+    assert call(*words, "--keep-amounts") == 2
+    assert "other settings" in capfd.readouterr().err
+    assert call(*words) == 0
+
+
+def test_another_slide_of_the_same_size_is_told(
+    call: Any, capfd: Any, slide: Slide, finished: Layers, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.tiff"
+    other.write_bytes(slide.path.read_bytes() + b"changed")
+    words = ("normalize", finished.path, "--reference", "self", "--slide")
+    assert call(*words, other, "-o", tmp_path / "a.tiff") == 0
+    assert "not the file that these layers are of" in capfd.readouterr().err
+    assert call(*words, slide.path, "-o", tmp_path / "b.tiff") == 0
+    assert "not the file" not in capfd.readouterr().err
+
+
+def test_a_slide_that_is_not_there_is_said_so(
+    call: Any, capfd: Any, finished: Layers, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.tiff"
+    out.write_bytes(b"older")
+    words = ("normalize", finished.path, "-o", out, "--reference", "self", "--overwrite")
+    assert call(*words, "--slide", tmp_path / "gone.svs") == 2
+    shown = capfd.readouterr().err
+    assert "gone.svs" in shown
+    assert "Traceback" not in shown
+    assert out.read_bytes() == b"older"

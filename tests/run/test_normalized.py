@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -273,3 +275,43 @@ def test_compare_says_before_and_after(
     assert found["before"]["tissue"]["od"] > 0.01
     assert call("compare", after, wanted, "--mpp", mpp, "--mpp-source", mpp) == 0
     assert "stroma" in capsys.readouterr().out
+
+
+_FORKED = """
+import os, sys, time
+import numpy as np
+import torch
+from wsi_pgdips.looks.files import load_reference
+from wsi_pgdips.looks.transfer import Place, constant_fields, even_weight, make_transfer
+from wsi_pgdips.run.threads import in_threads
+
+torch.set_num_threads(2)
+own = load_reference("he")
+transfer = make_transfer(constant_fields(own), own, own, tile=1.0, method="augmented")
+rgb = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+
+def work(_=None):
+    out = rgb.copy()
+    transfer.slide(out, Place((0, 0), (512, 512), (1, 1)), even_weight(1.0, 1.0, (512, 512)))
+    return out
+
+before = work()
+list(in_threads(work, range(2), 2))
+child = os.fork()
+if child == 0:
+    same = [bool((a == before).all()) for a in (work(), *in_threads(work, range(2), 2))]
+    os._exit(0 if all(same) else 4)
+ended = time.monotonic() + 60
+while time.monotonic() < ended:
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if pid:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+
+
+def test_what_unmixes_survives_a_fork_too() -> None:
+    done = subprocess.run([sys.executable, "-c", _FORKED], capture_output=True, check=False)
+    assert (done.returncode, done.stderr[-400:]) == (0, b"")

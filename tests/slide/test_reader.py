@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.records import ByteArray
-from wsi_pgdips.slide.reader import file_checksum, open_source, read_meta
+from wsi_pgdips.slide.reader import file_checksum, mpp_where_silent, open_source, read_meta
 from wsi_pgdips.slide.resample import box_mean
 
 SHAPE = (1500, 1203)
@@ -255,3 +256,18 @@ def test_checksum_of_a_large_file_samples_its_ends(tmp_path: Path) -> None:
             file.write(b"!")
         sums.add(file_checksum(path))
     assert len(sums) == 3
+
+
+def test_a_told_mpp_is_for_files_that_do_not_say_theirs(tmp_path):
+    silent = tmp_path / "silent.png"
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(silent)
+    said = tmp_path / "said.tiff"
+    tifffile.imwrite(
+        said,
+        np.full((64, 64, 3), 200, np.uint8),
+        resolution=(1e4 / 0.25, 1e4 / 0.25),
+        resolutionunit="CENTIMETER",
+    )
+    assert mpp_where_silent(silent, 0.5) == 0.5
+    assert mpp_where_silent(silent, None) is None
+    assert mpp_where_silent(said, 0.5) is None

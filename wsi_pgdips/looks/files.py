@@ -150,7 +150,7 @@ def _parse(table: dict[str, Any], where: object) -> Reference:
             where=where,
         )
         known_m = all(s.get("spectral_correction") is not None for s in stains)
-        shared = set.intersection(*(set(s.get("percentiles") or {}) for s in stains))
+        shared = set.intersection(*(set(dict(s.get("percentiles") or {})) for s in stains))
         background, palest = table.get("background"), table.get("palest_od")
         off_plane = table.get("off_plane_od")
         reference = Reference(

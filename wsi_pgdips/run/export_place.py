@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,8 @@ EXPORT = "export"  # under our own key of a Zarr root: what it is an export of
 def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Where to write what becomes ``path`` at the end; nothing is left if that is not reached.
 
-    Each process writes at a place of its own; of two that want the same ``path`` the second is
-    refused at its end, unless it may replace the first.
+    Each export writes at a place of its own; of two that want the same ``path`` the later one is
+    refused at its end, unless it may replace the other.
 
     Args:
         overwrite: replace a file, or a Zarr folder that is an export of ours. Layers of a run, and
@@ -33,11 +34,11 @@ def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: something is there that may not be replaced, or it is not writable.
     """
     check_place(path, overwrite=overwrite)
-    partial = path.with_name(f"{path.name}.{_host()}.{os.getpid()}{PARTIAL}")
+    own = f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    partial = path.with_name(f"{path.name}.{own}{PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_dead(path)
-        _remove(partial)
         try:
             yield partial
             check_place(path, overwrite=overwrite)  # another export may have come first
@@ -81,7 +82,8 @@ def _is_export(path: Path) -> bool:
 
 def _remove_dead(path: Path) -> None:
     """Delete what exports to ``path`` left that were killed on this host."""
-    name = re.compile(re.escape(f"{path.name}.{_host()}.") + r"(\d+)" + re.escape(PARTIAL))
+    start = re.escape(f"{path.name}.{_host()}.")
+    name = re.compile(start + r"(\d+)\.[0-9a-f]{8}" + re.escape(PARTIAL))
     for node in list(path.parent.iterdir()):
         found = name.fullmatch(node.name)
         if found and not _alive(int(found[1])):
