@@ -75,7 +75,7 @@ class Reference:
                     where=self.name,
                 )
         for row in self.typical:
-            if row is not None and min(sum(row), np.linalg.norm(row)) < MIN_TYPICAL_OD:
+            if row is not None and _is_nothing(row):
                 raise StainError(
                     "the reference's typical_od is not that of a stain",
                     expected=f"a colour that absorbs at least {MIN_TYPICAL_OD:g} OD",
@@ -218,12 +218,16 @@ def look_of(
         rows_of(unit_rows(stain_matrix)),
         triple(background),
         _numbers(spectral_correction),
-        tuple(None if row is None else triple(row) for row in typical),
+        tuple(None if row is None or _is_nothing(row) else triple(row) for row in typical),
         None if palest is None else triple(palest),
         measured.get("off_plane_od"),
         {float(p): _numbers(v) for p, v in percentiles.items()},
         (source,),
     )
+
+
+def _is_nothing(typical: Sequence[float]) -> bool:
+    return sum(typical) < MIN_TYPICAL_OD
 
 
 def rows_of(matrix: FloatArray) -> Rows:
