@@ -19,15 +19,15 @@ from wsi_pgdips.looks.frame import (
 )
 from wsi_pgdips.looks.measure import measure
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
+from wsi_pgdips.looks.place import Place
 from wsi_pgdips.looks.pseudo import single_stain
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
     METHODS,
-    Place,
     constant_fields,
-    even_weight,
     make_transfer,
 )
+from wsi_pgdips.looks.weight import even_weight
 from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
 from wsi_pgdips.records import Fields
 

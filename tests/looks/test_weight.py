@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsi_pgdips.looks.transfer import Place
+from wsi_pgdips.looks.place import Place
 from wsi_pgdips.looks.weight import (
     GLASS_OD,
     RAMP_UM,

@@ -282,7 +282,9 @@ import os, sys, time
 import numpy as np
 import torch
 from wsi_pgdips.looks.files import load_reference
-from wsi_pgdips.looks.transfer import Place, constant_fields, even_weight, make_transfer
+from wsi_pgdips.looks.place import Place
+from wsi_pgdips.looks.transfer import constant_fields, make_transfer
+from wsi_pgdips.looks.weight import even_weight
 from wsi_pgdips.run.threads import in_threads
 
 torch.set_num_threads(2)

@@ -10,17 +10,17 @@ import numpy as np
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.looks.pixels import planes_od
+from wsi_pgdips.looks.place import Place
 from wsi_pgdips.looks.reader import windows
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
-    METHODS,
     FieldTransfer,
     Method,
-    Place,
+    check_method,
     constant_fields,
     make_transfer,
 )
-from wsi_pgdips.looks.weight import pixel_weight
+from wsi_pgdips.looks.weight import even_weight, pixel_weight
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.run.image import checked_image, deconvolve_image
 from wsi_pgdips.run.normalized import find_reference
@@ -61,10 +61,7 @@ class PgdipsNormalizer:
         method: Method = "typical",
         keep_amounts: bool = False,
     ) -> None:
-        if method not in METHODS:
-            raise SettingsError(
-                "unknown way to normalise", expected=", ".join(METHODS), found=method
-            )
+        check_method(method)
         self._slide_look, self._stains, self._mpp = slide_look, stains, mpp
         self._options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
         self._target: Reference | None = None
@@ -131,8 +128,10 @@ class PgdipsNormalizer:
         out = np.array(img, order="C")
         for top, left, part in windows(out):
             place = Place((top, left), (part.shape[0], part.shape[1]), (1, 1))
-            amount = transfer.amounts(planes_od(part), place).sum(0)
-            transfer.slide(part, place, pixel_weight(amount))
+            weight = even_weight(1.0, 1.0, place.shape)
+            if transfer.lifts:
+                weight = pixel_weight(transfer.amounts(planes_od(part), place).sum(0))
+            transfer.slide(part, place, weight)
         return out
 
     def _between(self, own: Reference, target: Reference) -> FieldTransfer:

@@ -10,13 +10,12 @@ from typing import Any
 
 from wsi_pgdips.errors import OutputError, StainError
 from wsi_pgdips.looks import qupath
-from wsi_pgdips.looks.reference import Reference, triple
+from wsi_pgdips.looks.reference import HASHED, Reference, triple
 from wsi_pgdips.optics.stains import load_stains, make_stain_set, refuse_unknown
 from wsi_pgdips.records import StainSet
 
 FORMAT, VERSION = "wsi-pgdips reference", 1
-_KEYS = {"format", "version", "name", "stains", "background", "palest_od", "off_plane_od"}
-_KEYS |= {"sources", "sha256"}
+_KEYS = {"format", "version", "name", "sources", "sha256", *HASHED}
 _STAIN_KEYS = {"label", "color", "od", "spectral_correction", "typical_od", "percentiles"}
 
 

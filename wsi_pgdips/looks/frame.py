@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.looks.reference import Reference
+from wsi_pgdips.optics.interpolate import smoothstep
 from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
@@ -141,12 +142,12 @@ def keep_black(y: FloatArray, mapped: FloatArray) -> FloatArray:
     Args:
         y: (3, h, w) OD over glass. mapped: the same after the linear map.
     """
-    t = np.clip((y.min(0) - DARK_OD) / (BLACK_OD - DARK_OD), 0, 1)
-    if not t.any():
+    black = smoothstep(y.min(0), DARK_OD, BLACK_OD)
+    if not black.any():
         return mapped
     strength = np.maximum(np.square(y).sum(0), 1e-12)
     gain = np.sqrt(np.square(mapped).sum(0) / strength)
-    return np.asarray(mapped + t * t * (3 - 2 * t) * (gain * y - mapped), np.float32)
+    return np.asarray(mapped + black * (gain * y - mapped), np.float32)
 
 
 def off_plane_gain(

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wsi_pgdips.errors import SettingsError, StainError
+from wsi_pgdips.errors import StainError
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
+from wsi_pgdips.looks.place import Place
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.looks.transfer import METHODS, FieldTransfer, Method, Place, make_transfer
+from wsi_pgdips.looks.transfer import FieldTransfer, Method, check_method, make_transfer
 from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
@@ -66,10 +67,7 @@ def single_stain(
             found=label,
             where="--only",
         )
-    if method not in METHODS:
-        raise SettingsError(
-            "unknown way to normalise", expected=", ".join(METHODS), found=method, where="--method"
-        )
+    check_method(method)  # which `self` would not use
     if reference is None:
         # q S_n in the slide's own unit vector, and B' = B + (0 - B)
         reference, method, keep_amounts = replace(own, background=_WHITE), "augmented", True

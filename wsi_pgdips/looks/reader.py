@@ -13,7 +13,8 @@ from openslide import AbstractSlide
 from PIL import Image
 
 from wsi_pgdips.looks.pixels import write_rgb
-from wsi_pgdips.looks.transfer import Place, Transfer
+from wsi_pgdips.looks.place import Place
+from wsi_pgdips.looks.transfer import Transfer
 from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.records import ByteArray, FloatArray
 

@@ -20,7 +20,9 @@ from wsi_pgdips.records import FloatArray
 Json = dict[str, Any]
 Rows = tuple[tuple[float, float, float], ...]
 
+HASHED = ("stains", "background", "palest_od", "off_plane_od")  # keys of a reference's numbers
 MIN_TYPICAL_OD = 1e-3
+_NOT_NEGATIVE = ("spectral_correction", "off_plane_od", "percentiles")
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
 
 
@@ -56,17 +58,19 @@ class Reference:
     sources: tuple[Json, ...] = ()
 
     def __post_init__(self) -> None:
-        glass = self.background or (0.0,)
-        numbers = [
-            ("od", np.ravel(self.matrix), -np.inf),
-            ("background", np.asarray(glass), -np.inf),
-            ("palest_od", np.asarray(self.palest or (0.0,)), -np.inf),
-            ("typical_od", np.ravel([row for row in self.typical if row is not None]), -np.inf),
-            ("spectral_correction", np.asarray(self.spectral_correction or (1.0,)), 0.0),
-            ("off_plane_od", np.asarray([self.off_plane or 0.0]), 0.0),
-            ("percentiles", np.ravel(list(self.percentiles.values())), 0.0),
-        ]
-        for key, values, least in numbers:
+        known_typical = [row for row in self.typical if row is not None]
+        numbers: dict[str, Any] = {
+            "od": self.matrix,
+            "background": self.background,
+            "palest_od": self.palest,
+            "typical_od": known_typical,
+            "spectral_correction": self.spectral_correction,
+            "off_plane_od": self.off_plane,
+            "percentiles": list(self.percentiles.values()),
+        }
+        for key, value in numbers.items():
+            values = np.ravel([] if value is None else value)
+            least = 0.0 if key in _NOT_NEGATIVE else -np.inf
             if not (np.isfinite(values).all() and (values >= least).all()):
                 raise StainError(
                     f"the reference's {key} cannot be that of stains",
@@ -74,8 +78,8 @@ class Reference:
                     found=", ".join(f"{v:g}" for v in values),
                     where=self.name,
                 )
-        for row in self.typical:
-            if row is not None and _is_nothing(row):
+        for row in known_typical:
+            if _is_nothing(row):
                 raise StainError(
                     "the reference's typical_od is not that of a stain",
                     expected=f"a colour that absorbs at least {MIN_TYPICAL_OD:g} OD",
@@ -101,11 +105,7 @@ class Reference:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of the numbers and labels; the name, colours and sources do not enter."""
-        numbers = {
-            key: value
-            for key, value in self.to_json().items()
-            if key in ("stains", "background", "palest_od", "off_plane_od")
-        }
+        numbers = {key: value for key, value in self.to_json().items() if key in HASHED}
         for stain in numbers["stains"]:
             del stain["color"]
         text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))

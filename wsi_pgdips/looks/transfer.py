@@ -36,54 +36,15 @@ from wsi_pgdips.looks.frame import (
     typical_pair,
 )
 from wsi_pgdips.looks.pixels import planes_od, write_rgb
+from wsi_pgdips.looks.place import Place
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
+from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
 Method = Literal["typical", "augmented", "percentile", "stains"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _IMPORTED_BY = os.getpid()
 _PERCENTILE = 99.0
-_SAME = 1e-7  # a field that varies less over a window is taken as constant there
-
-
-@dataclass(frozen=True)
-class Place:
-    """Pixels on the slide, of any size.
-
-    Attributes:
-        start: (y, x) edge of the first pixel, in these pixels, from the slide's top left corner.
-        shape: (h, w). size: (down, across) output pixels per pixel.
-    """
-
-    start: tuple[float, float]
-    shape: tuple[int, int]
-    size: tuple[float, float]
-
-    def around(self, field: npt.NDArray[np.floating], cell: float) -> Interpolation:
-        """The cells of a (CY, CX, ...) field around these pixels, and the way from them here."""
-        side = (cell / self.size[0], cell / self.size[1])
-        return interpolation_at(field, side, self.start, self.shape)
-
-    def field(self, field: npt.NDArray[np.floating], cell: float) -> FloatArray:
-        """A (CY, CX, ...) field at these pixels: (..., h, w), or (..., 1, 1) where it is constant.
-
-        Args:
-            cell: side of a cell of the field, output pixels.
-        """
-        found = self.around(field, cell)
-        flat = found.local.reshape(len(found.local), -1)
-        lead = field.shape[2:]
-        if np.ptp(flat, axis=1).max() <= _SAME:
-            return flat[:, 0].reshape(*lead, 1, 1)
-        return found.pixels().reshape(*lead, *self.shape)
-
-
-def even_weight(tissue: float, solid: float, shape: tuple[int, int]) -> Interpolation:
-    """The same weights for all pixels of a window."""
-    down, across = (np.ones(n, np.float32) for n in shape)
-    local = np.array([tissue, solid], np.float32)[:, None, None]
-    return Interpolation(local, down[:, None], across[None])
 
 
 class Transfer(Protocol):
@@ -111,6 +72,11 @@ class FieldTransfer(ABC):
     stain_matrix: FloatArray
     background: FloatArray
     shift: FloatArray
+
+    @property
+    def lifts(self) -> bool:
+        """Whether solid tissue is treated otherwise than tissue."""
+        return False
 
     @abstractmethod
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
@@ -164,6 +130,10 @@ class TypicalTransfer(FieldTransfer):
     change: FloatArray
     rows: FloatArray
     lift: FloatArray
+
+    @property
+    def lifts(self) -> bool:
+        return bool(self.lift.any())
 
     def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
         from wsi_pgdips.looks.kernel import change_pixels  # numba takes half a second
@@ -219,6 +189,18 @@ class IdentityTransfer(FieldTransfer):
         return _float(self.model(q, place) * weight.pixels()[0] + self.glass(place))
 
 
+def check_method(method: str) -> None:
+    """Refuse an unknown way to normalise.
+
+    Raises:
+        SettingsError: it is none of ``METHODS``.
+    """
+    if method not in METHODS:
+        raise SettingsError(
+            "unknown way to normalise", expected=", ".join(METHODS), found=method, where="--method"
+        )
+
+
 def make_transfer(
     fields: Fields,
     own: Reference,
@@ -239,10 +221,7 @@ def make_transfer(
     Raises:
         SettingsError: an unknown method. StainError: the reference is of other stains.
     """
-    if method not in METHODS:
-        raise SettingsError(
-            "unknown way to normalise", expected=", ".join(METHODS), found=method, where="--method"
-        )
+    check_method(method)
     cell = tile * fields.inherited.shape[0] / len(fields.background)
     base = (cell, fields.stain_matrix, fields.background)
     still = np.zeros_like(fields.background)
@@ -254,25 +233,34 @@ def make_transfer(
     if method != "stains" and known:
         shift = _float(np.asarray(reference.background) - fields.background)
     if method == "typical" and own.n <= MAX_STAINS:
-        source, target = typical_pair(own, reference)
-        if keep_amounts:
-            lengths = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (source, target))
-            target = target * np.divide(*lengths)
-        raised, spread = np.zeros(3), None
-        if not keep_amounts:
-            spread = off_plane_gain(own, reference, source, target)
-            raised = lift(own, reference, source, target, spread)
-        target = _float(target - raised)
-        maps = colour_maps(fields, own, source, target, spread)
-        constant = linear_map(source, target, spread)
-        if maps is not None and constant is not None:
-            rows = np.linalg.pinv(mixture(own, source)) @ source @ constant.T
-            change = _float(maps - np.eye(3))
-            return TypicalTransfer(*base, shift, change, _float(rows), _float(raised))
+        found = _typical(fields, own, reference, keep_amounts)
+        if found is not None:
+            return TypicalTransfer(*base, shift, *found)
     gain = np.ones_like(fields.spectral_correction)
     if not keep_amounts:
         gain = gain * _gain(fields, own, reference, method)
     return PublishedTransfer(*base, shift, reference.stain_matrix, gain, tile)
+
+
+def _typical(
+    fields: Fields, own: Reference, reference: Reference, keep_amounts: bool
+) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """``change``, ``rows`` and ``lift`` of ``TypicalTransfer``; None where colours tell no map."""
+    source, target = typical_pair(own, reference)
+    raised, spread = np.zeros(3), None
+    if keep_amounts:
+        lengths = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (source, target))
+        target = target * np.divide(*lengths)
+    else:
+        spread = off_plane_gain(own, reference, source, target)
+        raised = lift(own, reference, source, target, spread)
+    target = _float(target - raised)
+    maps = colour_maps(fields, own, source, target, spread)
+    constant = linear_map(source, target, spread)
+    if maps is None or constant is None:
+        return None
+    rows = np.linalg.pinv(mixture(own, source)) @ source @ constant.T
+    return _float(maps - np.eye(3)), _float(rows), _float(raised)
 
 
 def _gain(fields: Fields, own: Reference, reference: Reference, method: Method) -> FloatArray:

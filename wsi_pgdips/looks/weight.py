@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.looks.transfer import Place, even_weight
-from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at
+from wsi_pgdips.looks.place import Place
+from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at, smoothstep
 from wsi_pgdips.records import BoolArray, FloatArray
 
 RAMP_UM = 24.0  # a mask holds 32 um of glass around tissue: the ramp ends before tissue begins
@@ -74,6 +74,13 @@ class TissueWeight:
         return interpolation_at(both, (side[0], side[1]), (start[0], start[1]), place.shape)
 
 
+def even_weight(tissue: float, solid: float, shape: tuple[int, int]) -> Interpolation:
+    """The same weights for all pixels of a window."""
+    down, across = (np.ones(n, np.float32) for n in shape)
+    local = np.array([tissue, solid], np.float32)[:, None, None]
+    return Interpolation(local, down[:, None], across[None])
+
+
 def pixel_weight(amount: npt.NDArray[np.floating]) -> Interpolation:
     """Weights by each pixel's own colour, for who does not know what is around it.
 
@@ -86,8 +93,7 @@ def pixel_weight(amount: npt.NDArray[np.floating]) -> Interpolation:
 
 def _covered(amount: npt.NDArray[np.floating]) -> FloatArray:
     """0 up to ``GLASS_OD``, 1 from ``SOLID_OD``, without an edge between them."""
-    t = np.clip((amount.astype(np.float32) - GLASS_OD) / (SOLID_OD - GLASS_OD), 0, 1)
-    return np.asarray(t * t * (3 - 2 * t), np.float32)
+    return smoothstep(amount.astype(np.float32), GLASS_OD, SOLID_OD)
 
 
 def _means(image: FloatArray, step: int) -> FloatArray:

@@ -34,6 +34,12 @@ def interpolation_weights(centres: int, side: float, start: float, length: int) 
     return weights
 
 
+def smoothstep(values: npt.NDArray[np.floating], low: float, high: float) -> FloatArray:
+    """0 up to ``low``, 1 from ``high``, and between them 3 t^2 - 2 t^3, without an edge."""
+    t = np.clip((values - low) / (high - low), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
+
+
 @dataclass(frozen=True)
 class Interpolation:
     """A field around a region, and the weights that carry it to the region's pixels.

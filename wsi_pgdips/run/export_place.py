@@ -99,8 +99,8 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
-        return True
+    except PermissionError:
+        pass  # another user's
     return True
 
 
