@@ -119,7 +119,7 @@ def test_run_has_an_option_for_every_setting() -> None:
     names = {parameter.name for parameter in group.commands["run"].params}
     assert {*ScientificSettings.model_fields, *ExecutionSettings.model_fields} <= names
     # and only settings reach the pipeline
-    beside = {"slide", "output", "config", "verbose", "quiet"}
+    beside = {"slide", "output", "config", "verbose", "quiet", "stage", "part"}
     assert names - beside == {*ScientificSettings.model_fields, *ExecutionSettings.model_fields}
 
 

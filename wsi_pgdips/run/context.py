@@ -265,6 +265,11 @@ class SlideJob:
     batch: int
     keep_pixels: bool = False
 
+    @property
+    def name(self) -> str:
+        """Of the slide's file."""
+        return Path(self.slide).name
+
     def open_source(self) -> PyramidSource:
         s = self.settings
         return open_source(

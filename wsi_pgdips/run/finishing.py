@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -221,11 +220,3 @@ def _absent(context: Context, prior: SlidePrior, fits: Sequence[BlockFit]) -> np
     """(N,) stains that no tile holds: their seam step says nothing."""
     confidence = np.concatenate([f.confidence for f in fits])
     return np.asarray(confidence.max(0) <= 0)
-
-
-def read_timings(ledger: Ledger) -> dict[str, float]:
-    """Seconds per stage of earlier, interrupted parts of this run."""
-    try:
-        return dict(json.loads(ledger.timings.read_text()))
-    except (OSError, ValueError):
-        return {}

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings
-from wsi_pgdips.layers.disk import replacing
+from wsi_pgdips.layers.disk import replacing, write_atomic
 from wsi_pgdips.records import SlideMeta, StainSet
 from wsi_pgdips.tiles.masks import file_digest
 
@@ -66,9 +66,9 @@ class Ledger:
     def fields(self) -> Path:
         return self.work / "fields.npz"
 
-    @property
-    def timings(self) -> Path:
-        return self.work / "timings.json"
+    def usage(self, part: str) -> Path:
+        """What a part of the run has used, see ``usage.UsageLog``."""
+        return self.work / "usage" / f"{part}.json"
 
     def fit(self, block: Block) -> Path:
         return self.work / "fit" / f"{block[0]}_{block[1]}.npz"
@@ -83,6 +83,22 @@ class Ledger:
 
     def render(self, block: Block) -> Path:
         return self.work / "render" / f"{block[0]}_{block[1]}.npz"
+
+    def failed(self, stage: str, block: Block) -> Path:
+        """The reason why a block was given up in a stage; nothing else is made of it then."""
+        return self.work / "failed" / f"{stage}_{block[0]}_{block[1]}.json"
+
+    def give_up(self, stage: str, block: Block, reason: str) -> None:
+        """Note that a block failed: whoever comes after need not wait for it."""
+        write_atomic(self.failed(stage, block), json.dumps({"reason": reason}).encode())
+
+    def failures(self) -> dict[Block, str]:
+        """Reason for each block that was given up, in raster order."""
+        found = {}
+        for path in sorted(self.work.glob("failed/*.json")):
+            _, by, bx = path.stem.split("_")
+            found[int(by), int(bx)] = str(json.loads(path.read_bytes())["reason"])
+        return dict(sorted(found.items()))
 
     def make_folders(self) -> None:
         for folder in (self.work / "fit", self.work / "render"):
@@ -105,6 +121,10 @@ class Ledger:
         for folder in (self.work / "fit", self.work / "render", self.work / "pixels"):
             shutil.rmtree(folder, ignore_errors=True)
         self.make_folders()
+
+    def forget_failures(self) -> None:
+        """Give every block another chance."""
+        shutil.rmtree(self.work / "failed", ignore_errors=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)

@@ -3,31 +3,36 @@
     calibrate -> fit (blocks) -> blend -> render (blocks) -> finalize
 
 Each stage reads and writes files of the ledger, so a run that is killed at any instant goes on from
-there when the same command is given again, to the same bytes.
+there when the same command is given again, to the same bytes. One process may do all of them, or
+several a stage or some of its blocks each.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
 from wsi_pgdips.errors import IncompleteRunError, SettingsError, WsiPgdipsError
-from wsi_pgdips.records import StainSet
 from wsi_pgdips.run.claim import claim_output, discard
-from wsi_pgdips.run.ledger import Block, Ledger, digest, identity
+from wsi_pgdips.run.holding import holding
+from wsi_pgdips.run.ledger import Ledger, digest, identity
+from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import Progress, QuietProgress
 from wsi_pgdips.run.summary import RunSummary
-from wsi_pgdips.run.usage import Usage, used_by_all, used_here
+from wsi_pgdips.run.usage import UsageLog, used_here
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.pool import Pool
+    from wsi_pgdips.records import StainSet
+    from wsi_pgdips.run.context import SlideJob
+    from wsi_pgdips.run.stages import SlideRun
     from wsi_pgdips.slide.source import PyramidSource
+
+WHOLE = Part()
 
 
 def deconvolve_slide(
@@ -56,29 +61,91 @@ def deconvolve_slide(
             that a second run would not finish.
     """
     settings = make_settings(options, config)
-    run = _Run(Path(slide), Path(output), settings, progress or QuietProgress())
+    summary = run_part(Path(slide), Path(output), settings, WHOLE, progress)
+    if summary is None:
+        raise RuntimeError("a whole run has a summary")
+    return summary
+
+
+def run_stage(
+    slide: str | Path,
+    output: str | Path,
+    stage: str | None,
+    share: str | None = None,
+    *,
+    config: Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunSummary | None:
+    """One stage of ``deconvolve_slide``, as one of several processes that do the slide together.
+
+    Args:
+        stage: of ``parts.STAGES``, in whose order they follow one another.
+        share: ``2/4`` for the second of four processes that share the blocks of a stage.
+
+    Returns:
+        Summary of ``finalize``, or of layers that were finished before; None after other stages.
+
+    Raises:
+        IncompleteRunError: the stages before are not done.
+        WsiPgdipsError: as ``deconvolve_slide``.
+    """
+    part, settings = Part.of(stage, share), make_settings(options, config)
+    return run_part(Path(slide), Path(output), settings, part, progress)
+
+
+def run_part(
+    slide: Path,
+    output: Path,
+    settings: Settings,
+    part: Part,
+    progress: Progress | None = None,
+) -> RunSummary | None:
+    """Do a part of what ``deconvolve_slide`` does; the whole goes as the parts one by one.
+
+    Returns:
+        Summary where the slide came to its end, or had been finished before.
+
+    Raises:
+        IncompleteRunError: the stages before are not done.
+        WsiPgdipsError: as ``deconvolve_slide``.
+    """
+    progress = progress or QuietProgress()
+    if not part.does("calibrate"):  # what the first stage has made is gone on with
+        go_on = {"overwrite": False, "resume": True}
+        execution = settings.execution.model_copy(update=go_on)
+        settings = settings.model_copy(update={"execution": execution})
     try:
-        return run.execute()
+        with _Opening(slide, output, settings, part, progress).run() as run:
+            return _before(output) if run is None else run.go()
     finally:
-        run.progress.close()
+        progress.close()
 
 
-class _Run:
-    def __init__(self, slide: Path, output: Path, settings: Settings, progress: Progress) -> None:
-        self.slide, self.output = slide, output
-        self.settings, self.progress = settings, progress
+def _before(output: Path) -> RunSummary:
+    from wsi_pgdips.layers.provenance import read_run_record
+
+    return RunSummary.of_record(output, read_run_record(output), already_done=True)
+
+
+class _Opening:
+    """From a slide's file to a run that is planned, and who works on it."""
+
+    def __init__(
+        self, slide: Path, output: Path, settings: Settings, part: Part, progress: Progress
+    ) -> None:
+        self.slide, self.output, self.settings = slide, output, settings
+        self.part, self.progress = part, progress
         self.ledger = Ledger(output)
-        self.wall: dict[str, float] = {}
-        self.cpu: dict[str, float] = {}
-        self.pool: Pool | None = None
+        self.replaces = False
 
-    def execute(self) -> RunSummary:
-        from wsi_pgdips.layers import provenance
-        from wsi_pgdips.layers.disk import writing
+    @contextmanager
+    def run(self) -> Iterator[SlideRun | None]:
+        """None where the layers are finished already."""
         from wsi_pgdips.optics.stains import load_stains
         from wsi_pgdips.run import pool as pools
-        from wsi_pgdips.run.context import AUTO_BATCH, SlideJob, sees_more
-        from wsi_pgdips.run.finishing import read_timings
+        from wsi_pgdips.run.context import AUTO_BATCH, SlideJob
+        from wsi_pgdips.run.stages import SlideRun
         from wsi_pgdips.run.staging import staged
         from wsi_pgdips.run.worker import forget, quiet_threads
 
@@ -97,30 +164,44 @@ class _Run:
         stains = load_stains(science.stains)
         source = job.open_source()
         record = identity(source.meta, science, stains)
-        with writing(self.output):
-            replaces = claim_output(self.output, record, how)
-        if not replaces and provenance.is_done(self.output):
-            self.ledger.remove()  # of a run that was killed on its last step
-            return self._summary(provenance.read_run_record(self.output), done=True)
-        with staged(self.slide, cache, self.output, self.progress) as slide:
-            if slide != self.slide:
+        with ExitStack() as stack:
+            if self._is_done(record):
+                yield None
+                return
+            # parts of one stage go on side by side, anything else alone
+            beside = f"{self.part.stage}-" if self.part.count > 1 else None
+            stack.enter_context(holding(self.output, self.part.name, beside=beside))
+            if self._is_done(record):  # by another, meanwhile
+                yield None
+                return
+            staging = staged(self.slide, cache, self.output, self.progress, self.part.name)
+            if (slide := stack.enter_context(staging)) != self.slide:
                 source.close()
                 job = replace(job, slide=str(slide))
                 source = job.open_source()
-            planned = self.ledger.plan.exists() and provenance.is_created(self.output)
-            if replaces or not planned or sees_more(source, self.ledger.plan):
-                self._prepare(source, stains, record)
-            else:
-                self.wall = read_timings(self.ledger)
+            log = self._planned(source, stains, record)
             pool, workers, threads = pools.make_pool(device, how.workers, how.threads)
-            self.pool = pool
-            try:
-                keep = self._keeps_pixels(job)
-                job = replace(job, threads=threads, keep_pixels=keep)
-                return self._stages(job, pool, workers)
-            finally:
-                pool.close()
-                forget()
+            stack.callback(forget)
+            stack.callback(pool.close)
+            job = replace(job, threads=threads, keep_pixels=self._keeps_pixels(job))
+            pool.prepare(job)
+            yield SlideRun(job, pool, workers, self.part, self.progress, log)
+
+    def _is_done(self, record: dict[str, Any]) -> bool:
+        """Whether nothing is left to do.
+
+        Raises:
+            OutputError: what is there must not be touched.
+        """
+        from wsi_pgdips.layers import provenance
+        from wsi_pgdips.layers.disk import writing
+
+        with writing(self.output):
+            self.replaces = claim_output(self.output, record, self.settings.execution)
+        if self.replaces or not provenance.is_done(self.output):
+            return False
+        self.ledger.remove()  # of a run that was killed on its last step
+        return True
 
     def _cache_folder(self) -> Path | None:
         """Where the slide is staged.
@@ -141,13 +222,44 @@ class _Run:
             )
         return folder
 
-    def _keeps_pixels(self, job: Any) -> bool:
+    def _keeps_pixels(self, job: SlideJob) -> bool:
         from wsi_pgdips.run.pixels import room_for_pixels
 
         asked = self.settings.execution.keep_pixels
         context = job.context()
         tiles = sum(len(p.fit) for p in context.plans)
         return room_for_pixels(self.output, context.grid, tiles) if asked is None else asked
+
+    def _planned(self, source: PyramidSource, stains: StainSet, record: dict[str, Any]) -> UsageLog:
+        """Plan the slide where it is not; what this process has used is counted from then on.
+
+        Raises:
+            IncompleteRunError: there is no plan, and the part does not make one.
+        """
+        from wsi_pgdips.layers import provenance
+        from wsi_pgdips.run.context import sees_more
+
+        plan = self.ledger.plan
+        there = plan.exists() and provenance.is_created(self.output)
+        folder = self.ledger.work / "usage"
+        if not self.part.does("calibrate"):
+            if not there:
+                raise IncompleteRunError(
+                    f"{self.part.stage} cannot begin",
+                    expected="a slide that calibrate has planned",
+                    found="no plan",
+                    where=self.output,
+                    hint="see why calibrate ended, and start again from there",
+                )
+        elif self.replaces or not there or sees_more(source, plan):
+            start, used = time.monotonic(), used_here()
+            self._prepare(source, stains, record)
+            log = UsageLog(folder, self.part.name)
+            after = used_here()
+            seconds = time.monotonic() - start
+            log.add("prepare", seconds, after, cpu_s=after.cpu_s - used.cpu_s)
+            return log
+        return UsageLog(folder, self.part.name)
 
     def _prepare(self, source: PyramidSource, stains: StainSet, record: dict[str, Any]) -> None:
         """Find tissue and glass once, create the empty layers, keep the plan.
@@ -160,189 +272,24 @@ class _Run:
         from wsi_pgdips.run.context import make_context, save_plan
 
         science = self.settings.science
-        with self._timed("prepare"):
-            self.progress.stage("tissue", 1, "slide")
-            context = make_context(source, stains, science)
-            self.progress.advance()
-            with writing(self.output):
-                self.output.mkdir(parents=True, exist_ok=True)
-                discard(self.output)
-            store.create_layers(
-                self.output,
-                source.grid,
-                stains,
-                name=source.meta.name,
-                store_residual=science.store_residual,
-            )
-            own = {"identity": digest(record), "settings": record["settings"]}
-            provenance.write_metadata(self.output, {OWN_KEY: own})
-            with writing(self.output):
-                self.ledger.make_folders()
-            save_plan(context, self.ledger.plan)
-
-    def _stages(self, job: Any, pool: Any, workers: int) -> RunSummary:
-        import torch
-
-        from wsi_pgdips.layers import provenance
-        from wsi_pgdips.run import blending, finishing, fit_files, fitting, worker
-        from wsi_pgdips.run.context import UNREADABLE
-        from wsi_pgdips.run.fitting import UNREAD
-        from wsi_pgdips.run.pixels import KeptPixels
-        from wsi_pgdips.solver.prior import trains
-
-        ledger, context = self.ledger, job.context()
-        threads = workers * job.threads  # of this process, while the workers wait
-        pool.prepare(job)
-        record = provenance.read_run_record(self.output)
-        blocks = [(p.by, p.bx) for p in context.plans]
-        if record:
-            self._try_again(record, blocks)
-        if not ledger.prior.exists():
-            with self._timed("calibrate"):
-                network = trains(context.preset, context.stains.n)
-                total = context.settings.calibration_steps if network else 1
-                self.progress.stage("calibrate", total, "steps" if network else "slide")
-                prior = fitting.calibrate(
-                    context, torch.device(job.device), threads, self.progress.advance
-                )
-                fit_files.save_prior(prior, ledger.prior)
-                if not network:
-                    self.progress.advance()
-        prior = fit_files.load_prior(ledger.prior)
-        with self._timed("fit"):
-            fit_reports, fit_errors = self._over_blocks("fit", pool, worker.fit, job, blocks)
-        fitted = [b for b in blocks if b in fit_reports]
-        if not fitted:
-            error = next(iter(fit_errors.values()))
-            raise IncompleteRunError(
-                "not one block of the slide could be fitted",
-                found=f"{type(error).__name__}: {error}",
-                where=self.slide.name,
-                hint="the same command tries again",
-            ) from error
-        with self._timed("blend"):
-            paths = [ledger.fit(b) for b in fitted]
-            if not ledger.fields.exists():
-                files = fit_files.FitFiles(paths)
-                found = blending.blend(context, prior, files, threads)
-                blending.save_fields(*found, ledger.fields)
-            fits = [fit_files.load_fit(path, statistics=False) for path in paths]
-            fields, slide_matrix = blending.load_fields(ledger.fields)
-        with self._timed("render"):
-            reports, errors = self._over_blocks("render", pool, worker.render, job, fitted)
-        rendered = [b for b in blocks if b in reports]
-        with self._timed("finalize"):
-            self.progress.stage("finalize", 1, "slide")
-            figures = finishing.write_products(
-                context,
-                prior,
-                fits,
-                fields,
-                slide_matrix,
-                rendered,
-                ledger,
-                KeptPixels.of_run(context, ledger),
-            )
-            self.progress.advance()
-        errors = {**fit_errors, **errors}
-        every = [*fit_reports.values(), *reports.values()]
-        failed = set[tuple[int, int]]().union(*(r.failed for r in every))
-        redo = sorted({r.block for r in every if r.failed} | set(errors))
-        incomplete = bool(redo) or UNREADABLE in prior.flags or UNREAD in prior.flags
-        used = self._used()
-        outcome = {
-            **figures,
-            "wall_s": {k: round(v, 3) for k, v in self.wall.items()},
-            "cpu_s": {k: round(v, 3) for k, v in self.cpu.items()},
-            "peak_rss_mb": round(used.peak_rss_mb, 1),
-            **({"peak_vram_mb": round(used.peak_vram_mb, 1)} if "cuda" in job.device else {}),
-            "flags": list(prior.flags),
-            "failed_tiles": len(failed),
-            "failed_blocks": len(errors),
-            "failures": {f"{b[0]},{b[1]}": f"{type(e).__name__}: {e}" for b, e in errors.items()},
-            "blocks_to_redo": redo,
-            "status": "incomplete" if incomplete else provenance.DONE,
-            "device": job.device,
-            "device_name": _device_name(job.device),
-            "workers": workers,
-            "threads": job.threads,
-        }
-        if incomplete:
-            provenance.write_json(self.output / provenance.RUN_RECORD, outcome)
-        else:
-            provenance.mark_done(self.output, outcome)
-            ledger.remove()
-        return self._summary(outcome, done=False)
-
-    def _try_again(self, record: dict[str, Any], blocks: Sequence[Block]) -> None:
-        """Give what failed in an earlier run another chance; what was made with it is dropped."""
-        from wsi_pgdips.layers import provenance
-        from wsi_pgdips.run.fitting import UNREAD
-
-        if UNREAD in record.get("flags", ()):
-            self.ledger.forget_after_plan()
-        else:
-            again = {tuple(b) for b in record.get("blocks_to_redo", [])}
-            self.ledger.forget_after_fit([b for b in blocks if b in again])
-        # last: a run that is killed before forgets again, one that is killed later goes on
-        (self.output / provenance.RUN_RECORD).unlink()
-
-    def _over_blocks(
-        self, stage: str, pool: Any, work: Any, job: Any, blocks: Sequence[Block]
-    ) -> tuple[dict[Block, Any], dict[Block, Exception]]:
-        context = job.context()
-        tiles = {(p.by, p.bx): len(p.render) for p in context.plans}
-        self.progress.stage(stage, sum(tiles[b] for b in blocks), "tiles")
-        # the largest first, so that no worker is left with a large one at the end
-        blocks = sorted(blocks, key=lambda b: -tiles[b])
-        reports: dict[Block, Any] = {}
-        errors: dict[Block, Exception] = {}
-        for block, outcome in pool.map(work, job, blocks, self.progress.advance):
-            if isinstance(outcome, Exception):
-                errors[block] = outcome
-                self.progress.note(f"{stage}: block {block} failed: {outcome!r}")
-            else:
-                reports[block] = outcome
-        return reports, errors
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        from wsi_pgdips.layers.provenance import write_json
-
-        start, busy = time.monotonic(), self._used().cpu_s
-        yield
-        # not where the stage broke off: nothing is written then
-        self.wall[stage] = self.wall.get(stage, 0.0) + time.monotonic() - start
-        # a worker that died took what it had used with it
-        self.cpu[stage] = self.cpu.get(stage, 0.0) + max(self._used().cpu_s - busy, 0.0)
-        write_json(self.ledger.timings, self.wall)
-
-    def _used(self) -> Usage:
-        """By this process and its workers."""
-        return used_by_all((used_here(), *([self.pool.used()] if self.pool else [])))
-
-    def _summary(self, record: dict[str, Any], *, done: bool) -> RunSummary:
-        return RunSummary(
-            path=self.output,
-            tiles=record.get("tiles", 0),
-            fitted=record.get("tiles_fitted", 0),
-            inherited=record.get("tiles_inherited", 0),
-            failed_tiles=record.get("failed_tiles", 0),
-            failed_blocks=record.get("failed_blocks", 0),
-            flags=tuple(record.get("flags", ())),
-            seam_step_od=record.get("seam_step_od", {}),
-            wall_s=record.get("wall_s", {}),
-            already_done=done,
-            incomplete=record.get("status") == "incomplete",
+        self.progress.stage("tissue", 1, "slide")
+        context = make_context(source, stains, science)
+        self.progress.advance()
+        with writing(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+            discard(self.output)
+        store.create_layers(
+            self.output,
+            source.grid,
+            stains,
+            name=source.meta.name,
+            store_residual=science.store_residual,
         )
+        own = {"identity": digest(record), "settings": record["settings"]}
+        provenance.write_metadata(self.output, {OWN_KEY: own})
+        with writing(self.output):
+            self.ledger.make_folders()
+        save_plan(context, self.ledger.plan)
 
 
-def _device_name(device: str) -> str:
-    import torch
-
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return platform.processor() or platform.machine()
-
-
-__all__ = ["RunSummary", "WsiPgdipsError", "deconvolve_slide"]
+__all__ = ["RunSummary", "WsiPgdipsError", "deconvolve_slide", "run_part", "run_stage"]

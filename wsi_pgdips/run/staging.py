@@ -26,7 +26,9 @@ Pieces = dict[Path, os.stat_result]
 
 
 @contextlib.contextmanager
-def staged(slide: Path, cache: Path | None, output: Path, progress: Progress) -> Iterator[Path]:
+def staged(
+    slide: Path, cache: Path | None, output: Path, progress: Progress, part: str = ""
+) -> Iterator[Path]:
     """The path to read the slide from: a copy under ``cache``, or the slide itself for None.
 
     The copy has a folder of its own there, of this slide as it is now and this output. It is
@@ -37,7 +39,7 @@ def staged(slide: Path, cache: Path | None, output: Path, progress: Progress) ->
         slide: file to read; one that is missing, a folder or not readable in all its pieces comes
             back as it is, so that its reader says why.
         cache: folder on a local disk.
-        output: of the run, which shares its copy with no other.
+        output, part: of the run, which shares its copy with no other.
         progress: gets a stage of its own while bytes are copied.
 
     Raises:
@@ -48,7 +50,7 @@ def staged(slide: Path, cache: Path | None, output: Path, progress: Progress) ->
     if cache is None or not pieces:
         yield slide
         return
-    home = cache.absolute() / _name(pieces, output)
+    home = cache.absolute() / _name(pieces, output, part)
     partial = home.with_name(home.name + PARTIAL)
     try:
         with writing(cache):
@@ -121,9 +123,9 @@ def _mib(size: int) -> int:
     return -(-size // _MIB)
 
 
-def _name(pieces: Pieces, output: Path) -> str:
+def _name(pieces: Pieces, output: Path, part: str) -> str:
     facts = [f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}" for path, stat in pieces.items()]
-    text = "\0".join([str(output.absolute()), *facts])
+    text = "\0".join([str(output.absolute()), part, *facts])
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
 
 

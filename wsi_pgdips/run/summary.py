@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,25 @@ class RunSummary:
     wall_s: dict[str, float] = field(default_factory=dict)
     already_done: bool = False
     incomplete: bool = False
+
+    @classmethod
+    def of_record(
+        cls, path: Path, record: Mapping[str, Any], *, already_done: bool = False
+    ) -> Self:
+        """From ``provenance/run.json``."""
+        return cls(
+            path=path,
+            tiles=record.get("tiles", 0),
+            fitted=record.get("tiles_fitted", 0),
+            inherited=record.get("tiles_inherited", 0),
+            failed_tiles=record.get("failed_tiles", 0),
+            failed_blocks=record.get("failed_blocks", 0),
+            flags=tuple(record.get("flags", ())),
+            seam_step_od=record.get("seam_step_od", {}),
+            wall_s=record.get("wall_s", {}),
+            already_done=already_done,
+            incomplete=record.get("status") == "incomplete",
+        )
 
     @property
     def exit_code(self) -> int:

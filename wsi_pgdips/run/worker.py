@@ -14,14 +14,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.records import Fields, FloatArray, SlidePrior, TileFlag
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.run.context import SlideJob, forget_contexts
-from wsi_pgdips.run.ledger import Block, load_arrays, save_arrays
+from wsi_pgdips.run.ledger import Block, Ledger, load_arrays, save_arrays
 from wsi_pgdips.run.memory import keep_freed_memory
 from wsi_pgdips.run.pixels import KeptPixels, PixelWriter
 
@@ -101,8 +100,7 @@ def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None)
                 keep=keep,
             )
         fit_files.save_fit(result, ledger.fit(block), ledger.maps(block))
-    failed = (result.flags & int(TileFlag.FAILED | TileFlag.READ_FAILED)) != 0
-    return BlockReport(block, len(result.flags), _tiles(result.index[failed]))
+    return BlockReport(block, len(result.flags), lost_in_fit(result))
 
 
 def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:
@@ -115,11 +113,10 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
     context = job.context()
     plan = context.plan(block)
     ledger = job.ledger
-    done = ledger.render(block)
-    if done.exists():
+    if is_rendered(ledger, block):
         for _ in plan.render:
             on_tile()
-        return BlockReport(block, len(plan.render), _failed(load_arrays(done)))
+        return BlockReport(block, len(plan.render), lost_in_render(ledger, block))
     stamp = ledger.fields.stat().st_mtime_ns
     fields, slide_matrix = _fields(str(ledger.fields), stamp)
     with _COMPUTING:
@@ -151,12 +148,28 @@ def render(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: No
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
     }
-    save_arrays(done, **arrays, **pack(rendered.strips, context.grid.tile))
+    save_arrays(ledger.render(block), **arrays, **pack(rendered.strips, context.grid.tile))
     return BlockReport(block, len(plan.render), frozenset(rendered.failed + rendered.alone))
 
 
-def _failed(rendered: dict[str, npt.NDArray[Any]]) -> frozenset[tuple[int, int]]:
-    return _tiles(rendered["failed"]) | _tiles(rendered["alone"])
+def is_rendered(ledger: Ledger, block: Block) -> bool:
+    """Whether a block is done: said to be, and each of its shards is there."""
+    done = ledger.render(block)
+    if not done.exists():
+        return False
+    return all((ledger.output / f).exists() for f in load_arrays(done, ("files",))["files"])
+
+
+def lost_in_fit(fit: BlockFit) -> frozenset[tuple[int, int]]:
+    """(ty, tx) of the tiles that could not be read or fitted."""
+    failed = (fit.flags & int(TileFlag.FAILED | TileFlag.READ_FAILED)) != 0
+    return _tiles(fit.index[failed])
+
+
+def lost_in_render(ledger: Ledger, block: Block) -> frozenset[tuple[int, int]]:
+    """(ty, tx) of the tiles of a block that could not be read, or only they themselves."""
+    a = load_arrays(ledger.render(block), ("failed", "alone"))
+    return _tiles(a["failed"]) | _tiles(a["alone"])
 
 
 def _tiles(index: npt.NDArray[np.int32]) -> frozenset[tuple[int, int]]:

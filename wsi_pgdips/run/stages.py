@@ -1,0 +1,262 @@
+"""The stages of one slide, each a function of the files of those before it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wsi_pgdips.errors import IncompleteRunError
+from wsi_pgdips.layers import provenance
+from wsi_pgdips.run import blending, finishing, fit_files, fitting, worker
+from wsi_pgdips.run.context import UNREADABLE, Context, SlideJob
+from wsi_pgdips.run.fitting import UNREAD
+from wsi_pgdips.run.ledger import Block, Ledger
+from wsi_pgdips.run.parts import Part, Stage
+from wsi_pgdips.run.pixels import KeptPixels
+from wsi_pgdips.run.progress import Progress
+from wsi_pgdips.run.summary import RunSummary
+from wsi_pgdips.run.usage import UsageLog, used_by_all, used_here
+from wsi_pgdips.solver.prior import trains
+
+if TYPE_CHECKING:
+    from wsi_pgdips.run.pool import Pool
+
+# seconds between looks for files of another machine: a network share may hide new ones for a minute
+PATIENCE_S = (1, 2, 4, 8, 15, 30)
+
+
+@dataclass
+class SlideRun:
+    """A slide that is planned, and who works on it in this process.
+
+    Attributes:
+        job: what workers are handed. workers: of the pool. part: that this process does.
+    """
+
+    job: SlideJob
+    pool: Pool
+    workers: int
+    part: Part
+    progress: Progress
+    log: UsageLog
+
+    @property
+    def context(self) -> Context:
+        return self.job.context()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.job.ledger
+
+    @property
+    def threads(self) -> int:
+        """Of this process, while the workers wait."""
+        return self.workers * self.job.threads
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [(p.by, p.bx) for p in self.context.plans]
+
+    def go(self) -> RunSummary | None:
+        """Do what the part says; a summary where the slide has come to its end."""
+        summary = None
+        stages: dict[Stage, Callable[[], RunSummary | None]] = {
+            "calibrate": self.calibrate,
+            "fit": self.fit,
+            "blend": self.blend,
+            "render": self.render,
+            "finalize": self.finalize,
+        }
+        for name, stage in stages.items():
+            if self.part.does(name):
+                summary = stage()
+        return summary
+
+    def calibrate(self) -> None:
+        """The slide's prior; what failed before gets another chance."""
+        self._try_again()
+        ledger, context = self.ledger, self.context
+        if ledger.prior.exists():
+            return
+        with self._timed("calibrate"):
+            network = trains(context.preset, context.stains.n)
+            total = context.settings.calibration_steps if network else 1
+            self.progress.stage("calibrate", total, "steps" if network else "slide")
+            device = torch.device(self.job.device)
+            prior = fitting.calibrate(context, device, self.threads, self.progress.advance)
+            fit_files.save_prior(prior, ledger.prior)
+            if not network:
+                self.progress.advance()
+
+    def fit(self) -> None:
+        """The parameters of the tiles of each block."""
+        self._need({"calibrate": self.ledger.prior.exists})
+        with self._timed("fit"):
+            self._over_blocks("fit", worker.fit, self.blocks)
+
+    def blend(self) -> None:
+        """Fields over the slide, of every block that could be fitted."""
+        self._need({"fit": lambda: not self._unfitted()})
+        with self._timed("blend"):
+            ledger, fitted = self.ledger, self._fitted()
+            if not fitted:
+                raise IncompleteRunError(
+                    "not one block of the slide could be fitted",
+                    found=next(iter(ledger.failures().values())),
+                    where=self.job.name,
+                    hint="the same command tries again",
+                )
+            if not ledger.fields.exists():
+                prior = fit_files.load_prior(ledger.prior)
+                files = fit_files.FitFiles([ledger.fit(b) for b in fitted])
+                found = blending.blend(self.context, prior, files, self.threads)
+                blending.save_fields(*found, ledger.fields)
+
+    def render(self) -> None:
+        """The layers of each fitted block."""
+        self._need({"blend": self.ledger.fields.exists})
+        with self._timed("render"):
+            self._over_blocks("render", worker.render, self._fitted())
+
+    def finalize(self) -> RunSummary:
+        """Everything that is made from finished blocks, and the done marker."""
+        self._need({"render": lambda: not self._unrendered()})
+        context, ledger = self.context, self.ledger
+        fitted = self._fitted()
+        rendered = [b for b in fitted if ledger.render(b).exists()]
+        with self._timed("finalize"):
+            self.progress.stage("finalize", 1, "slide")
+            prior = fit_files.load_prior(ledger.prior)
+            fits = [fit_files.load_fit(ledger.fit(b), statistics=False) for b in fitted]
+            figures = finishing.write_products(
+                context,
+                prior,
+                fits,
+                *blending.load_fields(ledger.fields),
+                rendered,
+                ledger,
+                KeptPixels.of_run(context, ledger),
+            )
+            self.progress.advance()
+        lost = {b: worker.lost_in_fit(fit) for b, fit in zip(fitted, fits, strict=True)}
+        for block in rendered:
+            lost[block] |= worker.lost_in_render(ledger, block)
+        failures = ledger.failures()
+        redo = sorted({b for b, tiles in lost.items() if tiles} | failures.keys())
+        incomplete = bool(redo) or UNREADABLE in prior.flags or UNREAD in prior.flags
+        used = self.log.total()
+        if "cuda" not in self.job.device:
+            del used["peak_vram_mb"]
+        record = {
+            **figures,
+            **used,
+            "flags": list(prior.flags),
+            "failed_tiles": len(frozenset().union(*lost.values())),
+            "failed_blocks": len(failures),
+            "failures": {f"{by},{bx}": reason for (by, bx), reason in failures.items()},
+            "blocks_to_redo": redo,
+            "status": "incomplete" if incomplete else provenance.DONE,
+            "device": self.job.device,
+            "device_name": _device_name(self.job.device),
+            "workers": self.workers,
+            "threads": self.job.threads,
+        }
+        if incomplete:
+            provenance.write_json(ledger.output / provenance.RUN_RECORD, record)
+        else:
+            provenance.mark_done(ledger.output, record)
+            ledger.remove()
+        return RunSummary.of_record(ledger.output, record)
+
+    def _try_again(self) -> None:
+        """Give what failed before another chance; what was made without it is dropped."""
+        ledger = self.ledger
+        path = ledger.output / provenance.RUN_RECORD
+        record, failures = provenance.read_run_record(ledger.output), ledger.failures()
+        if UNREAD in record.get("flags", ()):
+            ledger.forget_after_plan()
+        elif record or failures:
+            again = {tuple(b) for b in record.get("blocks_to_redo", [])} | failures.keys()
+            ledger.forget_after_fit([b for b in self.blocks if b in again])
+        # last: a run that is killed before forgets again, one that is killed later goes on
+        ledger.forget_failures()
+        path.unlink(missing_ok=True)
+
+    def _fitted(self) -> list[Block]:
+        return [b for b in self.blocks if self.ledger.fit(b).exists()]
+
+    def _unfitted(self) -> list[Block]:
+        """Blocks that are neither fitted nor given up."""
+        ledger = self.ledger
+        return [
+            b
+            for b in self.blocks
+            if not ledger.fit(b).exists() and not ledger.failed("fit", b).exists()
+        ]
+
+    def _unrendered(self) -> list[Block]:
+        """Fitted blocks that are neither rendered nor given up."""
+        ledger = self.ledger
+        return [
+            b
+            for b in self._fitted()
+            if not ledger.failed("render", b).exists() and not worker.is_rendered(ledger, b)
+        ]
+
+    def _need(self, before: dict[Stage, Callable[[], bool]]) -> None:
+        """Look whether the stages before are done; a while, where others have done them.
+
+        Raises:
+            IncompleteRunError: they are not.
+        """
+        for stage, done in before.items():
+            waits = list(PATIENCE_S) if self.part.stage else []
+            while not done():
+                if not waits:
+                    raise IncompleteRunError(
+                        f"{self.part.stage or 'the next stage'} cannot begin",
+                        expected=f"{stage} of the whole slide",
+                        found=f"{stage} has not come to its end",
+                        where=self.ledger.output,
+                        hint=f"see why {stage} ended, and start again from there",
+                    )
+                time.sleep(waits.pop(0))
+
+    def _over_blocks(self, stage: Stage, work: Any, blocks: Sequence[Block]) -> None:
+        tiles = {(p.by, p.bx): len(p.render) for p in self.context.plans}
+        chosen, ledger = set(blocks), self.ledger
+        own = [
+            b
+            for b in self.part.blocks(tiles)
+            if b in chosen and not ledger.failed(stage, b).exists()
+        ]
+        self.progress.stage(stage, sum(tiles[b] for b in own), "tiles")
+        for block, outcome in self.pool.map(work, self.job, own, self.progress.advance):
+            if isinstance(outcome, Exception):
+                ledger.give_up(stage, block, f"{type(outcome).__name__}: {outcome}")
+                self.progress.note(f"{stage}: block {block} failed: {outcome!r}")
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start, before = time.monotonic(), self._cpu_s()
+        yield
+        # not where the stage broke off: nothing is written then
+        used = used_by_all((used_here(), self.pool.used()))
+        # a worker that died took what it had used with it
+        cpu_s = max(used.cpu_s - before, 0.0)
+        self.log.add(stage, time.monotonic() - start, used, cpu_s=cpu_s)
+
+    def _cpu_s(self) -> float:
+        return used_by_all((used_here(), self.pool.used())).cpu_s
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return platform.processor() or platform.machine()
