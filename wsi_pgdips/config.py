@@ -90,6 +90,24 @@ class Settings(_Frozen):
     execution: ExecutionSettings = ExecutionSettings()
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a TOML of settings says, unchecked.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(
+            "the settings file cannot be read", where=path, found=error.strerror
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            "the settings file is not valid TOML", where=path, found=error
+        ) from None
+
+
 def make_settings(options: dict[str, Any], config_file: Path | None = None) -> Settings:
     """Settings from a flat mapping (command line) laid over an optional TOML file.
 
@@ -98,18 +116,7 @@ def make_settings(options: dict[str, Any], config_file: Path | None = None) -> S
     Raises:
         SettingsError: unreadable file, unknown key (the valid ones are listed), bad value.
     """
-    values: dict[str, Any] = {}
-    if config_file is not None:
-        try:
-            values.update(tomllib.loads(config_file.read_text()))
-        except OSError as error:
-            raise SettingsError(
-                "the settings file cannot be read", where=config_file, found=error.strerror
-            ) from None
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(
-                "the settings file is not valid TOML", where=config_file, found=error
-            ) from None
+    values = {} if config_file is None else read_settings(config_file)
     values.update({k: v for k, v in options.items() if v is not None})
     science, execution = set(ScientificSettings.model_fields), set(ExecutionSettings.model_fields)
     unknown = sorted(set(values) - science - execution)

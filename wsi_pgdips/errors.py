@@ -88,3 +88,7 @@ class IncompleteRunError(WsiPgdipsError):
     """The run ended, but some tiles or blocks failed and are recorded (exit code 3)."""
 
     exit_code = 3
+
+
+class SlurmError(WsiPgdipsError):
+    """Slurm is not there, does not answer, or refuses a job."""

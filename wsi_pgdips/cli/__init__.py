@@ -3,7 +3,17 @@
 Heavy imports happen inside the commands, so that help comes at once.
 """
 
-from wsi_pgdips.cli import bench, estimate, normalize, phantom, reference, run, stains
+from wsi_pgdips.cli import (
+    bench,
+    cohort,
+    estimate,
+    normalize,
+    phantom,
+    reference,
+    run,
+    slurm,
+    stains,
+)
 from wsi_pgdips.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -17,6 +27,8 @@ app.command()(normalize.export)
 app.command()(reference.compare)
 app.command()(phantom.phantom)
 app.command()(phantom.demo)
+app.add_typer(cohort.cohort_app, name="cohort")
+app.add_typer(slurm.slurm_app, name="slurm")
 app.add_typer(stains.stains_app, name="stains", invoke_without_command=True)
 app.add_typer(reference.reference_app, name="reference")
 app.add_typer(bench.bench_app, name="bench")

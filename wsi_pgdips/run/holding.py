@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.disk import writing
+from wsi_pgdips.run.parts import Part
 
 SUFFIX = ".running"
 BEAT_S = 20.0
@@ -131,6 +132,22 @@ def holders(output: Path) -> dict[Path, Holder | None]:
     return {p: alive(p) for p in sorted(paths) if p.name.startswith(start)}
 
 
+def held_by_another(output: Path, part: Part) -> bool:
+    """Whether somebody works on an output so that a part of the work cannot be done."""
+    if not output.parent.is_dir():
+        return False
+    return any(
+        holder is not None and _rivals(path, output, part.name, part.beside)
+        for path, holder in holders(output).items()
+    )
+
+
+def _rivals(path: Path, output: Path, part: str, beside: str | None) -> bool:
+    """Whether who holds a file must not work while a part is done."""
+    side_by_side = beside is not None and path.name.startswith(f"{output.name}.{beside}")
+    return not side_by_side or _number(path, output, part) is not None
+
+
 def alive(path: Path) -> Holder | None:
     """Who holds a file and still works."""
     while True:
@@ -155,10 +172,7 @@ def _take(output: Path, part: str, beside: str | None) -> Path:
         own = place(output, part, 1 + max((n for n in numbers if n is not None), default=-1))
 
         def rival(path: Path, own: Path = own) -> bool:
-            if path == own:
-                return False
-            side_by_side = beside is not None and path.name.startswith(f"{output.name}.{beside}")
-            return not side_by_side or _number(path, output, part) is not None
+            return path != own and _rivals(path, output, part, beside)
 
         _refuse(output, before, rival)
         try:

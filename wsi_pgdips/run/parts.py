@@ -63,6 +63,11 @@ class Part:
         name = self.stage or "run"
         return name if self.count == 1 else f"{name}-{self.number}-of-{self.count}"
 
+    @property
+    def beside(self) -> str | None:
+        """How the names of those begin that may go on at the same time; None where nobody may."""
+        return f"{self.stage}-" if self.count > 1 else None
+
     def does(self, stage: Stage) -> bool:
         return self.stage in (None, stage)
 

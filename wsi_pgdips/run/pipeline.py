@@ -23,6 +23,7 @@ from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.ledger import Ledger, digest, identity
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import Progress, QuietProgress
+from wsi_pgdips.run.space import check_room, layers_bytes
 from wsi_pgdips.run.summary import RunSummary
 from wsi_pgdips.run.usage import UsageLog, used_here
 
@@ -168,9 +169,7 @@ class _Opening:
             if self._is_done(record):
                 yield None
                 return
-            # parts of one stage go on side by side, anything else alone
-            beside = f"{self.part.stage}-" if self.part.count > 1 else None
-            stack.enter_context(holding(self.output, self.part.name, beside=beside))
+            stack.enter_context(holding(self.output, self.part.name, beside=self.part.beside))
             if self._is_done(record):  # by another, meanwhile
                 yield None
                 return
@@ -275,6 +274,7 @@ class _Opening:
         self.progress.stage("tissue", 1, "slide")
         context = make_context(source, stains, science)
         self.progress.advance()
+        check_room(self.output, layers_bytes(context.grid, context.n_tiles, stains.n))
         with writing(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
             discard(self.output)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
 
+from wsi_pgdips.config import ExecutionSettings
 from wsi_pgdips.errors import DeviceError, WsiPgdipsError
 from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.ledger import Block
@@ -156,3 +157,15 @@ def make_pool(
     from wsi_pgdips.run.dask_pool import DaskPool
 
     return DaskPool(count, devices_of(device), lanes, threads), count, threads
+
+
+def slide_pool(how: ExecutionSettings) -> tuple[Pool, int]:
+    """(pool, threads a worker) of processes that serve whole slides, one at a time each.
+
+    One process at least: a slide that takes its process with it leaves the others alone.
+    """
+    from wsi_pgdips.run.dask_pool import DaskPool
+
+    device = choose_device(how.device)
+    workers, threads, _ = who_works(device, how.workers, how.threads)
+    return DaskPool(workers, devices_of(device), 1, threads), threads

@@ -1,0 +1,249 @@
+"""``cohort``: many slides."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from wsi_pgdips.cli.app import EXIT_INTERRUPTED
+from wsi_pgdips.cli.run_options import with_run_options
+from wsi_pgdips.cli.say import print_rows, progress_of, say_error, speak_up, stdout
+
+if TYPE_CHECKING:
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.cohort.report import Row
+
+cohort_app = typer.Typer(help="Many slides: run, watch, try again, verify.", no_args_is_help=True)
+
+LOOK_S = 2.0
+SHOWN = 40  # rows of a table; of more slides only those that need a look are shown
+
+Job = Annotated[Path, typer.Argument(help="Folder of a cohort.", metavar="JOBDIR")]
+Manifest = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV with a column slide, and of output, reference and the settings of "
+        "[b]run[/b] what is needed; or a folder of slides.",
+        metavar="MANIFEST.csv|DIR",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings of this page as a flat TOML; the command line wins.",
+        metavar="FILE.toml",
+    ),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(help="Also write each slide in this look.", metavar="NAME|FILE"),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(help="Of a slide, after a passing fault of a disk. [dim]default: 2[/dim]", min=0),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")]
+
+
+@cohort_app.command("run")
+@with_run_options
+def cohort_run(
+    manifest: Manifest,
+    job: Annotated[Path, typer.Argument(help="Folder to write.", metavar="JOBDIR")],
+    config: Config = None,
+    reference: ReferenceOption = None,
+    retries: Retries = None,
+    skip_errors: Annotated[
+        bool | None,
+        typer.Option(
+            "--skip-errors/--no-skip-errors",
+            help="Go on with the other slides after one has failed. [dim]default: skip[/dim]",
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also say warnings.")] = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Run every slide of a cohort; those that are done are left alone, and none stops another."""
+    if verbose:
+        speak_up()
+    from wsi_pgdips.run.cohort.options import CohortOptions
+    from wsi_pgdips.run.cohort.runner import plan_cohort
+
+    own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
+    asked = CohortOptions.of(config, own, options)
+    folder, cohort = plan_cohort(
+        manifest,
+        job,
+        options=asked.settings,
+        reference=asked.reference,
+        retries=asked.retries,
+    )
+    from wsi_pgdips.run.slurm.submission import refuse_while_queued
+
+    refuse_while_queued(folder)
+    folder.keep(cohort)
+    _go(folder, quiet, skip_errors=asked.skip_errors)
+
+
+def _go(
+    folder: JobFolder, quiet: bool, *, skip_errors: bool = True, failed_too: bool = False
+) -> None:
+    from wsi_pgdips.run.cohort.report import exit_code
+    from wsi_pgdips.run.cohort.runner import run_cohort
+    from wsi_pgdips.run.stopping import stoppable
+
+    progress = progress_of(quiet)
+    try:
+        with stoppable():
+            rows = run_cohort(
+                folder, progress=progress, skip_errors=skip_errors, failed_too=failed_too
+            )
+    except KeyboardInterrupt:
+        progress.close()
+        say_error("interrupted; the same command goes on where it stopped", kind="stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        progress.close()
+    if not quiet:
+        _print_end(folder, rows)
+    raise typer.Exit(exit_code(rows))
+
+
+@cohort_app.command("status")
+def cohort_status(
+    job: Job,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Look again until no slide is in hand.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say how every slide stands: stage, tiles, rate, time left, failures."""
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.cohort.report import exit_code, rows_of, summary_of
+    from wsi_pgdips.run.slurm.submission import queue_of
+
+    folder, cohort = JobFolder.opened(job)
+    if as_json:
+        import json
+
+        rows = rows_of(folder, cohort, queue_of(folder))
+        typer.echo(json.dumps(summary_of(folder, rows), indent=1))
+        raise typer.Exit(exit_code(rows))
+    if not (watch and sys.stdout.isatty()):
+        rows = rows_of(folder, cohort, queue_of(folder))
+        while watch and _in_hand(rows):
+            time.sleep(LOOK_S)
+            rows = rows_of(folder, cohort, queue_of(folder))
+        stdout().print(_table(rows))
+        raise typer.Exit(exit_code(rows))
+    rows = []
+    with Live(console=stdout(), refresh_per_second=2) as live:
+        while not rows or _in_hand(rows):
+            if rows:
+                time.sleep(LOOK_S)
+            rows = rows_of(folder, cohort, queue_of(folder))
+            live.update(_table(rows))
+    raise typer.Exit(exit_code(rows))
+
+
+@cohort_app.command("retry")
+def cohort_retry(
+    job: Job,
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Those that failed too, not only what was interrupted."),
+    ] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Here, also what was submitted to Slurm.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Work on what is not done once more, where it was worked on before: here, or under Slurm."""
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.slurm.submission import refuse_while_queued, submit_again, was_submitted
+
+    folder, _ = JobFolder.opened(job)
+    refuse_while_queued(folder)
+    if was_submitted(folder) and not local:
+        jobs = submit_again(folder, failed_too=failed)
+        if not quiet:
+            print_rows([("submitted", ", ".join(jobs) or "nothing: every slide is done")])
+        return
+    _go(folder, quiet, failed_too=failed)
+
+
+@cohort_app.command("report")
+def cohort_report(job: Job, quiet: Quiet = False) -> None:
+    """Write summary.json and failures.csv of how the slides stand now."""
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.cohort.report import exit_code, write_report
+    from wsi_pgdips.run.slurm.submission import queue_of
+
+    folder, cohort = JobFolder.opened(job)
+    rows = write_report(folder, cohort, queue_of(folder))
+    if not quiet:
+        _print_end(folder, rows)
+    raise typer.Exit(exit_code(rows))
+
+
+@cohort_app.command("verify")
+def cohort_verify(job: Job, quiet: Quiet = False) -> None:
+    """Check every finished slide: bytes as they were written, no block missing, the format."""
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.cohort.runner import verify_cohort
+
+    folder, cohort = JobFolder.opened(job)
+    found = verify_cohort(folder, cohort, progress_of(quiet))
+    for name, wrong in found.items():
+        for line in wrong:
+            say_error(line, kind=name)
+    bad = sum(1 for wrong in found.values() if wrong)
+    if not quiet:
+        print_rows([("verified", f"{len(found)} slides, {bad} with faults")])
+    raise typer.Exit(3 if bad else 0)
+
+
+def _in_hand(rows: list[Row]) -> bool:
+    return any(r.standing in ("running", "waiting") for r in rows)
+
+
+def _table(rows: list[Row]) -> RenderableType:
+    from wsi_pgdips.run.cohort.report import count_text, time_left_text
+
+    shown = rows if len(rows) <= SHOWN else [r for r in rows if r.standing not in _PLAIN][:SHOWN]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("slide", "status", "stage"):
+        table.add_column(name, overflow="fold")
+    for row in shown:
+        what = row.stage_text or row.reason or _done_text(row)
+        style = _STYLES.get(row.standing, "")
+        table.add_row(row.entry.name, Text(row.standing, style=style), Text(what))
+    more = [] if len(shown) == len(rows) else [f"{len(rows) - len(shown)} more not shown"]
+    words = [count_text(rows), time_left_text(rows), *more]
+    return Group(table, Text(", ".join(w for w in words if w)))
+
+
+_PLAIN = ("done", "waiting")
+_STYLES = {"done": "green", "failed": "red", "incomplete": "red", "interrupted": "yellow"}
+
+
+def _done_text(row: Row) -> str:
+    return f"{row.state.tiles} tiles" if row.state and row.standing == "done" else ""
+
+
+def _print_end(folder: JobFolder, rows: list[Row]) -> None:
+    from wsi_pgdips.run.cohort.report import exit_code
+
+    stdout().print(_table(rows))
+    print_rows([("summary", str(folder.summary))])
+    if exit_code(rows):
+        print_rows([("failures", str(folder.failures))])

@@ -1,0 +1,177 @@
+"""``slurm``: a cohort as jobs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_pgdips.cli.cohort import Config, Job, Manifest, Quiet, ReferenceOption, Retries
+from wsi_pgdips.cli.run_options import with_run_options
+from wsi_pgdips.cli.say import print_rows
+
+slurm_app = typer.Typer(help="A cohort as jobs of Slurm.", no_args_is_help=True)
+
+_JOBS, _SPLIT = "What each job asks for", "How slides become jobs"
+
+
+@slurm_app.command("submit")
+@with_run_options
+def slurm_submit(
+    manifest: Manifest,
+    job: Annotated[Path, typer.Argument(help="Folder to write, seen by all.", metavar="JOBDIR")],
+    config: Config = None,
+    reference: ReferenceOption = None,
+    retries: Retries = None,
+    partition: Annotated[str | None, typer.Option(rich_help_panel=_JOBS)] = None,
+    gpus_per_task: Annotated[int, typer.Option(min=0, rich_help_panel=_JOBS)] = 0,
+    cpus_per_task: Annotated[int, typer.Option(min=1, rich_help_panel=_JOBS)] = 4,
+    time: Annotated[str, typer.Option(rich_help_panel=_JOBS)] = "04:00:00",
+    mem: Annotated[str, typer.Option(rich_help_panel=_JOBS)] = "16G",
+    account: Annotated[str | None, typer.Option(rich_help_panel=_JOBS)] = None,
+    qos: Annotated[str | None, typer.Option(rich_help_panel=_JOBS)] = None,
+    array_limit: Annotated[
+        int | None,
+        typer.Option(help="Tasks of an array at once.", min=1, rich_help_panel=_JOBS),
+    ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any other option of sbatch, such as --extra=--constraint=a100; may be given "
+            "again.",
+            rich_help_panel=_JOBS,
+        ),
+    ] = None,
+    signal_s: Annotated[
+        int,
+        typer.Option(
+            "--signal-before",
+            help="Seconds before the time limit when a job ends and asks to be started anew.",
+            min=30,
+            rich_help_panel=_JOBS,
+        ),
+    ] = 120,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Line of shell before the program starts, such as 'module load cuda'.",
+            rich_help_panel=_JOBS,
+        ),
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            help="How the program is started, such as 'apptainer exec FILE.sif wsi-pgdips'. "
+            "[dim]default: as it was now[/dim]",
+            rich_help_panel=_JOBS,
+        ),
+    ] = None,
+    split_slide: Annotated[
+        bool,
+        typer.Option(
+            "--split-slide",
+            help="The stages of every slide are jobs of their own, and blocks are shared out.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = False,
+    split_above: Annotated[
+        int,
+        typer.Option(help="Split slides of more blocks than this.", rich_help_panel=_SPLIT),
+    ] = 200,
+    split_tasks: Annotated[
+        int,
+        typer.Option(help="Tasks that share the blocks.", min=1, rich_help_panel=_SPLIT),
+    ] = 4,
+    slides_per_task: Annotated[
+        int,
+        typer.Option(
+            help="Small slides one process serves, one by one.", min=1, rich_help_panel=_SPLIT
+        ),
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the scripts; submit and write nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Submit what is not done of a cohort: small slides as arrays, big ones stage by stage."""
+    from wsi_pgdips.run.cohort.options import CohortOptions
+    from wsi_pgdips.run.cohort.runner import left_of, plan_cohort
+    from wsi_pgdips.run.slurm.resources import Resources
+    from wsi_pgdips.run.slurm.submission import Splitting, plan_submission, scripts_of, submit
+
+    asked = CohortOptions.of(config, {"reference": reference, "retries": retries}, options)
+    folder, cohort = plan_cohort(
+        manifest,
+        job,
+        options=asked.settings,
+        reference=asked.reference,
+        retries=asked.retries,
+    )
+    resources = Resources(
+        partition,
+        gpus_per_task,
+        cpus_per_task,
+        time,
+        mem,
+        account,
+        qos,
+        array_limit,
+        tuple(extra or ()),
+        tuple(setup or ()),
+        program or f"{shlex.quote(sys.executable)} -m wsi_pgdips",
+        signal_s,
+    )
+    splitting = Splitting(split_slide, split_above, split_tasks, slides_per_task)
+    if dry_run:
+        todo = left_of(folder, cohort, failed_too=False)
+        planned = plan_submission(folder, cohort, todo, resources, splitting)
+        scripts = scripts_of(folder, planned)
+        for one in planned.jobs:
+            after = f", after {', '.join(one.after)}" if one.after else ""
+            typer.echo(f"### {one.name}.sbatch{after}\n{scripts[one.name]}")
+        return
+    ids = submit(folder, cohort, resources, splitting)
+    if not quiet:
+        print_rows(
+            [
+                ("submitted", ", ".join(ids) or "nothing: every slide is done, or has failed"),
+                ("status", f"wsi-pgdips cohort status {shlex.quote(str(job))}"),
+            ]
+        )
+
+
+@slurm_app.command("cancel")
+def slurm_cancel(job: Job, quiet: Quiet = False) -> None:
+    """End the jobs of a cohort; what is done is kept, and `cohort retry` goes on."""
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.slurm.submission import cancel
+
+    folder, _ = JobFolder.opened(job)
+    ids = cancel(folder)
+    if not quiet:
+        print_rows([("cancelled", ", ".join(ids) or "nothing: all jobs have ended")])
+
+
+@slurm_app.command("task", hidden=True)
+def slurm_task(
+    job_folder: Job,
+    submission: Annotated[str, typer.Option()],
+    job: Annotated[str, typer.Option()],
+    task: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """What a job of `slurm submit` runs."""
+    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.progress import make_progress
+    from wsi_pgdips.run.slurm.task import run_task
+
+    folder, _ = JobFolder.opened(job_folder.absolute())
+    progress = make_progress(sys.stderr)
+    try:
+        code = run_task(folder, submission, job, task, progress)
+    finally:
+        progress.close()
+    raise typer.Exit(code)

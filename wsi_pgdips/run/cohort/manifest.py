@@ -1,0 +1,205 @@
+"""Which slides make a cohort: a CSV with a row a slide, or a folder of slides."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.errors import SettingsError
+
+# what OpenSlide opens by one file; a DICOM slide is many, and is named in a manifest
+ENDINGS = tuple(
+    f".{e}"
+    for e in ("svs", "tif", "tiff", "ndpi", "vms", "vmu", "scn", "mrxs", "svslide", "bif", "czi")
+)
+SETTINGS = tuple(ScientificSettings.model_fields)
+COLUMNS = ("slide", "output", "reference", *SETTINGS)
+_PATHS = ("mask", "roi")
+_BOOLEANS = ("icc", "store_residual")
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One slide of a cohort.
+
+    Attributes:
+        name: of its files in the job folder, unique; may hold "/". slide: absolute path.
+        output: absolute, or relative to the job folder. reference: look of a normalised copy.
+        settings: of this slide alone, over those of the cohort.
+    """
+
+    name: str
+    slide: str
+    output: str
+    reference: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
+    """The slides of a manifest or a folder.
+
+    Args:
+        job: folder of the cohort's files; what lies in it is no slide of the cohort.
+
+    Raises:
+        SettingsError: nothing there, an unknown column, a row that cannot be used, two slides whose
+            outputs would have the same name.
+    """
+    if source.is_dir():
+        entries = tuple(_of_folder(source, job))
+        if not entries:
+            raise SettingsError(
+                "there is no slide in the folder",
+                expected=f"files that end in {' '.join(ENDINGS)}",
+                where=source,
+                hint="give a manifest (CSV with a column slide) for files of other names",
+            )
+    else:
+        entries = tuple(_of_table(source))
+    _refuse_twins(entries, source)
+    return entries
+
+
+def _of_folder(folder: Path, job: Path) -> Iterator[Entry]:
+    root, own = folder.absolute(), job.resolve()
+    for path in sorted(_files(root, own)):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        yield Entry(name, str(path), _output(name))
+
+
+def _files(folder: Path, own: Path) -> Iterator[Path]:
+    """Slides under a folder, not inside layers, nor of the job, nor hidden."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.resolve() == own:
+            continue
+        if path.is_dir():
+            if path.suffix.lower() != ".zarr":
+                yield from _files(path, own)
+        elif path.suffix.lower() in ENDINGS:
+            yield path
+
+
+def _of_table(manifest: Path) -> Iterator[Entry]:
+    rows = _rows(manifest)
+    header = next(rows, (0, []))[1]
+    columns = [name.strip().lower() for name in header]
+    unknown = [name for name in columns if name not in COLUMNS]
+    if "slide" not in columns or unknown or len(set(columns)) < len(columns):
+        raise SettingsError(
+            "the manifest has other columns than a cohort's",
+            expected=f"slide, and of {', '.join(COLUMNS[1:])} what is needed, each once",
+            found=", ".join(columns) or "nothing",
+            where=manifest,
+        )
+    found = False
+    for line, cells in rows:
+        if len(cells) > len(columns):
+            raise SettingsError(
+                "a row has more cells than the manifest has columns",
+                expected=len(columns),
+                found=len(cells),
+                where=f"{manifest}, line {line}",
+                hint='put a path that holds a comma in quotes: "a,b.svs"',
+            )
+        given = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
+        found = True
+        yield _entry({k: v for k, v in given.items() if v}, manifest, line)
+    if not found:
+        raise SettingsError("the manifest names no slide", where=manifest)
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of each line that holds anything."""
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SettingsError(
+            "there is no such manifest",
+            expected="a CSV with a column slide, or a folder of slides",
+            found="nothing",
+            where=manifest,
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            "the manifest cannot be read",
+            expected="a CSV in UTF-8",
+            found=error,
+            where=manifest,
+        ) from None
+    # spreadsheets of other languages write semicolons
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            yield reader.line_num, cells
+
+
+def _entry(given: dict[str, str], manifest: Path, line: int) -> Entry:
+    where, folder = f"{manifest}, line {line}", manifest.absolute().parent
+    if "slide" not in given:
+        raise SettingsError("a row names no slide", where=where)
+    slide = folder / given.pop("slide")
+    output, reference = given.pop("output", None), given.pop("reference", None)
+    if reference is not None and reference.endswith(".json"):
+        reference = str(folder / reference)
+    settings: dict[str, Any] = {}
+    for name, text in given.items():
+        if name in _PATHS or (name == "stains" and text.endswith(".toml")):
+            settings[name] = str(folder / text)
+        elif name in _BOOLEANS:
+            settings[name] = _boolean(text, name, where)
+        else:
+            settings[name] = text
+    name = slide.stem if output is None else _name_of(output)
+    return Entry(name, str(slide), output or _output(name), reference, settings)
+
+
+def _output(name: str) -> str:
+    return f"layers/{name}.ome.zarr"
+
+
+def _name_of(output: str) -> str:
+    """The name of an entry whose output is given, also by an absolute path."""
+    path = Path(output)
+    name = re.sub(r"(\.ome)?\.zarr$", "", path.name)
+    return name if path.is_absolute() else (path.parent / name).as_posix()
+
+
+def _boolean(text: str, name: str, where: str) -> bool:
+    try:
+        return _WORDS[text.lower()]
+    except KeyError:
+        raise SettingsError(
+            "a cell is neither true nor false",
+            expected=", ".join(_WORDS),
+            found=f"{name} = {text!r}",
+            where=where,
+        ) from None
+
+
+def _refuse_twins(entries: Iterable[Entry], source: Path) -> None:
+    seen: dict[str, Entry] = {}
+    for entry in entries:
+        for key in {entry.name, entry.output}:
+            other = seen.setdefault(key, entry)
+            if other is not entry:
+                raise SettingsError(
+                    "two slides would be written to the same place",
+                    found=f"{other.slide} and {entry.slide}, both {key}",
+                    where=source,
+                    hint="give each an output of its own: a manifest with a column output",
+                )
+        if ".." in Path(entry.name).parts:
+            raise SettingsError(
+                "an output leads out of the job folder by ..",
+                expected="a path inside the job folder, or an absolute one",
+                found=entry.output,
+                where=source,
+            )

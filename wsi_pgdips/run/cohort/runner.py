@@ -1,0 +1,237 @@
+"""A cohort on this machine or on a cluster of dask: worker processes that serve many slides."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
+from wsi_pgdips.run.cohort.report import Row, rows_of, write_report
+from wsi_pgdips.run.cohort.state import State, StateFile, forget_states
+from wsi_pgdips.run.cohort.work import WHOLE, work_on
+from wsi_pgdips.run.holding import holding
+from wsi_pgdips.run.progress import Progress
+
+TELL_S = 30.0  # between two words on slides that take long
+
+
+@dataclass(frozen=True)
+class CohortJob:
+    """What a worker process is handed.
+
+    Attributes:
+        folder: of the job. device, threads: of the worker.
+    """
+
+    folder: str
+    device: str
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class SlideReport:
+    """What it says of a slide; ``tiles`` of the cohort's progress: a slide counts as one."""
+
+    state: State | None
+    tiles: int = 1
+
+
+def plan_cohort(
+    source: Path,
+    job: Path,
+    *,
+    options: dict[str, Any],
+    reference: str | None = None,
+    retries: int = 2,
+) -> tuple[JobFolder, Cohort]:
+    """Read who belongs to a cohort, and check every setting before anything is begun.
+
+    Args:
+        options: settings of all slides. reference: of those whose row names none.
+
+    Raises:
+        SettingsError: the manifest or a setting cannot be used. OutputError: the folder cannot.
+    """
+    entries = read_cohort(source, job)
+    if reference is not None:
+        entries = tuple(replace(e, reference=e.reference or reference) for e in entries)
+    cohort = Cohort(entries, {k: v for k, v in options.items() if v is not None}, retries)
+    for entry in entries:
+        cohort.settings(entry)
+        if entry.reference is not None:
+            _check_reference(entry.reference)
+    return JobFolder(job.absolute()), cohort
+
+
+def _check_reference(reference: str) -> None:
+    from wsi_pgdips.looks.files import load_reference
+
+    if reference != "self":
+        load_reference(reference)
+
+
+def run_cohort(
+    folder: JobFolder,
+    *,
+    progress: Progress,
+    skip_errors: bool = True,
+    failed_too: bool = False,
+) -> list[Row]:
+    """Work on every slide that is not done, each on its own; how all stand in the end.
+
+    Args:
+        folder: with its plan kept. skip_errors: go on with the others after a slide has failed.
+        failed_too: also give those another chance that failed before.
+
+    Raises:
+        OutputError: another process runs this cohort.
+    """
+    with holding(folder.plan):
+        folder, cohort = JobFolder.opened(folder.path)
+        todo = left_of(folder, cohort, failed_too=failed_too)
+        if todo:
+            with _telling(folder, cohort, progress):
+                _work(folder, cohort, todo, progress, skip_errors)
+        return write_report(folder, cohort)
+
+
+def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:
+    """The slides to work on: not what is done, in another's hands, or failed before."""
+    from wsi_pgdips.layers.provenance import is_done
+
+    todo = []
+    for row in rows_of(folder, cohort):
+        if row.standing == "running":
+            continue
+        if row.standing in ("failed", "incomplete") and not failed_too and _as_before(row, cohort):
+            continue
+        if row.standing == "done" and _as_before(row, cohort) and is_done(folder.output(row.entry)):
+            target = folder.normalised(row.entry)
+            if target is None or target.exists():
+                continue
+        todo.append(row.entry)
+    return todo
+
+
+def _as_before(row: Row, cohort: Cohort) -> bool:
+    """Whether a slide was worked on with the settings it has now."""
+    digest = cohort.settings(row.entry).science.digest()
+    return row.state is not None and row.state.digest in ("", digest)
+
+
+def forget_failures(folder: JobFolder, cohort: Cohort) -> None:
+    """Slides that failed count as waiting from now on."""
+    for row in rows_of(folder, cohort):
+        if row.standing in ("failed", "incomplete", "interrupted"):
+            forget_states(folder.state(row.entry))
+
+
+def _work(
+    folder: JobFolder,
+    cohort: Cohort,
+    todo: Sequence[Entry],
+    progress: Progress,
+    skip_errors: bool,
+) -> None:
+    from wsi_pgdips.run.pool import slide_pool
+
+    how = cohort.settings(todo[0]).execution
+    pool: Any
+    pool, threads = slide_pool(how)
+    try:
+        progress.stage("cohort", len(todo), "slides")
+        job: Any = CohortJob(str(folder.path), "", threads)
+        names = [e.name for e in todo]
+        for name, outcome in pool.map(on_slide, job, names, progress.advance):
+            state = _said(folder, cohort, name, outcome)
+            progress.note(f"{name}: {_word(state)}")
+            if state is not None and state.status not in ("done", "stage_done") and not skip_errors:
+                progress.note("stopped at the first failure, as --no-skip-errors asks")
+                break
+    finally:
+        pool.close()
+
+
+def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: None) -> SlideReport:
+    """In a worker process: one slide of many."""
+    folder, cohort = JobFolder.opened(Path(job.folder))
+    state = work_on(
+        folder,
+        cohort,
+        cohort.entry(name),
+        device=job.device or None,
+        threads=job.threads,
+    )
+    return SlideReport(state)
+
+
+def _said(
+    folder: JobFolder, cohort: Cohort, name: str, outcome: SlideReport | Exception
+) -> State | None:
+    if not isinstance(outcome, Exception):
+        return outcome.state
+    entry = cohort.entry(name)
+    file = StateFile(folder.state(entry), WHOLE, cohort.settings(entry).science.digest())
+    return file.write(
+        status="failed",
+        exit_code=1,
+        reason=str(outcome) or type(outcome).__name__,
+        hint="give the slide more memory, or look at the log; `cohort retry --failed` tries again",
+    )
+
+
+def _word(state: State | None) -> str:
+    if state is None:
+        return "another process works on it"
+    if state.status == "done":
+        return f"done, {state.tiles} tiles"
+    return f"{state.status}: {state.reason}"
+
+
+def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict[str, list[str]]:
+    """What is wrong with each finished slide, by its name; nothing where it is whole."""
+    from wsi_pgdips.errors import WsiPgdipsError
+    from wsi_pgdips.run.verify import verify_layers
+
+    done = [r.entry for r in rows_of(folder, cohort) if r.standing == "done"]
+    found: dict[str, list[str]] = {}
+    progress.stage("verify", len(done), "slides")
+    try:
+        for entry in done:
+            try:
+                wrong = verify_layers(folder.output(entry))
+            except WsiPgdipsError as error:
+                wrong = [error.message]
+            target = folder.normalised(entry)
+            if target is not None and not target.exists():
+                wrong.append(f"{target.name}: missing")
+            found[entry.name] = wrong
+            progress.advance()
+    finally:
+        progress.close()
+    return found
+
+
+@contextmanager
+def _telling(folder: JobFolder, cohort: Cohort, progress: Progress) -> Iterator[None]:
+    """Say now and then how far the slides in hand are."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(TELL_S):
+            for row in rows_of(folder, cohort):
+                if row.standing == "running":
+                    progress.note(f"{row.entry.name}: {row.stage_text}")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,152 @@
+"""What became of a slide: one small file of each process that has worked on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from wsi_pgdips.layers.disk import PARTIAL, write_atomic
+from wsi_pgdips.run.parts import STAGES, Part
+
+Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped"]
+WRITE_S = 1.0  # between two writes of how far a stage is
+
+
+@dataclass(frozen=True)
+class State:
+    """Of a part of the work on a slide, or of a slide.
+
+    Attributes:
+        part: its name. status: ``stage_done`` where other stages follow; ``incomplete`` where tiles
+            or blocks failed; ``stopped`` by a signal. stage: of the run, in hand or the last.
+        done, total, unit: of the stage. begun, stage_begun, updated: seconds since the epoch.
+        reason, hint: what went wrong, and what to do. exit_code: as of ``run``.
+        tiles, failed_tiles, wall_s: of the slide. digest: of its scientific settings.
+        host, pid, job: who wrote it; ``job`` of Slurm.
+    """
+
+    part: str
+    status: Status = "running"
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    begun: float = 0.0
+    stage_begun: float = 0.0
+    updated: float = 0.0
+    reason: str = ""
+    hint: str = ""
+    exit_code: int | None = None
+    tiles: int = 0
+    failed_tiles: int = 0
+    wall_s: float = 0.0
+    digest: str = ""
+    host: str = ""
+    pid: int = 0
+    job: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+class StateFile:
+    """The state of a part, on disk; a ``Progress`` that writes how far it is.
+
+    Args:
+        folder: of the slide's states. clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, folder: Path, part: Part, digest: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._path, self._clock = folder / f"{part.name}.json", clock
+        for torn in folder.glob(f"{part.name}.json.*{PARTIAL}"):  # of a process that was killed
+            torn.unlink(missing_ok=True)
+        now = clock()
+        self.state = State(
+            part.name,
+            begun=now,
+            updated=now,
+            digest=digest,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            job=os.environ.get("SLURM_JOB_ID", ""),
+        )
+        self._written = 0.0
+        self.write()
+
+    def write(self, **changes: Any) -> State:
+        """Change the state, and write it."""
+        now = self._clock()
+        self.state = replace(self.state, updated=now, **changes)
+        self._written = now
+        write_atomic(self._path, json.dumps(asdict(self.state)).encode())
+        return self.state
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self.write(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
+
+    def advance(self, n: int = 1) -> None:
+        done = self.state.done + n
+        if self._clock() - self._written >= WRITE_S:
+            self.write(done=done)
+        else:
+            self.state = replace(self.state, done=done)
+
+    def note(self, message: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def read_states(folder: Path) -> tuple[State, ...]:
+    """Of all parts, in the order of their stages."""
+    found = [State.read(path) for path in sorted(folder.glob("*.json"))]
+    return tuple(sorted((s for s in found if s is not None), key=_place))
+
+
+def forget_states(folder: Path) -> None:
+    """What is begun anew has no past; states of slides whose names go on below stay."""
+    for path in folder.glob("*.json"):
+        path.unlink(missing_ok=True)
+
+
+def state_of_slide(states: Sequence[State]) -> State | None:
+    """One state from those of the parts; None where nobody has begun.
+
+    A failure counts more than what is still in hand, as nothing can follow it.
+    """
+    if not states:
+        return None
+    for status in ("done", "failed", "incomplete"):
+        for state in states:
+            if state.status == status:
+                return state
+    last = states[-1]
+    beside = [s for s in states if _place(s) == _place(last)]
+    running = [s for s in beside if s.status == "running"] or beside
+    latest = max(running, key=lambda s: s.updated)
+    stopped = any(s.status == "stopped" for s in beside)
+    return replace(
+        latest,
+        status="stopped" if stopped and latest.status != "running" else latest.status,
+        done=sum(s.done for s in beside),
+        total=sum(s.total for s in beside),
+        begun=min(s.begun for s in states),
+        stage_begun=min(s.stage_begun for s in running),
+    )
+
+
+def _place(state: State) -> int:
+    """In the order of the stages; what does all of them comes last."""
+    name = state.part.partition("-")[0]
+    return next((i for i, stage in enumerate(STAGES) if stage == name), len(STAGES))

@@ -1,0 +1,225 @@
+"""One slide of a cohort, or a part of it: whatever happens, its state says what became of it."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from wsi_pgdips.config import Settings
+from wsi_pgdips.errors import WsiPgdipsError
+from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.run.cohort.manifest import Entry
+from wsi_pgdips.run.cohort.state import State, StateFile, forget_states, read_states
+from wsi_pgdips.run.holding import held_by_another
+from wsi_pgdips.run.ledger import Ledger
+from wsi_pgdips.run.parts import Part
+from wsi_pgdips.run.progress import LineProgress, Progress
+from wsi_pgdips.run.summary import RunSummary
+
+WHOLE = Part()
+WAITS_S = (5.0, 30.0, 120.0)  # before each retry; the last one again and again
+# what a disk or network share says in a bad moment
+_PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ENOTCONN,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENETRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    getattr(errno, "EREMOTEIO", errno.EIO),  # of Linux
+}
+
+
+def work_on(
+    folder: JobFolder,
+    cohort: Cohort,
+    entry: Entry,
+    part: Part = WHOLE,
+    *,
+    shown: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> State | None:
+    """Run a slide, or a part of it; its state is kept and returned, done or failed.
+
+    None where another process works on it: what becomes of the slide is its to say.
+
+    Args:
+        shown: also gets the progress. check: called all the time, to raise what ends the work.
+        device, threads: in place of the settings', where slides share a machine.
+
+    Raises:
+        BaseException: only what is no fault of the slide: an interruption.
+    """
+    if held_by_another(folder.output(entry), part):
+        return None
+    first = part.does("calibrate")
+    begun_before = bool(read_states(folder.state(entry)))
+    if first:
+        forget_states(folder.state(entry))
+    try:
+        settings = _settings(cohort, entry, begun_before, device, threads)
+    except WsiPgdipsError as error:
+        return _failed(StateFile(folder.state(entry), part, ""), error)
+    file = StateFile(folder.state(entry), part, settings.science.digest())
+    log = folder.log(entry)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as lines:
+        told = LineProgress(lines)
+        progress = _All([file, told, *([shown] if shown else [])], check)
+        try:
+            summary = _with_retries(folder, cohort, entry, settings, part, progress)
+            if summary is None:
+                return file.write(status="stage_done", exit_code=0)
+            target = folder.normalised(entry)
+            if summary.exit_code == 0 and target is not None and part.does("finalize"):
+                _normalise(folder, entry, target, progress)
+            return _ended(file, summary)
+        except KeyboardInterrupt as error:
+            file.write(status="stopped", reason=f"stopped: {error or 'interrupted'}")
+            raise
+        except WsiPgdipsError as error:
+            told.note(str(error))
+            return _failed(file, error)
+        except Exception as error:  # one slide's surprise must not take the cohort down
+            _keep(error, lines)
+            return file.write(
+                status="failed",
+                exit_code=1,
+                reason=f"unexpected {type(error).__name__}: {error}",
+                hint=f"this is a bug of wsi-pgdips: please report what {log} says, without what "
+                "names a patient",
+            )
+
+
+def _settings(
+    cohort: Cohort, entry: Entry, begun_before: bool, device: str | None, threads: int | None
+) -> Settings:
+    settings = cohort.settings(entry)
+    how = {"device": device, "threads": threads, "workers": 1 if device else None}
+    changes: dict[str, object] = {k: v for k, v in how.items() if v is not None}
+    if begun_before:  # to overwrite what this cohort has made would never come to an end
+        changes |= {"overwrite": False, "resume": True}
+    execution = settings.execution.model_copy(update=changes)
+    return settings.model_copy(update={"execution": execution})
+
+
+def _with_retries(
+    folder: JobFolder,
+    cohort: Cohort,
+    entry: Entry,
+    settings: Settings,
+    part: Part,
+    progress: Progress,
+) -> RunSummary | None:
+    from wsi_pgdips.run.pipeline import run_part
+
+    for attempt in range(cohort.retries + 1):
+        try:
+            return run_part(Path(entry.slide), folder.output(entry), settings, part, progress)
+        except (WsiPgdipsError, OSError) as error:
+            if attempt == cohort.retries or not is_passing(error):
+                raise
+            wait = WAITS_S[min(attempt, len(WAITS_S) - 1)]
+            progress.note(f"{error}\nthis may pass: trying again in {wait:g} s")
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error comes from a fault of a disk or network that may be gone soon."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _normalise(folder: JobFolder, entry: Entry, target: Path, progress: Progress) -> None:
+    if target.exists():  # an export appears whole or not at all
+        return
+    from wsi_pgdips.run.normalize import normalize_slide
+
+    normalize_slide(
+        folder.output(entry),
+        target,
+        reference=entry.reference,
+        slide=entry.slide,
+        progress=progress,
+    )
+
+
+def _ended(file: StateFile, summary: RunSummary) -> State:
+    reason = ""
+    if summary.exit_code:
+        reason = f"{summary.failed_tiles} tiles and {summary.failed_blocks} blocks failed"
+        if not summary.failed_tiles and not summary.failed_blocks:
+            reason = f"parts of the slide could not be read ({', '.join(summary.flags)})"
+    return file.write(
+        status="incomplete" if summary.exit_code else "done",
+        exit_code=summary.exit_code,
+        reason=reason,
+        hint="`cohort retry --failed` tries them again" if reason else "",
+        tiles=summary.tiles,
+        failed_tiles=summary.failed_tiles,
+        wall_s=round(sum(summary.wall_s.values()), 3),
+    )
+
+
+def _failed(file: StateFile, error: WsiPgdipsError) -> State:
+    told = [("expected", error.expected), ("found", error.found), ("where", error.where)]
+    more = "; ".join(f"{name}: {value}" for name, value in told if value is not None)
+    return file.write(
+        status="failed",
+        exit_code=error.exit_code,
+        reason=f"{error.message} ({more})" if more else error.message,
+        hint=error.hint or "",
+    )
+
+
+def _keep(error: Exception, log: TextIO) -> None:
+    traceback.print_exception(error, file=log)
+    log.flush()
+
+
+class _All:
+    """Several places that show progress."""
+
+    def __init__(self, shown: Sequence[Progress], check: Callable[[], None]) -> None:
+        self._shown, self._check = shown, check
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self._check()
+        for one in self._shown:
+            one.stage(name, total, unit)
+
+    def advance(self, n: int = 1) -> None:
+        self._check()
+        for one in self._shown:
+            one.advance(n)
+
+    def note(self, message: str) -> None:
+        for one in self._shown:
+            one.note(message)
+
+    def close(self) -> None:
+        for one in self._shown:
+            one.close()
+
+
+def pieces(folder: JobFolder, entry: Entry) -> int:
+    """How many pieces of the work on a slide are finished."""
+    work = Ledger(folder.output(entry)).work
+    return sum(1 for path in work.rglob("*") if path.suffix in (".npz", ".npy"))

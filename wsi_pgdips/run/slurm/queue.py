@@ -1,0 +1,124 @@
+"""What Slurm is asked and told, by its own commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_pgdips.errors import SlurmError
+
+ANSWER_S = 60.0
+MAX_ARRAY = 1001  # Slurm's own default
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job, or one task of an array, that has not ended.
+
+    Attributes:
+        job: id of the job. task: of an array, or None. state, reason: as Slurm says.
+    """
+
+    job: str
+    task: int | None
+    state: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        reason = "" if self.reason in ("None", "") else f" ({self.reason})"
+        return f"job {self.job} {self.state.lower()}{reason}"
+
+
+def submit_script(script: Path, after: Iterable[str] = ()) -> str:
+    """Submit a script; returns the job's id.
+
+    Args:
+        after: ids of jobs that must have ended, well or not.
+
+    Raises:
+        SlurmError: there is no Slurm, or it refuses.
+    """
+    ids = list(after)
+    wait = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
+    said = _ask(["sbatch", "--parsable", *wait, str(script)], "the job was refused")
+    return said.strip().splitlines()[-1].partition(";")[0]
+
+
+def queued(jobs: Sequence[str]) -> list[Queued] | None:
+    """Those of some jobs that wait or run; None where Slurm cannot be asked."""
+    if not jobs:
+        return []
+    if shutil.which("squeue") is None:
+        return None
+    # by one's own format: accounting may be off, and squeue's JSON is younger than many sites
+    query = ["squeue", "-h", "-r", "-j", ",".join(jobs), "-o", "%F|%K|%T|%r"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:  # jobs are forgotten some minutes after their end
+        return [] if "Invalid job id" in done.stderr else None
+    return [_queued(line) for line in done.stdout.splitlines() if line.count("|") >= 3]
+
+
+def _queued(line: str) -> Queued:
+    job, task, state, reason = line.split("|", 3)
+    return Queued(job, int(task) if task.isdecimal() else None, state, reason)
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """End jobs, waiting or running.
+
+    Raises:
+        SlurmError: Slurm refuses.
+    """
+    if jobs:
+        _ask(["scancel", *jobs], "the jobs could not be cancelled")
+
+
+def requeue_this() -> bool:
+    """Ask that the job this process belongs to is started anew; whether Slurm agreed."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    try:
+        _ask(["scontrol", "requeue", job], "")
+    except SlurmError:
+        return False
+    return True
+
+
+def max_array() -> int:
+    """Tasks that an array may have here."""
+    try:
+        said = _ask(["scontrol", "show", "config"], "")
+    except SlurmError:
+        said = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
+    return max(int(found.group(1)) if found else MAX_ARRAY, 2) - 1
+
+
+def _ask(command: list[str], refused: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
+    except FileNotFoundError:
+        raise SlurmError(
+            "there is no Slurm here",
+            expected=f"the command {command[0]}",
+            found="not on the PATH",
+            hint="submit from a machine of the cluster, or use `wsi-pgdips cohort run`",
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            "Slurm does not answer", where=command[0], hint="try again when it does"
+        ) from None
+    if done.returncode:
+        raise SlurmError(refused, found=done.stderr.strip(), where=" ".join(command))
+    return done.stdout

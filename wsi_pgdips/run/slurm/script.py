@@ -1,0 +1,48 @@
+"""The text of a batch script; nothing is submitted here."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.resources import files
+from pathlib import Path
+
+from wsi_pgdips.run.slurm.plan import REPORT, Job
+from wsi_pgdips.run.slurm.resources import Resources
+
+TEMPLATE = "job.sbatch.j2"
+
+
+def script_of(job: Job, resources: Resources, *, folder: Path, submission: str) -> str:
+    """What ``sbatch`` is given for a job; of what it waits for, its command line tells.
+
+    Args:
+        folder: of the cohort, absolute. submission: name of the jobs' own folder in it.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["sh"] = shlex.quote
+    environment.filters["directive"] = _directive
+    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text())
+    number = "%A_%a" if job.is_array else "%j"
+    log = str(folder / "slurm" / submission / "logs").replace("%", "%%")
+    return template.render(
+        job=job,
+        r=resources,
+        report=job.name == REPORT,
+        last=len(job.slides) - 1,
+        log=f"{log}/{job.name}-{number}.out",
+        folder=str(folder),
+        submission=submission,
+    )
+
+
+def _directive(text: str) -> str:
+    """A value in a line of ``#SBATCH``, which is split at blanks like a command."""
+    return f'"{text}"' if any(c.isspace() for c in text) else text

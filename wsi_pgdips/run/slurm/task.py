@@ -1,0 +1,99 @@
+"""What one job, or one task of an array, does: its slides, or its share of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.run.cohort.manifest import Entry
+from wsi_pgdips.run.cohort.state import State, StateFile, read_states, state_of_slide
+from wsi_pgdips.run.cohort.work import pieces, work_on
+from wsi_pgdips.run.holding import DEAD_S, held_by_another
+from wsi_pgdips.run.parts import Part
+from wsi_pgdips.run.progress import Progress
+from wsi_pgdips.run.slurm.queue import requeue_this
+from wsi_pgdips.run.slurm.submission import Submission
+from wsi_pgdips.run.stopping import Stopped, stoppable
+
+EXIT_FAILED, EXIT_AGAIN, EXIT_ENDED = 3, 75, 128
+_WAIT_S = 5.0
+
+
+def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Progress) -> int:
+    """Work on the slides of a task; exit code.
+
+    A signal before the time limit ends what is in hand and asks Slurm to start the job anew; one
+    that ends the job is obeyed. What is done is kept in any case.
+
+    Returns:
+        0 all done; 3 some failed, or what came before did; 75 to be started anew; 143 ended.
+    """
+    _, cohort = JobFolder.opened(folder.path)
+    planned = Submission.read(folder.slurm / submission).job(job)
+    slides = [cohort.entry(name) for name in planned.slides[task]]
+    part = planned.part(task)
+    before = _done(folder, slides)
+    try:
+        with stoppable() as stop:
+            states = [_one(folder, cohort, e, part, shown, stop.check) for e in slides]
+    except Stopped as stopped:
+        if stopped.number != signal.SIGUSR1:
+            shown.note(f"ended by {stopped}; what is done is kept")
+            return EXIT_ENDED + stopped.number
+        if os.environ.get("SLURM_RESTART_COUNT") and _done(folder, slides) == before:
+            _give_up(folder, cohort, slides, part)
+            shown.note("nothing was finished since the last start: not started again")
+            return EXIT_FAILED
+        again = requeue_this()
+        shown.note("out of time: " + ("goes on in a new start" if again else "cannot be requeued"))
+        return EXIT_AGAIN
+    good = ("done", "stage_done")
+    return 0 if all(s is not None and s.status in good for s in states) else EXIT_FAILED
+
+
+def _one(
+    folder: JobFolder,
+    cohort: Cohort,
+    entry: Entry,
+    part: Part,
+    shown: Progress,
+    check: Callable[[], None],
+) -> State | None:
+    """One slide, unless that is done, or has failed in a stage before."""
+    so_far = state_of_slide(read_states(folder.state(entry)))
+    if so_far is not None and so_far.status in ("done", "failed", "incomplete"):
+        shown.note(f"{entry.name}: {so_far.status} before {so_far.reason}")
+        return so_far
+    until = time.monotonic() + DEAD_S + 60
+    # of a machine that Slurm has given up, and which goes on all the same
+    while held_by_another(folder.output(entry), part) and time.monotonic() < until:
+        check()
+        time.sleep(_WAIT_S)
+    state = work_on(folder, cohort, entry, part, shown=shown, check=check)
+    word = "another process works on it" if state is None else f"{state.status} {state.reason}"
+    shown.note(f"{entry.name}: {word}")
+    return state
+
+
+def _done(folder: JobFolder, slides: Sequence[Entry]) -> int:
+    """Finished pieces, of slides that are done too."""
+    ended = [state_of_slide(read_states(folder.state(e))) for e in slides]
+    over = sum(s is not None and s.status in ("done", "failed", "incomplete") for s in ended)
+    return 10**6 * over + sum(pieces(folder, e) for e in slides)
+
+
+def _give_up(folder: JobFolder, cohort: Cohort, slides: Sequence[Entry], part: Part) -> None:
+    for entry in slides:
+        state = state_of_slide(read_states(folder.state(entry)))
+        if state is None or state.status != "stopped":
+            continue
+        digest = cohort.settings(entry).science.digest()
+        StateFile(folder.state(entry), part, digest).write(
+            status="failed",
+            exit_code=EXIT_FAILED,
+            reason="the time limit is too short to finish a single piece of the work",
+            hint="give a longer --time, more --cpus-per-task, or a smaller --block",
+        )

@@ -1,0 +1,57 @@
+"""A signal that asks to stop: what is in hand is dropped, what is done is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+# of a scheduler before its time limit, and at it
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised in the main thread; ends a run as ctrl-C does.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Stop:
+    """Remembers that somebody asked."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    def ask(self, number: int, _frame: FrameType | None = None) -> None:
+        """A handler of signals: the first one counts, so that nothing breaks off the end."""
+        if self._number is None:
+            self._number = number
+            raise Stopped(number)
+
+    def check(self) -> None:
+        """Ask once more: an exception that a signal raises may fall where it is swallowed.
+
+        Raises:
+            Stopped: somebody has asked.
+        """
+        if self._number is not None:
+            raise Stopped(self._number)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Signals raise ``Stopped`` inside; for the main thread."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.ask) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
