@@ -208,11 +208,12 @@ def queue_of(folder: JobFolder) -> Callable[[str], str] | None:
         return None
     names = {job_id: name for name, job_id in last.ids.items()}
     text: dict[str, str] = {}
-    for one in waiting:
+    # what runs says more than what waits behind it
+    for one in sorted(waiting, key=lambda q: (q.state != "RUNNING", int(q.job))):
         job = last.job(names[one.job])
         tasks = job.slides if one.task is None else job.slides[one.task : one.task + 1]
         for slide in (s for task in tasks for s in task):
-            text.setdefault(slide, one.text)
+            text.setdefault(slide, f"{job.stage}: {one.text}" if job.stage else one.text)
     return lambda slide: text.get(slide, "")
 
 
