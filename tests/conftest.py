@@ -2,6 +2,7 @@
 
 ``WSI_PGDIPS_DATA``     folder of the real slides; without it tests marked ``realslide`` skip.
 ``WSI_PGDIPS_SLURM``    ``1`` promises a Slurm; else ``slurm`` tests skip where none answers.
+``WSI_PGDIPS_SNAKEMAKE``  the program; else ``snakemake`` on PATH; tests that run it skip without.
 ``WSI_PGDIPS_REQUIRE``  ``1``: a ``realslide`` or ``slurm`` test that skips fails instead.
 """
 
@@ -40,6 +41,18 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.fail(f"WSI_PGDIPS_DATA is set, but {path} is no folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def snakemake() -> str:
+    """Snakemake's program, usually of an environment of its own; skips where there is none."""
+    found = os.environ.get("WSI_PGDIPS_SNAKEMAKE") or shutil.which("snakemake")
+    if found is None:
+        pytest.skip(
+            "no Snakemake here: `pip install snakemake snakemake-executor-plugin-slurm` in an "
+            "environment of its own, and WSI_PGDIPS_SNAKEMAKE names its program"
+        )
+    return found
 
 
 @pytest.fixture
