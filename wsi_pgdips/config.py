@@ -7,6 +7,7 @@ import json
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -76,11 +77,28 @@ class ExecutionSettings(_Frozen):
     device: str = "auto"
     workers: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    cluster: str = "local"
     batch: int | Literal["auto"] = "auto"
     cache: str | None = None
     keep_pixels: bool | None = None
     overwrite: bool = False
     resume: bool = True
+
+    @field_validator("cluster")
+    @classmethod
+    def _cluster(cls, value: str) -> str:
+        if value in ("local", "slurm") or _is_address(value):
+            return value
+        expected = "local, slurm, or a scheduler such as tcp://host:8786 or tls://host:8786"
+        raise ValueError(f"expected {expected}, found {value}")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port)
+    except ValueError:  # a port that is no number
+        return False
 
 
 class Settings(_Frozen):

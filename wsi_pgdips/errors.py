@@ -84,6 +84,10 @@ class DeviceError(WsiPgdipsError):
     """A compute device that was asked for and is not there."""
 
 
+class ClusterError(WsiPgdipsError):
+    """A cluster of dask or Slurm that cannot be reached, was lost, or has nobody who works."""
+
+
 class IncompleteRunError(WsiPgdipsError):
     """The run ended, but some tiles or blocks failed and are recorded (exit code 3)."""
 

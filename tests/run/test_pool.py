@@ -17,8 +17,9 @@ from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.run import dask_pool, fitting, pool
 from wsi_pgdips.run.context import SlideJob
-from wsi_pgdips.run.dask_pool import DaskPool, cpu_shares
+from wsi_pgdips.run.dask_pool import DaskPool
 from wsi_pgdips.run.ledger import Block
+from wsi_pgdips.run.on_worker import cpu_shares
 from wsi_pgdips.run.threads import in_threads
 from wsi_pgdips.run.usage import Usage, used_by_all, used_here
 from wsi_pgdips.run.worker import BlockReport

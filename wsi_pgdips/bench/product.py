@@ -12,7 +12,7 @@ from wsi_pgdips.bench.methods import ABLATION
 from wsi_pgdips.config import ScientificSettings, make_settings
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.records import Fields, SlidePrior, StainSet
-from wsi_pgdips.run import pool, worker
+from wsi_pgdips.run import devices, pool, worker
 from wsi_pgdips.run.ablation import ablate
 from wsi_pgdips.run.context import make_context
 from wsi_pgdips.run.fit_files import load_prior
@@ -134,7 +134,7 @@ def machine() -> tuple[torch.device, int]:
     import torch
 
     worker.quiet_threads()
-    return torch.device(pool.choose_device("auto")), pool.usable_cpus()
+    return torch.device(devices.choose_device("auto")), pool.usable_cpus()
 
 
 def _settings(

@@ -24,8 +24,9 @@ from wsi_pgdips.bench.speed_records import (
 )
 from wsi_pgdips.bench.speed_runs import ONCE, STAGES, TimedRun, foreseen, slope, timed_run
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.run.devices import choose_device
 from wsi_pgdips.run.phantoms import make_phantom
-from wsi_pgdips.run.pool import choose_device, usable_cpus
+from wsi_pgdips.run.pool import usable_cpus
 from wsi_pgdips.run.worker import quiet_threads
 from wsi_pgdips.solver.presets import PAPER_STEPS
 

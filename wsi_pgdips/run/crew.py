@@ -29,7 +29,8 @@ class Crew:
         Raises:
             DeviceError: a device that is not there.
         """
-        from wsi_pgdips.run.pool import choose_device, who_works
+        from wsi_pgdips.run.devices import choose_device
+        from wsi_pgdips.run.pool import who_works
 
         device = choose_device(how.device)
         return cls(device, *who_works(device, how.workers, how.threads))

@@ -74,12 +74,12 @@ def deconvolve_image(
     import torch
 
     from wsi_pgdips.optics.stains import load_stains
-    from wsi_pgdips.run import pool, worker
+    from wsi_pgdips.run import devices, pool, worker
     from wsi_pgdips.run.context import make_context
     from wsi_pgdips.slide.source import ArraySource
 
     science = settings.science.model_copy(update={"store_residual": True})
-    device = torch.device(pool.choose_device(settings.execution.device))
+    device = torch.device(devices.choose_device(settings.execution.device))
     threads = settings.execution.threads or pool.usable_cpus()
     worker.quiet_threads()
     source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)

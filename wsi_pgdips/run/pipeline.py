@@ -144,6 +144,7 @@ class _Opening:
     def run(self) -> Iterator[SlideRun | None]:
         """None where the layers are finished already."""
         from wsi_pgdips.optics.stains import load_stains
+        from wsi_pgdips.run import devices
         from wsi_pgdips.run import pool as pools
         from wsi_pgdips.run.context import AUTO_BATCH, SlideJob
         from wsi_pgdips.run.stages import SlideRun
@@ -151,7 +152,7 @@ class _Opening:
         from wsi_pgdips.run.worker import forget, quiet_threads
 
         science, how = self.settings.science, self.settings.execution
-        device = pools.choose_device(how.device)
+        device = devices.device_for(how.device, how.cluster)
         quiet_threads()
         job = SlideJob(
             str(self.slide.absolute()),
@@ -179,7 +180,14 @@ class _Opening:
                 job = replace(job, slide=str(slide))
                 source = job.open_source()
             log = self._planned(source, stains, record)
-            pool, workers, threads = pools.make_pool(device, how.workers, how.threads)
+            pool, workers, threads = pools.make_pool(
+                device,
+                how.workers,
+                how.threads,
+                how.cluster,
+                logs=self.ledger.work / "slurm",
+                note=self.progress.note,
+            )
             stack.callback(forget)
             stack.callback(pool.close)
             job = replace(job, threads=threads, keep_pixels=self._keeps_pixels(job))

@@ -6,10 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from wsi_pgdips.config import ExecutionSettings
-from wsi_pgdips.errors import DeviceError, WsiPgdipsError
+from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.run.context import SlideJob
 from wsi_pgdips.run.ledger import Block
 from wsi_pgdips.run.usage import Usage
@@ -24,6 +25,11 @@ Outcome = tuple[Block, BlockReport | Exception]
 class Pool(Protocol):
     """Runs a function over blocks; an outcome is a report or the exception of that block."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether workers look for their devices themselves, which this process may lack."""
+        ...
+
     def prepare(self, job: SlideJob) -> None:
         """The slide that blocks are to be of: it is opened while something else is done."""
         ...
@@ -32,11 +38,24 @@ class Pool(Protocol):
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
     ) -> Iterator[Outcome]: ...
 
+    def once(self, function: Callable[..., Any], job: SlideJob, *others: Any) -> Any:
+        """``function(job, *others)``, where the job's device is; its exception is raised."""
+        ...
+
     def used(self) -> Usage:
         """By workers that are processes of their own, as far as they live."""
         ...
 
     def close(self) -> None: ...
+
+
+class WorkerDiedError(RuntimeError):
+    """What becomes of a block that twice ended the process that worked on it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the worker process died twice while working on it (out of memory, or killed)"
+        )
 
 
 class _Stopped(BaseException):
@@ -52,6 +71,10 @@ class InlinePool:
 
     def __init__(self, lanes: int = 1) -> None:
         self._lanes = lanes
+
+    @property
+    def remote(self) -> bool:
+        return False
 
     def prepare(self, job: SlideJob) -> None:
         pass  # it is open here already
@@ -80,6 +103,9 @@ class InlinePool:
             stopped.set()
             pool.shutdown(cancel_futures=True)
 
+    def once(self, function: Callable[..., Any], job: SlideJob, *others: Any) -> Any:
+        return function(job, *others)
+
     def used(self) -> Usage:
         return Usage()  # all of it is used here
 
@@ -94,42 +120,6 @@ def devices_of(device: str) -> tuple[str, ...]:
     if device != "cuda":
         return (device,)
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-
-
-def choose_device(asked: str) -> str:
-    """``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        DeviceError: CUDA was asked for and is not there, or the name is unknown.
-    """
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    name, _, number = asked.partition(":")
-    if asked != "cpu" and not (name == "cuda" and (asked == name or number.isdecimal())):
-        raise DeviceError(
-            "unknown device",
-            expected="auto, cpu, cuda or cuda:N",
-            found=asked,
-            where="--device",
-        )
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "no GPU that torch can use was found",
-            expected="a CUDA device",
-            found="CUDA is not available to torch",
-            where="--device",
-            hint="run with --device cpu, or --device auto to use a GPU only where there is one",
-        )
-    if number and int(number) >= torch.cuda.device_count():
-        raise DeviceError(
-            "there is no such GPU",
-            expected=f"cuda:0 to cuda:{torch.cuda.device_count() - 1}",
-            found=asked,
-            where="--device",
-        )
-    return asked
 
 
 def usable_cpus() -> int:
@@ -148,9 +138,27 @@ def who_works(device: str, workers: int | None, threads: int | None) -> tuple[in
 
 
 def make_pool(
-    device: str, workers: int | None, threads: int | None = None
+    device: str,
+    workers: int | None,
+    threads: int | None = None,
+    cluster: str = "local",
+    *,
+    logs: Path | None = None,
+    note: Callable[[str], None] = lambda message: None,
 ) -> tuple[Pool, int, int]:
-    """(pool, workers, threads a worker) for a device."""
+    """(pool, workers, threads a worker) for a device.
+
+    Args:
+        device: of ``device_for``. cluster: as in ``ExecutionSettings``.
+        logs: folder for those of jobs, which they can reach. note: what a user should know.
+
+    Raises:
+        ClusterError: it cannot be reached or used.
+    """
+    if cluster != "local":
+        from wsi_pgdips.run.dask_pool import remote_pool
+
+        return remote_pool(cluster, device, workers, threads, logs, note)
     count, threads, lanes = who_works(device, workers, threads)
     if count == 1:
         return InlinePool(lanes), 1, threads
@@ -159,13 +167,22 @@ def make_pool(
     return DaskPool(count, devices_of(device), lanes, threads), count, threads
 
 
-def slide_pool(how: ExecutionSettings) -> tuple[Pool, int]:
+def slide_pool(how: ExecutionSettings, logs: Path, note: Callable[[str], None]) -> tuple[Pool, int]:
     """(pool, threads a worker) of processes that serve whole slides, one at a time each.
 
     One process at least: a slide that takes its process with it leaves the others alone.
-    """
-    from wsi_pgdips.run.dask_pool import DaskPool
 
-    device = choose_device(how.device)
+    Raises:
+        DeviceError, ClusterError: as ``make_pool``.
+    """
+    from wsi_pgdips.run.dask_pool import DaskPool, remote_pool
+    from wsi_pgdips.run.devices import device_for
+
+    device = device_for(how.device, how.cluster)
+    if how.cluster != "local":
+        pool, _, threads = remote_pool(
+            how.cluster, device, how.workers, how.threads, logs, note, lanes=1
+        )
+        return pool, threads
     workers, threads, _ = who_works(device, how.workers, how.threads)
     return DaskPool(workers, devices_of(device), 1, threads), threads

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from wsi_pgdips.errors import IncompleteRunError
 from wsi_pgdips.layers import provenance
-from wsi_pgdips.run import blending, finishing, fit_files, fitting, worker
+from wsi_pgdips.run import blending, finishing, fit_files, worker
 from wsi_pgdips.run.context import UNREADABLE, Context, SlideJob
 from wsi_pgdips.run.fitting import UNREAD
 from wsi_pgdips.run.ledger import Block, Ledger
@@ -88,9 +85,10 @@ class SlideRun:
             network = trains(context.preset, context.stains.n)
             total = context.settings.calibration_steps if network else 1
             self.progress.stage("calibrate", total, "steps" if network else "slide")
-            device = torch.device(self.job.device)
-            prior = fitting.calibrate(context, device, self.threads, self.progress.advance)
-            fit_files.save_prior(prior, ledger.prior)
+            if self.pool.remote:  # on the device that does the rest
+                self.pool.once(worker.calibrate, self.job, self.job.threads)
+            else:
+                worker.calibrate(self.job, self.threads, self.progress.advance)
             if not network:
                 self.progress.advance()
 
@@ -151,7 +149,8 @@ class SlideRun:
         redo = sorted({b for b, tiles in lost.items() if tiles} | failures.keys())
         incomplete = bool(redo) or UNREADABLE in prior.flags or UNREAD in prior.flags
         used = self.log.total()
-        if "cuda" not in self.job.device:
+        device, device_name = self.pool.once(worker.device_of, self.job)
+        if "cuda" not in device:
             del used["peak_vram_mb"]
         record = {
             **figures,
@@ -162,8 +161,8 @@ class SlideRun:
             "failures": {f"{by},{bx}": reason for (by, bx), reason in failures.items()},
             "blocks_to_redo": redo,
             "status": "incomplete" if incomplete else provenance.DONE,
-            "device": self.job.device,
-            "device_name": _device_name(self.job.device),
+            "device": device,
+            "device_name": device_name,
             "workers": self.workers,
             "threads": self.job.threads,
         }
@@ -255,8 +254,3 @@ class SlideRun:
     def _cpu_s(self) -> float:
         return used_by_all((used_here(), self.pool.used())).cpu_s
 
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return platform.processor() or platform.machine()

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import os
+import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -66,6 +67,26 @@ def forget() -> None:
     for kept in (_prior, _fields, _kept_pixels):
         kept.cache_clear()
     forget_contexts()
+
+
+def calibrate(job: SlideJob, threads: int, on_step: Callable[[], None] = lambda: None) -> None:
+    """Stage ``calibrate``: the slide's prior, on the device of the job."""
+    import torch
+
+    from wsi_pgdips.run import fit_files, fitting
+
+    quiet_threads()
+    prior = fitting.calibrate(job.context(), torch.device(job.device), threads, on_step)
+    fit_files.save_prior(prior, job.ledger.prior)
+
+
+def device_of(job: SlideJob) -> tuple[str, str]:
+    """The device that does the work, and what its maker calls it."""
+    import torch
+
+    if job.device.startswith("cuda"):
+        return job.device, str(torch.cuda.get_device_name(job.device))
+    return job.device, platform.processor() or platform.machine()
 
 
 def fit(job: SlideJob, block: Block, on_tile: Callable[[], None] = lambda: None) -> BlockReport:

@@ -17,6 +17,8 @@ from wsi_pgdips.run.cohort.work import WHOLE, work_on
 from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.progress import Progress
 
+# workers that others have started may have many threads
+_ONE_AT_A_TIME = threading.Lock()
 TELL_S = 30.0  # between two words on slides that take long
 
 
@@ -142,10 +144,10 @@ def _work(
 
     how = cohort.settings(todo[0]).execution
     pool: Any
-    pool, threads = slide_pool(how)
+    pool, threads = slide_pool(how, folder.slurm / "dask", progress.note)
     try:
         progress.stage("cohort", len(todo), "slides")
-        job: Any = CohortJob(str(folder.path), "", threads)
+        job: Any = CohortJob(str(folder.path), how.device, threads)
         names = [e.name for e in todo]
         for name, outcome in pool.map(on_slide, job, names, progress.advance):
             state = _said(folder, cohort, name, outcome)
@@ -160,13 +162,10 @@ def _work(
 def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: None) -> SlideReport:
     """In a worker process: one slide of many."""
     folder, cohort = JobFolder.opened(Path(job.folder))
-    state = work_on(
-        folder,
-        cohort,
-        cohort.entry(name),
-        device=job.device or None,
-        threads=job.threads,
-    )
+    with _ONE_AT_A_TIME:
+        state = work_on(
+            folder, cohort, cohort.entry(name), device=job.device, threads=job.threads
+        )
     return SlideReport(state)
 
 

@@ -108,8 +108,9 @@ def _settings(
     cohort: Cohort, entry: Entry, begun_before: bool, device: str | None, threads: int | None
 ) -> Settings:
     settings = cohort.settings(entry)
-    how = {"device": device, "threads": threads, "workers": 1 if device else None}
-    changes: dict[str, object] = {k: v for k, v in how.items() if v is not None}
+    changes: dict[str, object] = {}
+    if device is not None:  # this process is one of the cohort's workers
+        changes |= {"device": device, "threads": threads, "workers": 1, "cluster": "local"}
     if begun_before:  # to overwrite what this cohort has made would never come to an end
         changes |= {"overwrite": False, "resume": True}
     execution = settings.execution.model_copy(update=changes)
