@@ -151,6 +151,15 @@ class RunOptions:
     threads: Annotated[
         int | None, typer.Option(help="Threads of one worker.", rich_help_panel=_MACHINE)
     ]
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where worker processes live: here, in jobs of Slurm, or with a scheduler of "
+            "dask. [dim]default: local[/dim]",
+            metavar="local|slurm|tcp://HOST:PORT",
+            rich_help_panel=_MACHINE,
+        ),
+    ]
     batch: Annotated[
         str | None,
         typer.Option(
