@@ -125,8 +125,12 @@ def devices_of(device: str) -> tuple[str, ...]:
 def usable_cpus() -> int:
     """CPUs this process may use: fewer than the machine's in a container or a job."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    # not every Slurm binds its jobs to the CPUs they asked for
+    asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(count, int(asked)) if asked.isdecimal() and int(asked) else count
 
 
 def who_works(device: str, workers: int | None, threads: int | None) -> tuple[int, int, int]:

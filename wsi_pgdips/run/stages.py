@@ -16,6 +16,7 @@ from wsi_pgdips.run.fitting import UNREAD
 from wsi_pgdips.run.ledger import Block, Ledger
 from wsi_pgdips.run.parts import Part, Stage
 from wsi_pgdips.run.pixels import KeptPixels
+from wsi_pgdips.run.pool import usable_cpus
 from wsi_pgdips.run.progress import Progress
 from wsi_pgdips.run.summary import RunSummary
 from wsi_pgdips.run.usage import UsageLog, used_by_all, used_here
@@ -53,8 +54,8 @@ class SlideRun:
 
     @property
     def threads(self) -> int:
-        """Of this process, while the workers wait."""
-        return self.workers * self.job.threads
+        """Of this process, while the workers wait; those of other machines say nothing of it."""
+        return usable_cpus() if self.pool.remote else self.workers * self.job.threads
 
     @property
     def blocks(self) -> list[Block]:
@@ -253,4 +254,3 @@ class SlideRun:
 
     def _cpu_s(self) -> float:
         return used_by_all((used_here(), self.pool.used())).cpu_s
-

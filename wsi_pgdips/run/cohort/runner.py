@@ -163,9 +163,7 @@ def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: No
     """In a worker process: one slide of many."""
     folder, cohort = JobFolder.opened(Path(job.folder))
     with _ONE_AT_A_TIME:
-        state = work_on(
-            folder, cohort, cohort.entry(name), device=job.device, threads=job.threads
-        )
+        state = work_on(folder, cohort, cohort.entry(name), device=job.device, threads=job.threads)
     return SlideReport(state)
 
 
