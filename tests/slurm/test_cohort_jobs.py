@@ -1,0 +1,174 @@
+"""A cohort as jobs of a real Slurm: the same bytes and the same failures as in one process."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cluster import CHEAP, JOB, PROGRAM, jobs_of, leftovers, logs, program, slurm, summary, until
+from cluster import wait_for_jobs as wait
+from output_tree import differing
+from PIL import Image
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+
+REAL = ("CMU-1-Small-Region.svs", "BS9_HE2_40x_AT2.svs", "metaplasia_trypsin_DAB_20x.svs")
+FAST = ("--preset=fast", "--block=1024")
+MANY_BLOCKS = (*CHEAP, "--preset=balanced")
+
+
+def phantom(path: Path, size: str) -> Path:
+    program("phantom", path, "--size", size, "--quiet")
+    return path
+
+
+def blank(path: Path) -> Path:
+    """A slide without tissue: glass, with its scale in the file."""
+    glass = np.full((700, 900, 3), 244, np.uint8)
+    Image.fromarray(glass).save(path, dpi=(50800, 50800))  # 0.5 um a pixel
+    return path
+
+
+def failures(folder: Path) -> dict[str, str]:
+    with (folder / "failures.csv").open() as file:
+        return {Path(row["slide"]).name: row["reason"] for row in csv.DictReader(file)}
+
+
+def row_of(said: str, name: str) -> str:
+    return next(line for line in said.splitlines() if line.startswith(name))
+
+
+@pytest.mark.realslide
+def test_a_cohort_of_real_slides_with_broken_ones_among_them(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name in REAL:
+        shutil.copyfile(data_dir / "slides" / name, slides / name)
+    phantom(slides / "phantom.tiff", "900x700")
+    whole = (slides / "phantom.tiff").read_bytes()
+    (slides / "truncated.tiff").write_bytes(whole[: len(whole) // 3])
+    blank(slides / "blank.tif")
+    manifest = slides / "cohort.csv"
+    names = [*REAL, "phantom.tiff", "truncated.tiff", "blank.tif"]
+    stains = {REAL[2]: "hdab"}
+    manifest.write_text("slide,stains\n" + "".join(f"{n},{stains.get(n, 'he')}\n" for n in names))
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    program("cohort", "run", manifest, here, *FAST, "--quiet", code=3)
+    program("slurm", "submit", manifest, there, *FAST, *JOB)
+    refused = program("slurm", "submit", manifest, there, *FAST, *JOB, code=2)
+    assert "jobs of this folder have not ended" in refused.stderr
+    assert program("cohort", "run", manifest, there, *FAST, code=2).stderr.count("not ended") == 1
+    assert "waiting" in program("cohort", "status", there, code=3).stdout
+    wait(there)
+
+    for folder in (here, there):
+        found = summary(folder)
+        assert (found["done"], found["failed"], found["exit_code"]) == (4, 2, 3), logs(there)
+        reasons = failures(folder)
+        assert reasons.keys() == {"truncated.tiff", "blank.tif"}
+        assert "damaged or truncated" in reasons["truncated.tiff"]
+        assert "no tissue found" in reasons["blank.tif"]
+    assert failures(here) == failures(there)
+    ids = jobs_of(there)
+    codes = slurm("scontrol", "show", "job", ids["slides-0"])
+    assert codes.count("ExitCode=0:0") == 4
+    assert codes.count("ExitCode=3:0") == 2
+    assert "ExitCode=3:0" in slurm("scontrol", "show", "job", ids["report"])
+    done = [Path(n).stem for n in names[:4]]
+    for name in done:
+        layers = f"layers/{name}.ome.zarr"
+        assert differing(here / layers, there / layers) == [], name
+    assert leftovers(there) == []
+    said = program("cohort", "status", there, code=3).stdout
+    assert all(row_of(said, name).split()[1] == "done" for name in done)
+    program("cohort", "verify", there)
+    # nothing is left to do, and what failed is tried again when that is asked for
+    assert "nothing" in program("cohort", "retry", there).stdout
+    (slides / "truncated.tiff").write_bytes(whole)
+    program("cohort", "retry", there, "--failed")
+    wait(there, "002")
+    assert summary(there)["done"] == 5
+
+
+def test_one_slide_over_four_tasks_on_two_nodes(tmp_path: Path) -> None:
+    slide = phantom(tmp_path / "large.tiff", "3100x2100")
+    whole, folder = tmp_path / "whole.ome.zarr", tmp_path / "job"
+    program("run", slide, whole, *MANY_BLOCKS, "--quiet")
+    manifest = tmp_path / "one.csv"
+    manifest.write_text("slide\nlarge.tiff\n")
+    resources = [*JOB, "--split-slide", "--split-tasks=4"]
+    program("slurm", "submit", manifest, folder, *MANY_BLOCKS, *resources)
+    wait(folder)
+    assert summary(folder)["done"] == 1, logs(folder)
+    assert differing(whole, folder / "layers" / "large.ome.zarr") == []
+    assert leftovers(folder) == []
+    program("cohort", "verify", folder)
+    ids = jobs_of(folder)
+    assert len(ids) == 6
+    for stage in ("fit", "render"):
+        job = ids[f"split-0-large-{stage}"]
+        parts = sorted(p.stem for p in folder.glob(f"state/large/{stage}-*.json"))
+        assert parts == [f"{stage}-{i}-of-4" for i in (1, 2, 3, 4)]
+        nodes = slurm("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%N").split()
+        assert len(nodes) == 4
+        if slurm("sinfo", "-h", "-o", "%D").split() == ["2"]:
+            assert set(nodes) == {"n1", "n2"}
+
+
+def test_a_split_slide_that_cannot_begin_leaves_no_job_behind(tmp_path: Path) -> None:
+    (tmp_path / "broken.svs").write_text("no slide")
+    manifest, folder = tmp_path / "one.csv", tmp_path / "job"
+    manifest.write_text("slide\nbroken.svs\n")
+    program("slurm", "submit", manifest, folder, *MANY_BLOCKS, *JOB, "--split-slide")
+    wait(folder)
+    assert summary(folder)["failed"] == 1
+    assert len(failures(folder)) == 1
+    for name, job in jobs_of(folder).items():
+        assert "ExitCode=3:0" in slurm("scontrol", "show", "job", job), name
+
+
+def test_of_two_submissions_at_once_one_is_refused(tmp_path: Path) -> None:
+    phantom(tmp_path / "small.tiff", "600x500")
+    manifest, folder = tmp_path / "one.csv", tmp_path / "job"
+    manifest.write_text("slide\nsmall.tiff\n")
+    command = [*PROGRAM, "slurm", "submit", manifest, folder, *FAST, *JOB]
+    both = [
+        subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    codes = [process.returncode for process in both]
+    # both may find the other at work, and then neither goes on; but never both
+    assert sorted(codes) in ([0, 2], [2, 2]), said
+    if 0 not in codes:
+        program(*command[len(PROGRAM) :])
+    assert [p.name for p in folder.glob("slurm/*/jobs.json")] == ["jobs.json"]
+    wait(folder)
+    assert summary(folder)["done"] == 1
+    assert leftovers(folder) == []
+
+
+def test_out_of_time_it_is_started_anew_until_it_is_done(tmp_path: Path) -> None:
+    slide = phantom(tmp_path / "slow.tiff", "3100x2100")
+    slow = (*CHEAP, "--preset=paper", "--iterations=1", "--threads=1")
+    undisturbed, folder = tmp_path / "undisturbed.ome.zarr", tmp_path / "job"
+    program("run", slide, undisturbed, *slow, "--quiet")
+    manifest = tmp_path / "one.csv"
+    manifest.write_text("slide\nslow.tiff\n")
+    # Slurm counts in minutes, and looks every half of one: the signal comes after 20 s or so
+    short = ("--mem=3G", "--cpus-per-task=1", "--time=2", "--signal-before=115")
+    program("slurm", "submit", manifest, folder, *slow, *short)
+    job = jobs_of(folder)["slides-0"]
+    until(lambda: "out of time: goes on in a new start" in logs(folder), folder)
+    wait(folder)
+    assert "Restarts=0" not in slurm("scontrol", "show", "job", job)
+    assert summary(folder)["done"] == 1, logs(folder)
+    assert differing(undisturbed, folder / "layers" / "slow.ome.zarr") == []
+    assert leftovers(folder) == []
