@@ -181,7 +181,7 @@ def test_a_run_says_what_came_out(
     for part in ("out.ome.zarr", "12, 9 fitted", "3 inherited", "no_glass", "0.0004 OD"):
         assert part in said
     assert "seconds" not in said
-    assert isinstance(fake_run.asked["progress"], LineProgress)
+    assert isinstance(fake_run.asked["progress"].shown[0], LineProgress)
 
 
 def test_verbose_adds_times_and_quiet_says_nothing(
@@ -191,7 +191,7 @@ def test_verbose_adds_times_and_quiet_says_nothing(
     assert "fit 3.0, render 1.5, in all 4.5" in capsys.readouterr().out
     assert call("run", "a", "b", "--quiet") == 0
     assert capsys.readouterr() == ("", "")
-    assert isinstance(fake_run.asked["progress"], QuietProgress)
+    assert isinstance(fake_run.asked["progress"].shown[0], QuietProgress)
 
 
 def test_failed_parts_end_with_3(

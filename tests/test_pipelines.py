@@ -331,3 +331,61 @@ def test_nextflow_reads_the_same_columns(manifests: ModuleType):
     columns = re.search(r"def columns = \[(.*)\]", text)
     assert columns is not None
     assert columns.group(1).replace("'", "").split(", ") == list(manifests.COLUMNS)
+
+
+def test_the_template_that_sites_change_is_the_one_that_is_used():
+    packaged = PIPELINES.parent / "wsi_pgdips" / "run" / "slurm" / "job.sbatch.j2"
+    assert (PIPELINES / "slurm" / "job.sbatch.j2").read_text() == packaged.read_text()
+
+
+def test_a_list_as_an_array_takes_the_line_of_its_task(tmp_path: Path):
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    slides = tmp_path / "slides.txt"
+    slides.write_text("a.svs\n/far/b c.svs\n")
+    script = str(PIPELINES / "slurm/run_list.sbatch")
+    env = {"PATH": "/usr/bin:/bin", "WSI_PGDIPS": str(program), "SLURM_ARRAY_TASK_ID": "2"}
+    command = ["bash", script, str(slides), "out", "--preset", "fast"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    expected = ["run", "/far/b c.svs", "out/b c.ome.zarr", "--preset", "fast"]
+    assert done.stdout.splitlines() == expected
+    env["SLURM_ARRAY_TASK_ID"] = "3"
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "names no slide" in done.stderr
+
+
+def test_a_slide_is_split_into_jobs_that_follow_one_another(tmp_path: Path):
+    said = tmp_path / "said"
+    fake = tmp_path / "sbatch"
+    fake.write_text(
+        f"#!/bin/bash\nn=$(ls {said}* 2>/dev/null | wc -l)\n"
+        f'{{ printf "%s\\n" "$@"; echo "--"; cat; }} > {said}$n\necho "$((n + 7));cluster"\n'
+    )
+    fake.chmod(0o755)
+    command = [
+        "bash",
+        str(PIPELINES / "slurm/split_slide.sh"),
+        "a b.svs",
+        "out",
+        "3",
+        "--seed",
+        "1",
+    ]
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "WSI_PGDIPS": "/opt/my program"}
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    stages = ["calibrate", "fit", "blend", "render", "finalize"]
+    lines = [f"{stage}: job {7 + i}" for i, stage in enumerate(stages)]
+    assert done.stdout.splitlines() == lines
+    for i, stage in enumerate(stages):
+        options, script = (tmp_path / f"said{i}").read_text().split("--\n", 1)
+        array = stage in ("fit", "render")
+        assert ("--array=1-3" in options) == array
+        assert (f"--dependency=afterany:{6 + i}" in options) == (i > 0)
+        program = script.splitlines()[1]
+        assert program.startswith(f"exec /opt/my\\ program run {tmp_path}/a\\ b.svs ")
+        share = '--part "$SLURM_ARRAY_TASK_ID/3"' if array else ""
+        assert f"--stage {stage} {share} --seed 1" in program

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsi_pgdips.cli.app import EXIT_INTERRUPTED
 from wsi_pgdips.cli.run_options import with_run_options
 from wsi_pgdips.cli.say import print_rows, print_summary, progress_of, say_error, speak_up
+
+if TYPE_CHECKING:
+    from wsi_pgdips.run.stopping import Stopped
 
 _JOBS = "As one job of several"
 
@@ -51,15 +54,21 @@ def run(
     """Turn a slide into layers of stain concentration; goes on where it stopped."""
     if verbose:
         speak_up()
-    try:
-        from wsi_pgdips.run import pipeline
+    from wsi_pgdips.run import pipeline
+    from wsi_pgdips.run.progress import Together
+    from wsi_pgdips.run.stopping import Stopped, stoppable
 
-        given = {"config": config, "progress": progress_of(quiet), **options}
-        summary = (
-            pipeline.deconvolve_slide(slide, output, **given)
-            if stage is None and part is None
-            else pipeline.run_stage(slide, output, stage, part, **given)
-        )
+    try:
+        with stoppable() as stop:
+            shown = Together([progress_of(quiet)], stop.check)
+            given = {"config": config, "progress": shown, **options}
+            summary = (
+                pipeline.deconvolve_slide(slide, output, **given)
+                if stage is None and part is None
+                else pipeline.run_stage(slide, output, stage, part, **given)
+            )
+    except Stopped as stopped:
+        raise typer.Exit(_say_stopped(stopped)) from None
     except KeyboardInterrupt:
         say_error("interrupted; the same command goes on where it stopped", kind="stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -68,6 +77,17 @@ def run(
     if not quiet:
         print_summary(summary, times=verbose)
     raise typer.Exit(summary.exit_code)
+
+
+def _say_stopped(stopped: Stopped) -> int:
+    """Exit code after a signal; that of a time limit asks Slurm for a new start."""
+    from wsi_pgdips.run.slurm.queue import requeue_this
+
+    if stopped.asks_for_more and requeue_this():
+        say_error("out of time: goes on in a new start", kind="stopped")
+    else:
+        say_error(f"{stopped}; the same command goes on where it stopped", kind="stopped")
+    return stopped.exit_code
 
 
 def info(

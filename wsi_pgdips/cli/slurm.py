@@ -11,7 +11,7 @@ import typer
 
 from wsi_pgdips.cli.cohort import Config, Job, Manifest, Quiet, ReferenceOption, Retries
 from wsi_pgdips.cli.run_options import with_run_options
-from wsi_pgdips.cli.say import print_rows
+from wsi_pgdips.cli.say import print_rows, refuse
 
 slurm_app = typer.Typer(help="A cohort as jobs of Slurm.", no_args_is_help=True)
 
@@ -69,6 +69,14 @@ def slurm_submit(
             rich_help_panel=_JOBS,
         ),
     ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            help="Batch script as jinja2, in place of pipelines/slurm/job.sbatch.j2.",
+            metavar="FILE.j2",
+            rich_help_panel=_JOBS,
+        ),
+    ] = None,
     split_slide: Annotated[
         bool,
         typer.Option(
@@ -104,6 +112,8 @@ def slurm_submit(
     from wsi_pgdips.run.slurm.submission import Splitting, plan_submission, scripts_of, submit
 
     asked = CohortOptions.of(config, {"reference": reference, "retries": retries}, options)
+    if asked.settings.get("cluster", "local") != "local":
+        refuse("jobs have no workers elsewhere; leave it out, or use cohort run", "--cluster")
     folder, cohort = plan_cohort(
         manifest,
         job,
@@ -124,6 +134,7 @@ def slurm_submit(
         tuple(setup or ()),
         program or f"{shlex.quote(sys.executable)} -m wsi_pgdips",
         signal_s,
+        None if template is None else str(template.absolute()),
     )
     splitting = Splitting(split_slide, split_above, split_tasks, slides_per_task)
     if dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -43,6 +43,35 @@ class QuietProgress:
     def note(self, message: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Together:
+    """Several places that show progress.
+
+    Args:
+        check: called before each word, to raise what ends the work.
+    """
+
+    def __init__(self, shown: Sequence[Progress], check: Callable[[], None] = lambda: None) -> None:
+        self.shown, self._check = tuple(shown), check
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self._check()
+        for one in self.shown:
+            one.stage(name, total, unit)
+
+    def advance(self, n: int = 1) -> None:
+        self._check()
+        for one in self.shown:
+            one.advance(n)
+
+    def note(self, message: str) -> None:
+        for one in self.shown:
+            one.note(message)
+
+    def close(self) -> None:
+        for one in self.shown:
+            one.close()
 
 
 class LineProgress:

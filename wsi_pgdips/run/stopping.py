@@ -10,6 +10,8 @@ from types import FrameType
 # of a scheduler before its time limit, and at it
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+EXIT_AGAIN, EXIT_ENDED = 75, 128
+
 
 class Stopped(KeyboardInterrupt):
     """Raised in the main thread; ends a run as ctrl-C does.
@@ -21,6 +23,15 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+    @property
+    def asks_for_more(self) -> bool:
+        """Whether the work is to go on in a new start, as time is short."""
+        return self.number == signal.SIGUSR1
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_AGAIN if self.asks_for_more else EXIT_ENDED + self.number
 
 
 class Stop:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -17,7 +17,7 @@ from wsi_pgdips.run.cohort.state import State, StateFile, forget_states, read_st
 from wsi_pgdips.run.holding import held_by_another
 from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.parts import Part
-from wsi_pgdips.run.progress import LineProgress, Progress
+from wsi_pgdips.run.progress import LineProgress, Progress, Together
 from wsi_pgdips.run.summary import RunSummary
 
 WHOLE = Part()
@@ -78,7 +78,7 @@ def work_on(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as lines:
         told = LineProgress(lines)
-        progress = _All([file, told, *([shown] if shown else [])], check)
+        progress = Together([file, told, *([shown] if shown else [])], check)
         try:
             summary = _with_retries(folder, cohort, entry, settings, part, progress)
             if summary is None:
@@ -193,31 +193,6 @@ def _failed(file: StateFile, error: WsiPgdipsError) -> State:
 def _keep(error: Exception, log: TextIO) -> None:
     traceback.print_exception(error, file=log)
     log.flush()
-
-
-class _All:
-    """Several places that show progress."""
-
-    def __init__(self, shown: Sequence[Progress], check: Callable[[], None]) -> None:
-        self._shown, self._check = shown, check
-
-    def stage(self, name: str, total: int, unit: str) -> None:
-        self._check()
-        for one in self._shown:
-            one.stage(name, total, unit)
-
-    def advance(self, n: int = 1) -> None:
-        self._check()
-        for one in self._shown:
-            one.advance(n)
-
-    def note(self, message: str) -> None:
-        for one in self._shown:
-            one.note(message)
-
-    def close(self) -> None:
-        for one in self._shown:
-            one.close()
 
 
 def pieces(folder: JobFolder, entry: Entry) -> int:

@@ -51,7 +51,11 @@ def submit_script(script: Path, after: Iterable[str] = ()) -> str:
 
 
 def queued(jobs: Sequence[str]) -> list[Queued] | None:
-    """Those of some jobs that wait or run; None where Slurm cannot be asked."""
+    """Those of some jobs that wait or run; None where there is no Slurm.
+
+    Raises:
+        SlurmError: it does not answer.
+    """
     if not jobs:
         return []
     if shutil.which("squeue") is None:
@@ -59,12 +63,12 @@ def queued(jobs: Sequence[str]) -> list[Queued] | None:
     # by one's own format: accounting may be off, and squeue's JSON is younger than many sites
     query = ["squeue", "-h", "-r", "-j", ",".join(jobs), "-o", "%F|%K|%T|%r"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=ANSWER_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode:  # jobs are forgotten some minutes after their end
-        return [] if "Invalid job id" in done.stderr else None
-    return [_queued(line) for line in done.stdout.splitlines() if line.count("|") >= 3]
+        said = _ask(query, "Slurm does not say which jobs wait or run")
+    except SlurmError as error:  # jobs are forgotten some minutes after their end
+        if "Invalid job id" in str(error.found):
+            return []
+        raise
+    return [_queued(line) for line in said.splitlines() if line.count("|") >= 3]
 
 
 def _queued(line: str) -> Queued:

@@ -19,6 +19,7 @@ class Resources:
         array_limit: tasks of an array that run at once. extra: further options, whole.
         setup: lines of shell before the program starts, such as ``module load``.
         program: how it is started; may be a command of a container.
+        template: file of jinja2 in place of the package's own, None for that.
         signal_s: seconds before the time limit in which a job ends what it has in hand.
     """
 
@@ -34,6 +35,7 @@ class Resources:
     setup: tuple[str, ...] = ()
     program: str = "wsi-pgdips"
     signal_s: int = 120
+    template: str | None = None
 
     def __post_init__(self) -> None:
         for name, text, form, hint in (

@@ -6,6 +6,7 @@ import shlex
 from importlib.resources import files
 from pathlib import Path
 
+from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.run.slurm.plan import REPORT, Job
 from wsi_pgdips.run.slurm.resources import Resources
 
@@ -17,6 +18,9 @@ def script_of(job: Job, resources: Resources, *, folder: Path, submission: str) 
 
     Args:
         folder: of the cohort, absolute. submission: name of the jobs' own folder in it.
+
+    Raises:
+        SettingsError: a template that cannot be read or filled in.
     """
     import jinja2
 
@@ -29,17 +33,32 @@ def script_of(job: Job, resources: Resources, *, folder: Path, submission: str) 
     )
     environment.filters["sh"] = shlex.quote
     environment.filters["directive"] = _directive
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text())
     number = "%A_%a" if job.is_array else "%j"
     log = str(folder / "slurm" / submission / "logs").replace("%", "%%")
-    return template.render(
-        job=job,
-        r=resources,
-        report=job.name == REPORT,
-        last=len(job.slides) - 1,
-        log=f"{log}/{job.name}-{number}.out",
-        folder=str(folder),
-        submission=submission,
+    try:
+        return environment.from_string(_template(resources.template)).render(
+            job=job,
+            r=resources,
+            report=job.name == REPORT,
+            last=len(job.slides) - 1,
+            log=f"{log}/{job.name}-{number}.out",
+            folder=str(folder),
+            submission=submission,
+        )
+    except (jinja2.TemplateError, OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            "the template of the batch scripts cannot be used",
+            expected="a copy of pipelines/slurm/job.sbatch.j2, changed where your site differs",
+            found=error,
+            where=resources.template,
+        ) from None
+
+
+def _template(path: str | None) -> str:
+    return (
+        files(__package__).joinpath(TEMPLATE).read_text()
+        if path is None
+        else Path(path).read_text()
     )
 
 

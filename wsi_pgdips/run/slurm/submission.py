@@ -84,7 +84,11 @@ class Submission:
         return next(job for job in self.jobs if job.name == name)
 
     def queued(self) -> list[queue.Queued] | None:
-        """Its jobs that wait or run; None where Slurm cannot be asked."""
+        """Its jobs that wait or run; None where there is no Slurm.
+
+        Raises:
+            SlurmError: it does not answer.
+        """
         return queue.queued(list(self.ids.values()))
 
 
@@ -186,7 +190,7 @@ def was_submitted(folder: JobFolder) -> bool:
 def refuse_while_queued(folder: JobFolder) -> None:
     """
     Raises:
-        OutputError: jobs of the folder wait or run.
+        OutputError: jobs of the folder wait or run. SlurmError: it does not say.
     """
     last = Submission.latest(folder)
     waiting = (last.queued() if last else None) or []
@@ -204,7 +208,11 @@ def refuse_while_queued(folder: JobFolder) -> None:
 def queue_of(folder: JobFolder) -> Callable[[str], str] | None:
     """What waits or runs of a slide, in words, "" for nothing; None where nobody can tell."""
     last = Submission.latest(folder)
-    if last is None or (waiting := last.queued()) is None:
+    try:
+        waiting = None if last is None else last.queued()
+    except SlurmError:
+        waiting = None
+    if last is None or waiting is None:
         return None
     names = {job_id: name for name, job_id in last.ids.items()}
     text: dict[str, str] = {}
@@ -228,7 +236,7 @@ def cancel(folder: JobFolder) -> list[str]:
         raise SlurmError("nothing was submitted from this folder", where=folder.path)
     waiting = last.queued()
     if waiting is None:
-        raise SlurmError("Slurm cannot be asked", where="squeue", hint="try again when it answers")
+        raise SlurmError("there is no Slurm here", expected="the command squeue", found="none")
     ids = sorted({q.job for q in waiting}, key=int)
     queue.cancel(ids)
     return ids

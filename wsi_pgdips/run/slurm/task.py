@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,7 +17,7 @@ from wsi_pgdips.run.slurm.queue import requeue_this
 from wsi_pgdips.run.slurm.submission import Submission
 from wsi_pgdips.run.stopping import Stopped, stoppable
 
-EXIT_FAILED, EXIT_AGAIN, EXIT_ENDED = 3, 75, 128
+EXIT_FAILED = 3
 _WAIT_S = 5.0
 
 
@@ -40,16 +39,16 @@ def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Pro
         with stoppable() as stop:
             states = [_one(folder, cohort, e, part, shown, stop.check) for e in slides]
     except Stopped as stopped:
-        if stopped.number != signal.SIGUSR1:
+        if not stopped.asks_for_more:
             shown.note(f"ended by {stopped}; what is done is kept")
-            return EXIT_ENDED + stopped.number
+            return stopped.exit_code
         if os.environ.get("SLURM_RESTART_COUNT") and _done(folder, slides) == before:
             _give_up(folder, cohort, slides, part)
             shown.note("nothing was finished since the last start: not started again")
             return EXIT_FAILED
         again = requeue_this()
         shown.note("out of time: " + ("goes on in a new start" if again else "cannot be requeued"))
-        return EXIT_AGAIN
+        return stopped.exit_code
     good = ("done", "stage_done")
     return 0 if all(s is not None and s.status in good for s in states) else EXIT_FAILED
 
