@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -67,6 +68,27 @@ def test_clusters_that_there_are(value: str) -> None:
 def test_other_clusters_are_refused(value: str) -> None:
     with pytest.raises(SettingsError, match=r"expected local, slurm, or .* tcp://host:8786"):
         make_settings({"cluster": value})
+
+
+def test_a_cohort_by_workers_of_a_scheduler_elsewhere(
+    slide: Slide, finished: Layers, tmp_path: Path, call: Any
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tiff").write_bytes(slide.path.read_bytes())
+    (tmp_path / "broken.tiff").write_bytes(slide.path.read_bytes()[:5000])
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text("slide\na.tiff\nbroken.tiff\nb.tiff\n")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in FAST.items()]
+    with outer(tmp_path, lanes=2) as address:
+        asked = ["cohort", "run", manifest, tmp_path / "job", f"--stains={slide.stains}", *options]
+        assert call(*asked, f"--cluster={address}", "--threads=1", "--quiet") == 3
+    summary = json.loads((tmp_path / "job" / "summary.json").read_bytes())
+    assert (summary["done"], summary["failed"]) == (2, 1)
+    for name in ("a", "b"):
+        layers = open_layers(tmp_path / "job" / "layers" / f"{name}.ome.zarr")
+        assert layers.run_record["threads"] == 1
+        # the slide's name is in it, and nothing else tells them apart
+        assert differing(finished.path, layers.path) == ["zarr.json"]
 
 
 def test_a_slide_by_workers_of_a_scheduler_elsewhere(

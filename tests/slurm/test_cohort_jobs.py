@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cheap_runs import differing
 from cluster import CHEAP, JOB, PROGRAM, jobs_of, leftovers, logs, program, slurm, summary, until
 from cluster import wait_for_jobs as wait
-from output_tree import differing
 from PIL import Image
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cheap_runs import differing
 from cluster import CHEAP, JOB, jobs_of, leftovers, logs, program, slurm, states, summary, until
 from cluster import wait_for_jobs as wait
-from output_tree import differing
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
