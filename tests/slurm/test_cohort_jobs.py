@@ -157,7 +157,7 @@ def test_of_two_submissions_at_once_one_is_refused(tmp_path: Path) -> None:
 
 def test_out_of_time_it_is_started_anew_until_it_is_done(tmp_path: Path) -> None:
     slide = phantom(tmp_path / "slow.tiff", "3100x2100")
-    slow = (*CHEAP, "--preset=paper", "--iterations=1", "--threads=1")
+    slow = (*CHEAP, "--preset=paper", "--iterations=1")
     undisturbed, folder = tmp_path / "undisturbed.ome.zarr", tmp_path / "job"
     program("run", slide, undisturbed, *slow, "--quiet")
     manifest = tmp_path / "one.csv"

@@ -46,6 +46,14 @@ class Resources:
                 raise SettingsError(
                     f"not a --{name} of Slurm", expected=hint, found=text, where=f"--{name}"
                 )
+        limit = seconds_of(self.time)
+        if limit is not None and limit <= self.signal_s:
+            raise SettingsError(
+                "the time limit is over before a job would be told of it",
+                expected=f"more than the {self.signal_s} s of --signal-before",
+                found=f"{limit} s",
+                where="--time",
+            )
         for line in (*self.extra, *self.setup):
             if "\n" in line:
                 raise SettingsError(
@@ -62,3 +70,18 @@ class Resources:
                     found=option,
                     where="--extra",
                 )
+
+
+def seconds_of(time: str) -> int | None:
+    """Of a time limit as Slurm writes it; None for one without end."""
+    if not time[0].isdecimal():
+        return None
+    days, dash, rest = time.rpartition("-")
+    parts = [int(p) for p in rest.split(":")]
+    if dash:  # days-hours[:minutes[:seconds]]
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:  # minutes[:seconds]
+        hours, (minutes, seconds) = 0, [*parts, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
