@@ -80,6 +80,10 @@ class OutputError(WsiPgdipsError):
     """An output that is in the way, not writable, or does not belong to this run."""
 
 
+class AnotherRunError(OutputError):
+    """An output of ours, but of another slide or other scientific settings."""
+
+
 class DeviceError(WsiPgdipsError):
     """A compute device that was asked for and is not there."""
 

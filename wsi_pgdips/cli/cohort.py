@@ -18,7 +18,7 @@ from wsi_pgdips.cli.run_options import with_run_options
 from wsi_pgdips.cli.say import print_rows, progress_of, say_error, speak_up, stdout
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.cohort.folder import JobFolder
+    from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
     from wsi_pgdips.run.cohort.report import Row
 
 cohort_app = typer.Typer(help="Many slides: run, watch, try again, verify.", no_args_is_help=True)
@@ -90,12 +90,16 @@ def cohort_run(
     from wsi_pgdips.run.slurm.submission import refuse_while_queued
 
     refuse_while_queued(folder)
-    folder.keep(cohort)
-    _go(folder, quiet, skip_errors=asked.skip_errors)
+    _go(folder, quiet, planned=cohort, skip_errors=asked.skip_errors)
 
 
 def _go(
-    folder: JobFolder, quiet: bool, *, skip_errors: bool = True, failed_too: bool = False
+    folder: JobFolder,
+    quiet: bool,
+    *,
+    planned: Cohort | None = None,
+    skip_errors: bool = True,
+    failed_too: bool = False,
 ) -> None:
     from wsi_pgdips.run.cohort.report import exit_code
     from wsi_pgdips.run.cohort.runner import run_cohort
@@ -105,7 +109,11 @@ def _go(
     try:
         with stoppable():
             rows = run_cohort(
-                folder, progress=progress, skip_errors=skip_errors, failed_too=failed_too
+                folder,
+                progress=progress,
+                planned=planned,
+                skip_errors=skip_errors,
+                failed_too=failed_too,
             )
     except KeyboardInterrupt:
         progress.close()
@@ -140,14 +148,14 @@ def cohort_status(
         raise typer.Exit(exit_code(rows))
     if not (watch and sys.stdout.isatty()):
         rows = rows_of(folder, cohort, queue_of(folder))
-        while watch and _in_hand(rows):
+        while watch and _in_hand(folder, rows):
             time.sleep(LOOK_S)
             rows = rows_of(folder, cohort, queue_of(folder))
         stdout().print(_table(rows))
         raise typer.Exit(exit_code(rows))
     rows = []
     with Live(console=stdout(), refresh_per_second=2) as live:
-        while not rows or _in_hand(rows):
+        while not rows or _in_hand(folder, rows):
             if rows:
                 time.sleep(LOOK_S)
             rows = rows_of(folder, cohort, queue_of(folder))
@@ -212,8 +220,13 @@ def cohort_verify(job: Job, quiet: Quiet = False) -> None:
     raise typer.Exit(3 if bad else 0)
 
 
-def _in_hand(rows: list[Row]) -> bool:
-    return any(r.standing in ("running", "waiting") for r in rows)
+def _in_hand(folder: JobFolder, rows: list[Row]) -> bool:
+    """Whether anybody works on slides, or will: those that wait may wait for nobody."""
+    from wsi_pgdips.run.holding import holders
+
+    if any(r.standing == "running" or r.queue for r in rows):
+        return True
+    return any(r.standing == "waiting" for r in rows) and any(holders(folder.plan).values())
 
 
 def _table(rows: list[Row]) -> RenderableType:
@@ -226,7 +239,7 @@ def _table(rows: list[Row]) -> RenderableType:
     for row in shown:
         what = row.stage_text or row.reason or _done_text(row)
         style = _STYLES.get(row.standing, "")
-        table.add_row(row.entry.name, Text(row.standing, style=style), Text(what))
+        table.add_row(Text(row.entry.name), Text(row.standing, style=style), Text(what))
     more = [] if len(shown) == len(rows) else [f"{len(rows) - len(shown)} more not shown"]
     words = [count_text(rows), time_left_text(rows), *more]
     return Group(table, Text(", ".join(w for w in words if w)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pgdips.config import ExecutionSettings
-from wsi_pgdips.errors import OutputError
+from wsi_pgdips.errors import AnotherRunError, OutputError
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.layers.schema import OWN_KEY
 from wsi_pgdips.run.ledger import digest
@@ -46,7 +46,7 @@ def claim_output(output: Path, record: dict[str, Any], how: ExecutionSettings) -
             hint="give --overwrite to replace it, or leave --no-resume out to go on with it",
         )
     if own.get("identity") not in (None, digest(record)):
-        raise OutputError(
+        raise AnotherRunError(
             "the output belongs to another run",
             expected="layers of the same slide and scientific settings",
             found=_difference(own, record),

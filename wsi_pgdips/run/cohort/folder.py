@@ -99,7 +99,7 @@ class JobFolder:
         Raises:
             OutputError: there is none, or another version's.
         """
-        folder = cls(path)
+        folder = cls(path.absolute())  # jobs start elsewhere
         try:
             plan = json.loads(folder.plan.read_bytes())
             if plan["version"] != VERSION:

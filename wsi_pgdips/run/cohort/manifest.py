@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ ENDINGS = tuple(
     f".{e}"
     for e in ("svs", "tif", "tiff", "ndpi", "vms", "vmu", "scn", "mrxs", "svslide", "bif", "czi")
 )
+LAYERS = "layers"  # folder in that of the job
 SETTINGS = tuple(ScientificSettings.model_fields)
 COLUMNS = ("slide", "output", "reference", *SETTINGS)
 _PATHS = ("mask", "roi")
@@ -62,25 +64,37 @@ def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
             )
     else:
         entries = tuple(_of_table(source))
-    _refuse_twins(entries, source)
+    _refuse_twins(entries, source, job)
     return entries
 
 
 def _of_folder(folder: Path, job: Path) -> Iterator[Entry]:
     root, own = folder.absolute(), job.resolve()
-    for path in sorted(_files(root, own)):
+    try:
+        found = sorted(_files(root, {own, own / LAYERS}))
+    except OSError as error:
+        raise SettingsError(
+            "the folder of slides cannot be read", found=error.strerror, where=error.filename
+        ) from None
+    for path in found:
         name = path.relative_to(root).with_suffix("").as_posix()
         yield Entry(name, str(path), _output(name))
 
 
-def _files(folder: Path, own: Path) -> Iterator[Path]:
-    """Slides under a folder, not inside layers, nor of the job, nor hidden."""
+def _files(folder: Path, passed: Set[Path]) -> Iterator[Path]:
+    """Slides under a folder, not inside layers, nor hidden.
+
+    Args:
+        passed: folders that are not gone into: of the job, and those on the way here, as a link may
+            lead back to them.
+    """
+    passed = {*passed, folder.resolve()}
     for path in folder.iterdir():
-        if path.name.startswith(".") or path.resolve() == own:
+        if path.name.startswith("."):
             continue
         if path.is_dir():
-            if path.suffix.lower() != ".zarr":
-                yield from _files(path, own)
+            if path.suffix.lower() != ".zarr" and path.resolve() not in passed:
+                yield from _files(path, passed)
         elif path.suffix.lower() in ENDINGS:
             yield path
 
@@ -133,12 +147,21 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
             where=manifest,
         ) from None
     # spreadsheets of other languages write semicolons
-    first = text.partition("\n")[0]
+    first = text.strip("\r\n").partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            yield reader.line_num, cells
+    # strict: a quote that is never closed would swallow the slides after it
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise SettingsError(
+            "the manifest is not a valid CSV",
+            expected="quotes that are closed, around whole cells",
+            found=error,
+            where=f"{manifest}, line {reader.line_num}",
+        ) from None
 
 
 def _entry(given: dict[str, str], manifest: Path, line: int) -> Entry:
@@ -147,11 +170,11 @@ def _entry(given: dict[str, str], manifest: Path, line: int) -> Entry:
         raise SettingsError("a row names no slide", where=where)
     slide = folder / given.pop("slide")
     output, reference = given.pop("output", None), given.pop("reference", None)
-    if reference is not None and reference.endswith(".json"):
+    if reference is not None and is_file_of(reference):
         reference = str(folder / reference)
     settings: dict[str, Any] = {}
     for name, text in given.items():
-        if name in _PATHS or (name == "stains" and text.endswith(".toml")):
+        if name in _PATHS or (name == "stains" and is_file_of(text)):
             settings[name] = str(folder / text)
         elif name in _BOOLEANS:
             settings[name] = _boolean(text, name, where)
@@ -161,8 +184,13 @@ def _entry(given: dict[str, str], manifest: Path, line: int) -> Entry:
     return Entry(name, str(slide), output or _output(name), reference, settings)
 
 
+def is_file_of(text: str) -> bool:
+    """Whether stains or a reference are those of a file: names of the library have no ending."""
+    return bool(Path(text).suffix)
+
+
 def _output(name: str) -> str:
-    return f"layers/{name}.ome.zarr"
+    return f"{LAYERS}/{name}.ome.zarr"
 
 
 def _name_of(output: str) -> str:
@@ -184,10 +212,11 @@ def _boolean(text: str, name: str, where: str) -> bool:
         ) from None
 
 
-def _refuse_twins(entries: Iterable[Entry], source: Path) -> None:
+def _refuse_twins(entries: Iterable[Entry], source: Path, job: Path) -> None:
     seen: dict[str, Entry] = {}
     for entry in entries:
-        for key in {entry.name, entry.output}:
+        # the same folder may be spelt in several ways
+        for key in (entry.name, str(job.absolute() / entry.output)):
             other = seen.setdefault(key, entry)
             if other is not entry:
                 raise SettingsError(

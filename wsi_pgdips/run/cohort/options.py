@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from wsi_pgdips.config import make_settings, read_settings
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.run.cohort.manifest import is_file_of
 
 RETRIES = 2
 _OWN = {"reference": str, "retries": int, "skip_errors": bool}
@@ -57,7 +58,7 @@ class CohortOptions:
             _check_keys(values, config)
         both = {**values, **given}
         make_settings(both)
-        if str(mine.get("reference", "")).endswith(".json"):
+        if is_file_of(str(mine.get("reference", ""))):
             mine["reference"] = str(Path(mine["reference"]).absolute())
         return cls({k: _absolute(k, v) for k, v in both.items()}, **mine)
 
@@ -74,5 +75,5 @@ def _check_keys(values: dict[str, Any], config: Path) -> None:
 
 
 def _absolute(name: str, value: Any) -> Any:
-    path = name in _PATHS or (name == "stains" and str(value).endswith(".toml"))
+    path = name in _PATHS or (name == "stains" and is_file_of(str(value)))
     return str(Path(value).absolute()) if path else value

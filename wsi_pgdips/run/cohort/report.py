@@ -15,8 +15,8 @@ from wsi_pgdips.layers.disk import write_atomic
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.state import State, read_states, state_of_slide
-from wsi_pgdips.run.holding import holders
-from wsi_pgdips.run.progress import clock_text
+from wsi_pgdips.run.holding import SUFFIX, alive, holders
+from wsi_pgdips.run.progress import clock_text, progress_line
 
 # of a slide: as of its state, or nobody has begun, or who worked on it is gone
 Standing = Literal["waiting", "running", "interrupted", "done", "incomplete", "failed"]
@@ -65,11 +65,9 @@ class Row:
         s = self.state
         if s is None or self.standing != "running":
             return self.queue
-        from wsi_pgdips.run.progress import progress_line
-
-        return progress_line(
-            s.stage or "opening", s.done, s.total, s.unit, s.updated - s.stage_begun
-        )
+        if not s.stage:
+            return "opening"
+        return progress_line(s.stage, s.done, s.total, s.unit, s.updated - s.stage_begun)
 
 
 def rows_of(folder: JobFolder, cohort: Cohort, queued: Queued | None = None) -> list[Row]:
@@ -96,9 +94,11 @@ def _row(folder: JobFolder, entry: Entry, queued: Queued | None) -> Row:
 
 
 def _held(folder: JobFolder, entry: Entry) -> bool:
-    """Whether anybody works on a slide, as far as its output says."""
-    output = folder.output(entry)
-    return output.parent.is_dir() and any(holders(output).values())
+    """Whether anybody works on a slide, as far as its output and its states say."""
+    output, states = folder.output(entry), folder.state(entry)
+    if output.parent.is_dir() and any(holders(output).values()):
+        return True
+    return any(alive(path) for path in sorted(states.glob(f"*{SUFFIX}")))
 
 
 def exit_code(rows: list[Row]) -> int:

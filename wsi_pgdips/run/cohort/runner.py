@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wsi_pgdips.errors import OutputError, SettingsError, WsiPgdipsError
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
 from wsi_pgdips.run.cohort.report import Row, rows_of, write_report
-from wsi_pgdips.run.cohort.state import State, StateFile, forget_states
+from wsi_pgdips.run.cohort.state import State, StateFile
 from wsi_pgdips.run.cohort.work import WHOLE, work_on
 from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.progress import Progress
@@ -63,37 +64,67 @@ def plan_cohort(
     if reference is not None:
         entries = tuple(replace(e, reference=e.reference or reference) for e in entries)
     cohort = Cohort(entries, {k: v for k, v in options.items() if v is not None}, retries)
-    for entry in entries:
-        cohort.settings(entry)
-        if entry.reference is not None:
-            _check_reference(entry.reference)
+    _check(cohort)
     return JobFolder(job.absolute()), cohort
 
 
-def _check_reference(reference: str) -> None:
-    from wsi_pgdips.looks.files import load_reference
+def _check(cohort: Cohort) -> None:
+    """Every setting, and every file that settings name, once.
 
-    if reference != "self":
-        load_reference(reference)
+    Raises:
+        SettingsError: names the first slide that has it.
+    """
+    from wsi_pgdips.looks.files import load_reference
+    from wsi_pgdips.optics.stains import load_stains
+
+    def is_file(path: str) -> None:
+        if not Path(path).is_file():
+            raise SettingsError("there is no such file", found=path, where="--mask, --roi")
+
+    looked: set[tuple[Callable[[str], Any], str | None]] = {(load_reference, "self")}
+    for entry in cohort.entries:
+        science = cohort.settings(entry).science
+        try:
+            for look, text in (
+                (load_stains, science.stains),
+                (load_reference, entry.reference),
+                (is_file, science.mask),
+                (is_file, science.roi),
+            ):
+                if text is not None and (look, text) not in looked:
+                    look(text)
+                    looked.add((look, text))
+        except WsiPgdipsError as error:
+            raise SettingsError(
+                error.message,
+                expected=error.expected,
+                found=error.found,
+                where=f"{error.where}, slide {entry.name}",
+                hint=error.hint,
+            ) from None
 
 
 def run_cohort(
     folder: JobFolder,
     *,
     progress: Progress,
+    planned: Cohort | None = None,
     skip_errors: bool = True,
     failed_too: bool = False,
 ) -> list[Row]:
     """Work on every slide that is not done, each on its own; how all stand in the end.
 
     Args:
-        folder: with its plan kept. skip_errors: go on with the others after a slide has failed.
+        planned: is kept in the folder first; None for what was kept before.
+        skip_errors: go on with the others after a slide has failed.
         failed_too: also give those another chance that failed before.
 
     Raises:
-        OutputError: another process runs this cohort.
+        OutputError: another process runs this cohort, or the folder is of another.
     """
     with holding(folder.plan):
+        if planned is not None:  # not before: workers of another process read the plan
+            folder.keep(planned)
         folder, cohort = JobFolder.opened(folder.path)
         todo = left_of(folder, cohort, failed_too=failed_too)
         if todo:
@@ -104,15 +135,13 @@ def run_cohort(
 
 def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:
     """The slides to work on: not what is done, in another's hands, or failed before."""
-    from wsi_pgdips.layers.provenance import is_done
-
     todo = []
     for row in rows_of(folder, cohort):
         if row.standing == "running":
             continue
         if row.standing in ("failed", "incomplete") and not failed_too and _as_before(row, cohort):
             continue
-        if row.standing == "done" and _as_before(row, cohort) and is_done(folder.output(row.entry)):
+        if row.standing == "done" and _as_before(row, cohort) and _is_there(folder, row.entry):
             target = folder.normalised(row.entry)
             if target is None or target.exists():
                 continue
@@ -120,17 +149,20 @@ def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entr
     return todo
 
 
+def _is_there(folder: JobFolder, entry: Entry) -> bool:
+    """Whether layers that were finished still are; what is wrong with them, their run will say."""
+    from wsi_pgdips.layers.provenance import is_done
+
+    try:
+        return is_done(folder.output(entry))
+    except OutputError:
+        return False
+
+
 def _as_before(row: Row, cohort: Cohort) -> bool:
     """Whether a slide was worked on with the settings it has now."""
     digest = cohort.settings(row.entry).science.digest()
     return row.state is not None and row.state.digest in ("", digest)
-
-
-def forget_failures(folder: JobFolder, cohort: Cohort) -> None:
-    """Slides that failed count as waiting from now on."""
-    for row in rows_of(folder, cohort):
-        if row.standing in ("failed", "incomplete", "interrupted"):
-            forget_states(folder.state(row.entry))
 
 
 def _work(
@@ -192,7 +224,6 @@ def _word(state: State | None) -> str:
 
 def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict[str, list[str]]:
     """What is wrong with each finished slide, by its name; nothing where it is whole."""
-    from wsi_pgdips.errors import WsiPgdipsError
     from wsi_pgdips.run.verify import verify_layers
 
     done = [r.entry for r in rows_of(folder, cohort) if r.standing == "done"]

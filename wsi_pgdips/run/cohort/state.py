@@ -120,6 +120,15 @@ def forget_states(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def try_again(folder: Path) -> None:
+    """What has ended counts as stopped from now on, and as begun: it is gone on with."""
+    before = read_states(folder)
+    if before:
+        forget_states(folder)
+        digest = next((s.digest for s in before if s.digest), "")
+        StateFile(folder, Part(), digest).write(status="stopped", reason="to be tried again")
+
+
 def state_of_slide(states: Sequence[State]) -> State | None:
     """One state from those of the parts; None where nobody has begun.
 
@@ -142,7 +151,8 @@ def state_of_slide(states: Sequence[State]) -> State | None:
         done=sum(s.done for s in beside),
         total=sum(s.total for s in beside),
         begun=min(s.begun for s in states),
-        stage_begun=min(s.stage_begun for s in running),
+        # a process that is just starting has begun none
+        stage_begun=min((s.stage_begun for s in running if s.stage), default=0.0),
     )
 
 

@@ -6,15 +6,18 @@ import errno
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
 from wsi_pgdips.config import Settings
-from wsi_pgdips.errors import WsiPgdipsError
+from wsi_pgdips.errors import AnotherRunError, OutputError, WsiPgdipsError
+from wsi_pgdips.layers.disk import writing
+from wsi_pgdips.layers.provenance import RUN_RECORD
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.state import State, StateFile, forget_states, read_states
-from wsi_pgdips.run.holding import held_by_another
+from wsi_pgdips.run.holding import held_by_another, holding
 from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import LineProgress, Progress, Together
@@ -65,6 +68,27 @@ def work_on(
     """
     if held_by_another(folder.output(entry), part):
         return None
+    own = folder.state(entry) / part.name
+    with ExitStack() as stack:
+        try:  # also while nobody works on the output: before, between two attempts, and after
+            stack.enter_context(holding(own))
+        except OutputError:
+            if held_by_another(own, WHOLE):
+                return None
+            raise
+        return _held(folder, cohort, entry, part, shown, check, device, threads)
+
+
+def _held(
+    folder: JobFolder,
+    cohort: Cohort,
+    entry: Entry,
+    part: Part,
+    shown: Progress | None,
+    check: Callable[[], None],
+    device: str | None,
+    threads: int | None,
+) -> State:
     first = part.does("calibrate")
     begun_before = bool(read_states(folder.state(entry)))
     if first:
@@ -75,8 +99,10 @@ def work_on(
         return _failed(StateFile(folder.state(entry), part, ""), error)
     file = StateFile(folder.state(entry), part, settings.science.digest())
     log = folder.log(entry)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as lines:
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        opened = log.open("a")
+    with opened as lines:
         told = LineProgress(lines)
         progress = Together([file, told, *([shown] if shown else [])], check)
         try:
@@ -84,8 +110,9 @@ def work_on(
             if summary is None:
                 return file.write(status="stage_done", exit_code=0)
             target = folder.normalised(entry)
-            if summary.exit_code == 0 and target is not None and part.does("finalize"):
-                _normalise(folder, entry, target, progress)
+            # layers that were finished before are found so by the first stage
+            if summary.exit_code == 0 and target is not None and (first or part.does("finalize")):
+                _normalise(folder, cohort, entry, target, progress)
             return _ended(file, summary)
         except KeyboardInterrupt as error:
             file.write(status="stopped", reason=f"stopped: {error or 'interrupted'}")
@@ -125,11 +152,10 @@ def _with_retries(
     part: Part,
     progress: Progress,
 ) -> RunSummary | None:
-    from wsi_pgdips.run.pipeline import run_part
-
+    replaces = cohort.settings(entry).execution.overwrite
     for attempt in range(cohort.retries + 1):
         try:
-            return run_part(Path(entry.slide), folder.output(entry), settings, part, progress)
+            return _run(folder, entry, settings, part, progress, replaces)
         except (WsiPgdipsError, OSError) as error:
             if attempt == cohort.retries or not is_passing(error):
                 raise
@@ -137,6 +163,28 @@ def _with_retries(
             progress.note(f"{error}\nthis may pass: trying again in {wait:g} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def _run(
+    folder: JobFolder,
+    entry: Entry,
+    settings: Settings,
+    part: Part,
+    progress: Progress,
+    replaces: bool,
+) -> RunSummary | None:
+    from wsi_pgdips.run.pipeline import run_part
+
+    slide, output = Path(entry.slide), folder.output(entry)
+    try:
+        return run_part(slide, output, settings, part, progress)
+    except AnotherRunError:
+        if not replaces or settings.execution.overwrite:
+            raise
+    # begun before, but the slide or its settings have changed since
+    execution = settings.execution.model_copy(update={"overwrite": True})
+    settings = settings.model_copy(update={"execution": execution})
+    return run_part(slide, output, settings, part, progress)
 
 
 def is_passing(error: BaseException | None) -> bool:
@@ -148,8 +196,12 @@ def is_passing(error: BaseException | None) -> bool:
     return False
 
 
-def _normalise(folder: JobFolder, entry: Entry, target: Path, progress: Progress) -> None:
-    if target.exists():  # an export appears whole or not at all
+def _normalise(
+    folder: JobFolder, cohort: Cohort, entry: Entry, target: Path, progress: Progress
+) -> None:
+    record = folder.output(entry) / RUN_RECORD  # the last file of the layers
+    # an export appears whole or not at all; an older one is of layers that were replaced
+    if target.exists() and target.stat().st_mtime >= record.stat().st_mtime:
         return
     from wsi_pgdips.run.normalize import normalize_slide
 
@@ -158,6 +210,7 @@ def _normalise(folder: JobFolder, entry: Entry, target: Path, progress: Progress
         target,
         reference=entry.reference,
         slide=entry.slide,
+        overwrite=cohort.settings(entry).execution.overwrite,
         progress=progress,
     )
 

@@ -65,7 +65,7 @@ def plan_jobs(
         before: tuple[str, ...] = ()
         for stage in STAGES:
             name = f"split-{number}-{_word(slide)}-{stage}"
-            count = parts if stage in OVER_BLOCKS else 1
+            count = min(parts, max_array) if stage in OVER_BLOCKS else 1
             jobs.append(Job(name, ((slide,),) * count, stage, before))
             before = (name,)
         last += before

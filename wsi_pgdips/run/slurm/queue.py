@@ -47,7 +47,16 @@ def submit_script(script: Path, after: Iterable[str] = ()) -> str:
     ids = list(after)
     wait = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
     said = _ask(["sbatch", "--parsable", *wait, str(script)], "the job was refused")
-    return said.strip().splitlines()[-1].partition(";")[0]
+    lines = said.split()
+    job = lines[-1].partition(";")[0] if lines else ""
+    if not job.isdecimal():
+        raise SlurmError(
+            "sbatch does not say which job it took",
+            expected="a number, as of sbatch --parsable",
+            found=said.strip() or "nothing",
+            where=script,
+        )
+    return job
 
 
 def queued(jobs: Sequence[str]) -> list[Queued] | None:
@@ -112,11 +121,12 @@ def max_array() -> int:
 def _ask(command: list[str], refused: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
-    except FileNotFoundError:
+    except OSError as error:
+        there = not isinstance(error, FileNotFoundError)
         raise SlurmError(
             "there is no Slurm here",
             expected=f"the command {command[0]}",
-            found="not on the PATH",
+            found=error.strerror if there else "not on the PATH",
             hint="submit from a machine of the cluster, or use `wsi-pgdips cohort run`",
         ) from None
     except subprocess.TimeoutExpired:

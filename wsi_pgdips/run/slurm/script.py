@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -63,5 +64,7 @@ def _template(path: str | None) -> str:
 
 
 def _directive(text: str) -> str:
-    """A value in a line of ``#SBATCH``, which is split at blanks like a command."""
-    return f'"{text}"' if any(c.isspace() for c in text) else text
+    """A value in a line of ``#SBATCH``, which Slurm splits at blanks, much as a shell would."""
+    if not re.search(r"[\s\"'\\#]", text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from wsi_pgdips.errors import OutputError, SlurmError, WsiPgdipsError
-from wsi_pgdips.layers.disk import write_atomic
+from wsi_pgdips.layers.disk import write_atomic, writing
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
-from wsi_pgdips.run.cohort.runner import forget_failures, left_of
+from wsi_pgdips.run.cohort.runner import left_of
+from wsi_pgdips.run.cohort.state import try_again
 from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.slurm import queue
 from wsi_pgdips.run.slurm.plan import Job, plan_jobs
@@ -77,8 +79,8 @@ class Submission:
     @classmethod
     def latest(cls, folder: JobFolder) -> Self | None:
         """The last that was made; None where none was."""
-        found = sorted(folder.slurm.glob("*/jobs.json"))
-        return cls.read(found[-1].parent) if found else None
+        found = [n for n in _numbers(folder) if (_path(folder, n) / "jobs.json").exists()]
+        return cls.read(_path(folder, max(found))) if found else None
 
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs if job.name == name)
@@ -90,6 +92,15 @@ class Submission:
             SlurmError: it does not answer.
         """
         return queue.queued(list(self.ids.values()))
+
+
+def _numbers(folder: JobFolder) -> list[int]:
+    """Of the submissions, in any order."""
+    return [int(p.name) for p in folder.slurm.glob("*") if p.name.isdecimal()]
+
+
+def _path(folder: JobFolder, number: int) -> Path:
+    return folder.slurm / f"{number:03d}"
 
 
 def _job(facts: dict[str, Any]) -> Job:
@@ -114,8 +125,7 @@ def plan_submission(
         slides_per_task=splitting.slides_per_task,
         max_array=queue.max_array(),
     )
-    number = 1 + max((int(p.name) for p in folder.slurm.glob("[0-9]*")), default=0)
-    path = folder.slurm / f"{number:03d}"
+    path = _path(folder, 1 + max(_numbers(folder), default=0))
     return Submission(path, tuple(jobs), resources, splitting, {})
 
 
@@ -143,20 +153,20 @@ def submit(
         OutputError: it is being worked on, here or by jobs that have not ended.
         SlurmError: Slurm refuses; what it took before is cancelled.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
     with holding(folder.plan):
         refuse_while_queued(folder)
         folder.keep(cohort)
-        if failed_too:
-            forget_failures(folder, cohort)
         todo = left_of(folder, cohort, failed_too=failed_too)
         planned = plan_submission(folder, cohort, todo, resources, splitting)
         if not planned.jobs:
             return []
-        (planned.path / "logs").mkdir(parents=True)
+        with writing(planned.path):
+            (planned.path / "logs").mkdir(parents=True)
         for name, text in scripts_of(folder, planned).items():
             write_atomic(planned.path / f"{name}.sbatch", text.encode())
         planned.keep()
+        for entry in todo:  # a job leaves alone what has ended
+            try_again(folder.state(entry))
         ids: dict[str, str] = {}
         try:
             for job in planned.jobs:
@@ -165,7 +175,8 @@ def submit(
                 planned = replace(planned, ids=dict(ids))
                 planned.keep()
         except BaseException:
-            queue.cancel(list(ids.values()))
+            with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
+                queue.cancel(list(ids.values()))
             raise
         return list(ids.values())
 
