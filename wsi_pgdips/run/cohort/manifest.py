@@ -132,6 +132,8 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of each line that holds anything."""
     try:
         text = manifest.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError("a character NUL, as in UTF-16")
     except FileNotFoundError:
         raise SettingsError(
             "there is no such manifest",
@@ -139,7 +141,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
             found="nothing",
             where=manifest,
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(
             "the manifest cannot be read",
             expected="a CSV in UTF-8",

@@ -1,0 +1,65 @@
+"""Signals that ask to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from wsi_pgdips.run.stopping import SIGNALS, Stopped, stoppable
+
+
+def ask(number: int) -> None:
+    """Send a signal to this process, and let Python notice it."""
+    os.kill(os.getpid(), number)
+    threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_raised_once_and_asked_for_again(number: signal.Signals) -> None:
+    with stoppable() as stop:
+        stop.check()  # nobody has asked
+        with pytest.raises(Stopped, match=number.name) as caught:
+            ask(number)
+        assert caught.value.number == number
+        for other in SIGNALS:  # nothing breaks off the end
+            ask(other)
+        for _ in range(2):
+            with pytest.raises(Stopped, match=number.name):
+                stop.check()
+
+
+def test_only_one_asks_for_more_time() -> None:
+    assert (Stopped(signal.SIGUSR1).asks_for_more, Stopped(signal.SIGUSR1).exit_code) == (True, 75)
+    assert (Stopped(signal.SIGTERM).asks_for_more, Stopped(signal.SIGTERM).exit_code) == (
+        False,
+        143,
+    )
+    assert issubclass(Stopped, KeyboardInterrupt)  # no handler of errors takes it for one
+
+
+def test_handlers_are_as_before() -> None:
+    seen: list[int] = []
+    mine = {number: lambda n, _frame: seen.append(n) for number in SIGNALS}
+    before = {number: signal.signal(number, mine[number]) for number in SIGNALS}
+    try:
+        with pytest.raises(Stopped), stoppable():
+            ask(signal.SIGTERM)
+        with stoppable():
+            pass
+        assert {number: signal.getsignal(number) for number in SIGNALS} == mine
+        for number in SIGNALS:
+            ask(number)
+        assert seen == list(SIGNALS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_ctrl_c_is_left_to_python() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stoppable() as stop:
+        assert signal.getsignal(signal.SIGINT) is before
+        stop.check()
