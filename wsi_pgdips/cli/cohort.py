@@ -208,6 +208,7 @@ def cohort_verify(job: Job, quiet: Quiet = False) -> None:
     """Check every finished slide: bytes as they were written, no block missing, the format."""
     from wsi_pgdips.run.cohort.folder import JobFolder
     from wsi_pgdips.run.cohort.runner import verify_cohort
+    from wsi_pgdips.run.verify import missing_validators
 
     folder, cohort = JobFolder.opened(job)
     found = verify_cohort(folder, cohort, progress_of(quiet))
@@ -215,9 +216,12 @@ def cohort_verify(job: Job, quiet: Quiet = False) -> None:
         for line in wrong:
             say_error(line, kind=name)
     bad = sum(1 for wrong in found.values() if wrong)
+    unchecked = missing_validators()
+    for name in unchecked:
+        say_error(f"not checked by {name}: pip install 'wsi-pgdips[validate]'", kind="format")
     if not quiet:
         print_rows([("verified", f"{len(found)} slides, {bad} with faults")])
-    raise typer.Exit(3 if bad else 0)
+    raise typer.Exit(3 if bad or unchecked else 0)
 
 
 def _in_hand(folder: JobFolder, rows: list[Row]) -> bool:

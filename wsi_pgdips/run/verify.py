@@ -9,15 +9,18 @@ from typing import Any
 
 from wsi_pgdips.layers.disk import PARTIAL, sha256
 from wsi_pgdips.layers.reader import Layers, open_layers
+from wsi_pgdips.layers.schema import RESIDUAL, RESIDUAL_RMS, TISSUE
+from wsi_pgdips.layers.tables import TILE_TABLE
 from wsi_pgdips.records import TileFlag
 from wsi_pgdips.run.finishing import CHECKSUMS
 
-# what only a run in hand leaves, or shards of none of its blocks
 _VALIDATORS = ("yaozarrs", "ome_zarr_models")
 
 
 def verify_layers(path: Path, on_file: Callable[[], None] = lambda: None) -> list[str]:
     """What is wrong with layers, in words; nothing where they are whole.
+
+    The format is checked by those validators that are installed, see ``missing_validators``.
 
     Args:
         on_file: called for each shard that was looked at.
@@ -26,15 +29,26 @@ def verify_layers(path: Path, on_file: Callable[[], None] = lambda: None) -> lis
         OutputError: these are not finished layers.
     """
     layers = open_layers(path)
-    found = list(_shards(layers, on_file))
-    found += _blocks(layers)
+    found = _told(CHECKSUMS, _shards(layers, on_file))
+    found += _told(TILE_TABLE, _blocks(layers))
     found += [f"{name}: unfinished file" for name in _names(path, f"*{PARTIAL}")]
     if (path / "work").exists():
         found.append("work: files of a run that has ended")
-    for name in missing_validators():
-        found.append(f"not checked by {name}: pip install 'wsi-pgdips[validate]'")
-    for root in (path, path / "labels" / "tissue", path / "qc" / "residual"):
-        found += _format(root, path)
+    for group in ("", TISSUE, RESIDUAL_RMS, RESIDUAL):
+        if group != RESIDUAL or (path / group).exists():  # stored where asked for
+            found += _format(path / group, path)
+    return found
+
+
+def _told(name: str, faults: Iterator[str]) -> list[str]:
+    """The faults; what breaks the search for them is one too."""
+    found = []
+    try:
+        for fault in faults:
+            found.append(fault)
+    except Exception as error:  # damaged files break the libraries that read them in many ways
+        text = " ".join(str(error).split())
+        found.append(f"{name}: cannot be read: {text[:300] or type(error).__name__}")
     return found
 
 
@@ -57,7 +71,7 @@ def _shards(layers: Layers, on_file: Callable[[], None]) -> Iterator[str]:
         on_file()
     there = {
         file.relative_to(layers.path).as_posix()
-        for array in (*_level_arrays(layers.path),)
+        for array in _level_arrays(layers.path)
         for file in (array / "c").rglob("*")
         if file.is_file()
     }

@@ -234,7 +234,7 @@ def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict
             try:
                 wrong = verify_layers(folder.output(entry))
             except WsiPgdipsError as error:
-                wrong = [error.message]
+                wrong = [f"{error.where}: {error.message}"]
             target = folder.normalised(entry)
             if target is not None and not target.exists():
                 wrong.append(f"{target.name}: missing")
