@@ -122,13 +122,14 @@ def _held(
             return _failed(file, error)
         except Exception as error:  # one slide's surprise must not take the cohort down
             _keep(error, lines)
-            return file.write(
-                status="failed",
-                exit_code=1,
-                reason=f"unexpected {type(error).__name__}: {error}",
-                hint=f"this is a bug of wsi-pgdips: please report what {log} says, without what "
-                "names a patient",
+            hint = (
+                "see whether the disk is there; `cohort retry --failed` tries again"
+                if is_passing(error)
+                else f"this is a bug of wsi-pgdips: please report what {log} says, without what "
+                "names a patient"
             )
+            reason = f"unexpected {type(error).__name__}: {error}"
+            return file.write(status="failed", exit_code=1, reason=reason, hint=hint)
 
 
 def _settings(
