@@ -9,6 +9,7 @@ from typing import Any
 from wsi_pgdips.config import ExecutionSettings
 from wsi_pgdips.errors import AnotherRunError, OutputError
 from wsi_pgdips.layers import provenance
+from wsi_pgdips.layers.disk import PARTIAL
 from wsi_pgdips.layers.schema import OWN_KEY
 from wsi_pgdips.run.ledger import digest
 
@@ -28,7 +29,8 @@ def claim_output(output: Path, record: dict[str, Any], how: ExecutionSettings) -
     attributes = provenance.read_attributes(output) if output.is_dir() else {}
     own = attributes.get(OWN_KEY)
     if own is None:
-        if output.is_dir() and not any(output.iterdir()):
+        # a run that was killed on its very first write has left it unfinished
+        if output.is_dir() and all(_is_unfinished(node) for node in output.iterdir()):
             return False
         raise OutputError(
             "something that is not ours is in the way of the output",
@@ -54,6 +56,11 @@ def claim_output(output: Path, record: dict[str, Any], how: ExecutionSettings) -
             hint="give --overwrite to replace it, or another output path",
         )
     return False
+
+
+def _is_unfinished(node: Path) -> bool:
+    """Whether a file is a root's ``zarr.json`` that was not written to its end."""
+    return node.name.startswith("zarr.") and node.name.endswith(PARTIAL)
 
 
 def _difference(own: dict[str, Any], record: dict[str, Any]) -> str:

@@ -16,9 +16,9 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -133,6 +133,14 @@ def holders(output: Path) -> dict[Path, Holder | None]:
     return {p: alive(p) for p in sorted(paths) if p.name.startswith(start)}
 
 
+def clear_dead(output: Path) -> None:
+    """Remove the files of holders that were killed, where nobody holds an output."""
+    with contextlib.suppress(OSError, OutputError):
+        if holders(output):
+            with holding(output):
+                pass  # whoever holds an output has cleared it
+
+
 def held_by_another(output: Path, part: Part) -> bool:
     """Whether somebody works on an output so that a part of the work cannot be done."""
     if not output.parent.is_dir():
@@ -217,21 +225,18 @@ def _held(output: Path, holder: Holder) -> OutputError:
 
 def _silent_s(path: Path) -> float | None:
     """Seconds since the last beat by the clock of the disk; None where the file is gone."""
-    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         beat = path.stat().st_mtime
         try:
-            probe.touch()
+            # it has no name, so that a process that is killed here leaves nothing
+            with tempfile.TemporaryFile(dir=path.parent) as probe:
+                return os.fstat(probe.fileno()).st_mtime - beat
         except PermissionError:  # who may only read looks by the clock of this machine
             return time.time() - beat
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
             return time.time() - beat
-        try:
-            return probe.stat().st_mtime - beat
-        finally:
-            probe.unlink(missing_ok=True)
     except FileNotFoundError:
         return None
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_pgdips.config import Settings, make_settings
 from wsi_pgdips.errors import IncompleteRunError, SettingsError, WsiPgdipsError
 from wsi_pgdips.run.claim import claim_output, discard
-from wsi_pgdips.run.holding import holding
+from wsi_pgdips.run.holding import clear_dead, holding
 from wsi_pgdips.run.ledger import Ledger, digest, identity
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import Progress, QuietProgress
@@ -168,6 +168,7 @@ class _Opening:
         record = identity(source.meta, science, stains)
         with ExitStack() as stack:
             if self._is_done(record):
+                clear_dead(self.output)
                 yield None
                 return
             stack.enter_context(holding(self.output, self.part.name, beside=self.part.beside))
