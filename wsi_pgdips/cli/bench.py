@@ -181,6 +181,47 @@ def looks_page(
 
 
 @bench_app.command()
+def cohort(
+    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
+    slides: Annotated[
+        int | None,
+        typer.Option(help="Small slides of the cohort. [dim]default: 200[/dim]", min=1),
+    ] = None,
+    kills: Annotated[
+        int | None, typer.Option(help="Kills of a run. [dim]default: 50[/dim]", min=0)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small, fixed slice: some two minutes.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the page.", metavar="FILE.md")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+) -> None:
+    """Measure what a small slide costs beyond its work, and whether kills cost a single byte."""
+    from wsi_pgdips.bench.cohort import CohortRequest, run_cohort_bench
+    from wsi_pgdips.bench.cohort_page import write_cohort_page
+
+    request = CohortRequest(out, slides=slides, kills=kills, quick=quick)
+    found = run_cohort_bench(request, lambda line: None if quiet else typer.echo(line))
+    if page is not None:
+        write_cohort_page(out, page)
+    if not quiet:
+        print_rows([("records", f"{len(found.records)} in {out}")])
+
+
+@bench_app.command(name="cohort-page")
+def cohort_page(
+    results: Annotated[Path, typer.Argument(help="Records of bench cohort.", metavar="FILE.json")],
+    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
+) -> None:
+    """Render the records of the benchmark of cohorts as a page of tables."""
+    from wsi_pgdips.bench.cohort_page import write_cohort_page
+
+    write_cohort_page(results, output)
+
+
+@bench_app.command()
 def page(
     results: Annotated[Path, typer.Argument(help="Records of bench quality.", metavar="FILE.json")],
     output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],

@@ -1,0 +1,125 @@
+"""The benchmark of cohorts: its small slice, where a kill falls, what a page says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wsi_pgdips.bench.cohort import QUICK_KILLS, QUICK_SLIDES, CohortRequest, run_cohort_bench
+from wsi_pgdips.bench.cohort_moments import Place, blocks_of, difference
+from wsi_pgdips.bench.cohort_page import write_cohort_page
+from wsi_pgdips.bench.cohort_records import (
+    FAULTS,
+    KILLS,
+    MOMENTS,
+    SLIDES,
+    CohortFigures,
+    CohortRecord,
+    figure,
+    load_figures,
+    save_figures,
+)
+from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.run.ledger import Ledger
+
+
+def total(records: list[CohortRecord], metric: str) -> int:
+    return sum(r["value"] for r in records if r["metric"] == metric)
+
+
+def test_the_small_slice_loses_no_byte(tmp_path: Path) -> None:
+    out = tmp_path / "cohort.json"
+    said: list[str] = []
+    run_cohort_bench(CohortRequest(out, quick=True), said.append)
+    records = load_figures(out)
+    assert figure(records, case=SLIDES, metric="slides") == QUICK_SLIDES
+    assert 1 <= figure(records, metric="worker_processes") <= 2
+    assert 0.5 < figure(records, metric="worker_mb_growth") < 1.5
+    assert figure(records, metric="work_s") > 0
+    assert total(records, "kills") == QUICK_KILLS
+    assert sum(total(records, f"killed_in_{m}") for m in MOMENTS) == QUICK_KILLS
+    assert total(records, "runs") >= 1
+    assert total(records, "files_compared") > 100
+    assert {f: total(records, f) for f in FAULTS} == dict.fromkeys(FAULTS, 0), said
+    page = tmp_path / "cohort.md"
+    write_cohort_page(out, page)
+    assert f"### {QUICK_SLIDES} small slides" in page.read_text()
+
+
+def test_a_place_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="does not exist"):
+        run_cohort_bench(CohortRequest(tmp_path / "nowhere" / "a.json"))
+
+
+def test_where_a_kill_falls_is_told_by_the_files(tmp_path: Path) -> None:
+    place = Place(tmp_path / "out.ome.zarr", blocks=2)
+    ledger, nobody = Ledger(place.output), place.holders()
+    assert place.moment(nobody) == "start"
+    holder = tmp_path / "out.ome.zarr.run.0.running"
+    holder.touch()
+    steps: list[tuple[str, list[Path]]] = [
+        ("prepare", [ledger.plan]),
+        ("calibrate", [ledger.prior]),
+        ("fit", [ledger.fit((0, 0)), ledger.fit((0, 1))]),
+        ("blend", [ledger.fields]),
+        ("render", [ledger.render((0, 0)), ledger.render((0, 1))]),
+    ]
+    for moment, paths in steps:
+        for path in paths:
+            assert place.moment(nobody) == moment
+            assert place.moment(place.holders()) == "start"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert place.moment(nobody) == "finalize"
+    assert place.left_behind() == [holder.name, "work"]
+    (place.output / "provenance").mkdir()
+    (place.output / "provenance" / "run.json").write_text('{"status": "done"}')
+    assert place.moment(place.holders()) == "end"
+
+
+def test_what_was_lost_and_what_is_wrong(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for output in (one, other):
+        for name in ("0/c/0", "0/c/1", "a.partial", "provenance/run.json", "same"):
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).write_bytes(b"the same")
+        checksums = {"0/c/0": "", "0/c/1": "", "1/c/0": ""}
+        (output / "provenance" / "checksums.json").write_text(json.dumps(checksums))
+    assert blocks_of(one) == 2
+    assert difference(one, other).wrong == difference(one, other).lost == ()
+    (other / "provenance" / "run.json").write_bytes(b"of another run")
+    (other / "0/c/0").write_bytes(b"others")
+    (other / "0/c/1").unlink()
+    (other / "more").touch()
+    found = difference(one, other)
+    assert (found.files, found.wrong, found.lost) == (5, ("0/c/0", "more"), ("0/c/1",))
+
+
+@pytest.mark.parametrize(("wrong", "growth", "said"), [(0, 1.1, "yes"), (2, 1.3, "no")])
+def test_a_page_says_whether_bars_are_met(
+    wrong: int, growth: float, said: str, tmp_path: Path
+) -> None:
+    figures = CohortFigures("Some Processor, 2 cores")
+    figures.add(SLIDES, "fast", "slides", 200)
+    figures.add(SLIDES, "fast", "overhead_s_per_slide", 0.1 if said == "yes" else 0.6)
+    figures.add(SLIDES, "fast", "worker_mb_growth", growth)
+    for metric in FAULTS:
+        figures.add(KILLS, "fast, one process", metric, wrong)
+    figures.add(KILLS, "fast, one process", "killed_in_fit", 3)
+    out, page = tmp_path / "cohort.json", tmp_path / "page.md"
+    save_figures(out, figures)
+    write_cohort_page(out, page)
+    text = page.read_text()
+    bars = [line for line in text.splitlines() if " ≤ " in line]
+    assert len(bars) == 3
+    assert all(line.endswith(f"| {said} |") for line in bars)
+    assert "| all | 0 | 0 | 0 | 3 | 0 | 0 | 0 | 0 |" in text
+
+
+def test_records_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('[{"device": "x"}]')
+    with pytest.raises(SettingsError, match="benchmark of cohorts"):
+        load_figures(path)
