@@ -22,6 +22,7 @@ from wsi_pgdips.run.slurm.plan import Job, plan_jobs
 from wsi_pgdips.run.slurm.resources import Resources
 from wsi_pgdips.run.slurm.submission import Splitting, Submission
 from wsi_pgdips.run.slurm.task import run_task
+from wsi_pgdips.run.stopping import Stop, Stopped
 
 FAST = {**CHEAP, "preset": "fast"}
 
@@ -215,9 +216,27 @@ def test_who_still_works_is_waited_for(
 def test_work_is_checked_for_signals_that_were_swallowed(slides: Path, tmp_path: Path) -> None:
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=False)
 
-    def check() -> None:
-        raise KeyboardInterrupt("asked before")
-
-    with pytest.raises(KeyboardInterrupt):
-        work.work_on(jobs.folder, jobs.cohort, jobs.entries[0], check=check)
+    stop = Stop()
+    with pytest.raises(Stopped):
+        stop.ask(signal.SIGTERM)  # and whoever was at work did not see it
+    with pytest.raises(Stopped):
+        work.work_on(jobs.folder, jobs.cohort, jobs.entries[0], stop=stop)
     assert jobs.status() == "stopped"
+
+
+def test_a_stop_is_on_disk_before_what_is_in_hand_is_dropped(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=False)
+    stop, seen = Stop(), []
+
+    def run_part(*arguments: object) -> None:
+        try:
+            stop.ask(signal.SIGTERM)
+        finally:  # here, in a tile that takes minutes, it may be killed
+            seen.append(jobs.status())
+
+    monkeypatch.setattr(pipeline, "run_part", run_part)
+    with pytest.raises(Stopped):
+        work.work_on(jobs.folder, jobs.cohort, jobs.entries[0], stop=stop)
+    assert seen == ["stopped"]

@@ -31,6 +31,27 @@ def test_a_signal_is_raised_once_and_asked_for_again(number: signal.Signals) -> 
                 stop.check()
 
 
+def test_who_wants_to_know_is_told_at_once_the_last_first() -> None:
+    told: list[str] = []
+
+    def broken(number: int) -> None:
+        told.append("broken")
+        raise OSError("the disk is gone")
+
+    with (
+        stoppable() as stop,
+        stop.telling(lambda number: told.append(f"outer {number}")),
+        stop.telling(broken),
+    ):
+        with stop.telling(lambda number: told.append("over")):
+            pass
+        with pytest.raises(Stopped):
+            ask(signal.SIGTERM)
+        assert told == ["broken", f"outer {signal.SIGTERM.value}"]
+        ask(signal.SIGTERM)
+        assert len(told) == 2
+
+
 def test_only_one_asks_for_more_time() -> None:
     assert (Stopped(signal.SIGUSR1).asks_for_more, Stopped(signal.SIGUSR1).exit_code) == (True, 75)
     assert (Stopped(signal.SIGTERM).asks_for_more, Stopped(signal.SIGTERM).exit_code) == (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 # of a scheduler before its time limit, and at it
@@ -39,11 +39,29 @@ class Stop:
 
     def __init__(self) -> None:
         self._number: int | None = None
+        self._told: list[Callable[[int], None]] = []
+
+    @contextlib.contextmanager
+    def telling(self, told: Callable[[int], None]) -> Iterator[None]:
+        """Have somebody told at once: what is in hand may take longer to drop than there is time.
+
+        Args:
+            told: of the signal's number; whoever came last is told first.
+        """
+        self._told.append(told)
+        try:
+            yield
+        finally:
+            self._told.remove(told)
 
     def ask(self, number: int, _frame: FrameType | None = None) -> None:
         """A handler of signals: the first one counts, so that nothing breaks off the end."""
         if self._number is None:
             self._number = number
+            for told in reversed(self._told):
+                # nothing that goes wrong here may keep the work from ending
+                with contextlib.suppress(Exception):
+                    told(number)
             raise Stopped(number)
 
     def check(self) -> None:

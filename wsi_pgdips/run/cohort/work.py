@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +20,7 @@ from wsi_pgdips.run.holding import held_by_another, holding
 from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import LineProgress, Progress, Together
+from wsi_pgdips.run.stopping import Stop, Stopped
 from wsi_pgdips.run.summary import RunSummary
 
 WHOLE = Part()
@@ -51,7 +51,7 @@ def work_on(
     part: Part = WHOLE,
     *,
     shown: Progress | None = None,
-    check: Callable[[], None] = lambda: None,
+    stop: Stop | None = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> State | None:
@@ -60,7 +60,7 @@ def work_on(
     None where another process works on it: what becomes of the slide is its to say.
 
     Args:
-        shown: also gets the progress. check: called all the time, to raise what ends the work.
+        shown: also gets the progress. stop: may end the work.
         device, threads: in place of the settings', where slides share a machine.
 
     Raises:
@@ -76,7 +76,7 @@ def work_on(
             if held_by_another(own, WHOLE):
                 return None
             raise
-        return _held(folder, cohort, entry, part, shown, check, device, threads)
+        return _held(folder, cohort, entry, part, shown, stop or Stop(), device, threads)
 
 
 def _held(
@@ -85,7 +85,7 @@ def _held(
     entry: Entry,
     part: Part,
     shown: Progress | None,
-    check: Callable[[], None],
+    stop: Stop,
     device: str | None,
     threads: int | None,
 ) -> State:
@@ -102,9 +102,13 @@ def _held(
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         opened = log.open("a")
-    with opened as lines:
+
+    def stopped(by: object) -> None:
+        file.write(status="stopped", reason=f"stopped: {by or 'interrupted'}")
+
+    with opened as lines, stop.telling(lambda number: stopped(Stopped(number))):
         told = LineProgress(lines)
-        progress = Together([file, told, *([shown] if shown else [])], check)
+        progress = Together([file, told, *([shown] if shown else [])], stop.check)
         try:
             summary = _with_retries(folder, cohort, entry, settings, part, progress)
             if summary is None:
@@ -115,7 +119,7 @@ def _held(
                 _normalise(folder, cohort, entry, target, progress)
             return _ended(file, summary)
         except KeyboardInterrupt as error:
-            file.write(status="stopped", reason=f"stopped: {error or 'interrupted'}")
+            stopped(error)
             raise
         except WsiPgdipsError as error:
             told.note(str(error))

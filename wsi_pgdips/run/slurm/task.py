@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
@@ -15,7 +15,7 @@ from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import Progress
 from wsi_pgdips.run.slurm.queue import requeue_this
 from wsi_pgdips.run.slurm.submission import Submission
-from wsi_pgdips.run.stopping import Stopped, stoppable
+from wsi_pgdips.run.stopping import Stop, Stopped, stoppable
 
 EXIT_FAILED = 3
 _WAIT_S = 5.0
@@ -35,19 +35,28 @@ def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Pro
     slides = [cohort.entry(name) for name in planned.slides[task]]
     part = planned.part(task)
     before = _done(folder, slides)
+    in_vain = False
+
+    def ask_for_more(number: int) -> None:
+        nonlocal in_vain
+        if not Stopped(number).asks_for_more:
+            return
+        in_vain = bool(os.environ.get("SLURM_RESTART_COUNT")) and _done(folder, slides) == before
+        if in_vain:
+            return
+        again = requeue_this()
+        shown.note("out of time: " + ("goes on in a new start" if again else "cannot be requeued"))
+
     try:
-        with stoppable() as stop:
-            states = [_one(folder, cohort, e, part, shown, stop.check) for e in slides]
+        with stoppable() as stop, stop.telling(ask_for_more):
+            states = [_one(folder, cohort, e, part, shown, stop) for e in slides]
     except Stopped as stopped:
-        if not stopped.asks_for_more:
-            shown.note(f"ended by {stopped}; what is done is kept")
-            return stopped.exit_code
-        if os.environ.get("SLURM_RESTART_COUNT") and _done(folder, slides) == before:
+        if in_vain:
             _give_up(folder, cohort, slides, part)
             shown.note("nothing was finished since the last start: not started again")
             return EXIT_FAILED
-        again = requeue_this()
-        shown.note("out of time: " + ("goes on in a new start" if again else "cannot be requeued"))
+        if not stopped.asks_for_more:
+            shown.note(f"ended by {stopped}; what is done is kept")
         return stopped.exit_code
     good = ("done", "stage_done")
     return 0 if all(s is not None and s.status in good for s in states) else EXIT_FAILED
@@ -59,7 +68,7 @@ def _one(
     entry: Entry,
     part: Part,
     shown: Progress,
-    check: Callable[[], None],
+    stop: Stop,
 ) -> State | None:
     """One slide, unless that is done, or has failed in a stage before."""
     so_far = state_of_slide(read_states(folder.state(entry)))
@@ -69,9 +78,9 @@ def _one(
     until = time.monotonic() + DEAD_S + 60
     # of a machine that Slurm has given up, and which goes on all the same
     while held_by_another(folder.output(entry), part) and time.monotonic() < until:
-        check()
+        stop.check()
         time.sleep(_WAIT_S)
-    state = work_on(folder, cohort, entry, part, shown=shown, check=check)
+    state = work_on(folder, cohort, entry, part, shown=shown, stop=stop)
     word = "another process works on it" if state is None else f"{state.status} {state.reason}"
     shown.note(f"{entry.name}: {word}")
     return state
