@@ -392,6 +392,28 @@ def test_a_fault_that_passes_is_waited_for(
     assert "Stale file handle" in log
 
 
+def test_what_was_begun_before_a_fault_is_not_begun_anew(
+    one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_one(call, one)[0] == 0
+    monkeypatch.setattr(work.time, "sleep", lambda _: None)
+    genuine, fits, left = fitting.fit_block, list[int](), [stale()]
+
+    def fit_block(*arguments: Any, **named: Any) -> Any:
+        fits.append(1)
+        return genuine(*arguments, **named)
+
+    def stage(self: StateFile, name: str, *_: Any) -> None:
+        if name == "render" and left:
+            raise left.pop()
+
+    monkeypatch.setattr(fitting, "fit_block", fit_block)
+    monkeypatch.setattr(StateFile, "stage", stage)
+    shutil.rmtree(one.job / "state")  # layers of others, as far as the cohort knows
+    assert run_one(call, one, "--overwrite")[0] == 0
+    assert (len(fits), left) == (1, [])  # of one block
+
+
 def test_one_that_does_not_pass_is_told(
     one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

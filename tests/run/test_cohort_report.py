@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import tempfile
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -266,10 +268,14 @@ def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.Mo
     file = place(output, "run")
     file.write_text(json.dumps(asdict(elsewhere)))
 
-    def touch(self: Path, *_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
+    refusal = [OSError(errno.EROFS, "Read-only"), PermissionError(errno.EACCES, "Denied")]
 
-    monkeypatch.setattr(Path, "touch", touch)
+    def nothing_is_written(*_: Any, **__: Any) -> Any:
+        raise refusal[0]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", nothing_is_written)
+    assert rows_of(folder, cohort)[0].standing == "running"
+    refusal.pop(0)
     assert rows_of(folder, cohort)[0].standing == "running"
     long_ago = time.time() - holding.DEAD_S - 60
     os.utime(file, (long_ago, long_ago))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -252,9 +252,10 @@ def _telling(folder: JobFolder, cohort: Cohort, progress: Progress) -> Iterator[
 
     def tell() -> None:
         while not over.wait(TELL_S):
-            for row in rows_of(folder, cohort):
-                if row.standing == "running":
-                    progress.note(f"{row.entry.name}: {row.stage_text}")
+            with suppress(OSError):  # a share that is away for a moment
+                for row in rows_of(folder, cohort):
+                    if row.standing == "running":
+                        progress.note(f"{row.entry.name}: {row.stage_text}")
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

@@ -24,6 +24,7 @@ from wsi_pgdips.run.stopping import Stop, Stopped
 from wsi_pgdips.run.summary import RunSummary
 
 WHOLE = Part()
+GO_ON = {"overwrite": False, "resume": True}
 WAITS_S = (5.0, 30.0, 120.0)  # before each retry; the last one again and again
 # what a disk or network share says in a bad moment
 _PASSING = {
@@ -144,7 +145,11 @@ def _settings(
     if device is not None:  # this process is one of the cohort's workers
         changes |= {"device": device, "threads": threads, "workers": 1, "cluster": "local"}
     if begun_before:  # to overwrite what this cohort has made would never come to an end
-        changes |= {"overwrite": False, "resume": True}
+        changes |= GO_ON
+    return _changed(settings, **changes)
+
+
+def _changed(settings: Settings, **changes: object) -> Settings:
     execution = settings.execution.model_copy(update=changes)
     return settings.model_copy(update={"execution": execution})
 
@@ -167,6 +172,7 @@ def _with_retries(
             wait = WAITS_S[min(attempt, len(WAITS_S) - 1)]
             progress.note(f"{error}\nthis may pass: trying again in {wait:g} s")
             time.sleep(wait)
+            settings = _changed(settings, **GO_ON)
     raise AssertionError("unreachable")
 
 
@@ -187,9 +193,7 @@ def _run(
         if not replaces or settings.execution.overwrite:
             raise
     # begun before, but the slide or its settings have changed since
-    execution = settings.execution.model_copy(update={"overwrite": True})
-    settings = settings.model_copy(update={"execution": execution})
-    return run_part(slide, output, settings, part, progress)
+    return run_part(slide, output, _changed(settings, overwrite=True), part, progress)
 
 
 def is_passing(error: BaseException | None) -> bool:
