@@ -264,6 +264,21 @@ def test_layers_of_others_are_replaced_where_that_is_asked_for(
     assert differing(separate["a"], layers(two.job, "a")) == []
 
 
+def test_another_slide_of_the_same_name(
+    two: Study, here: OneByOne, call: Any, separate: dict[str, Path]
+) -> None:
+    command = ("cohort", "run", two.manifest, two.job, *OPTIONS, "--quiet")
+    assert call(*command) == 0
+    (two.slides / "new").mkdir()
+    shutil.copyfile(two.slides / "a.tiff", two.slides / "new" / "b.tiff")
+    table(two.slides, "slide", "a.tiff", "new/b.tiff")
+    assert call(*command) == 2
+    here.seen.clear()
+    assert call(*command, "--overwrite") == 0
+    assert here.seen == ["b"]
+    assert open_layers(layers(two.job, "b")).grid == open_layers(separate["a"]).grid
+
+
 # settings of single slides
 
 

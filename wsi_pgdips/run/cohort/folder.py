@@ -13,6 +13,7 @@ from wsi_pgdips.config import Settings, make_settings
 from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.layers.disk import write_atomic, writing
 from wsi_pgdips.run.cohort.manifest import Entry
+from wsi_pgdips.run.cohort.state import try_again
 
 VERSION = 1
 _HINT = "give the folder of `wsi-pgdips cohort run` or `slurm submit`"
@@ -129,7 +130,7 @@ class JobFolder:
             os.umask(os.umask(0) & ~0o070)
 
     def keep(self, cohort: Cohort) -> None:
-        """Write the plan; a folder that holds another cohort's slides is refused.
+        """Write the plan, unless what was made of other slides or settings would have to go.
 
         Raises:
             OutputError: it does, or it cannot be written.
@@ -148,6 +149,7 @@ class JobFolder:
         write_atomic(self.plan, json.dumps(plan, indent=1).encode() + b"\n")
 
     def _refuse_other(self, cohort: Cohort) -> None:
+        """Of what was made of other slides or settings: worked on again where it may be."""
         _, before = self.opened(self.path)
         known = {e.name: e for e in before.entries}
         for entry in cohort.entries:
@@ -155,13 +157,13 @@ class JobFolder:
             if other is None:
                 continue
             old, new = before.settings(other), cohort.settings(entry)
-            if new.execution.overwrite:
-                continue
             was, now = old.science.model_dump(), new.science.model_dump()
             changed = [f"{k} = {was[k]!r}, now {now[k]!r}" for k in now if was[k] != now[k]]
             if other.slide != entry.slide:
                 changed.insert(0, f"{other.slide}, now {entry.slide}")
-            if changed:
+            if changed and new.execution.overwrite:
+                try_again(self.state(entry))  # it may be done, but as it was before
+            elif changed:
                 raise OutputError(
                     "the job folder is of another cohort",
                     expected="the same slides and scientific settings as before; more slides "
