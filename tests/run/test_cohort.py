@@ -641,7 +641,7 @@ def test_a_signal_ends_it_and_it_goes_on(
 def test_a_signal_ends_worker_processes_too(
     slides: Path, two: Study, call: Any, here: OneByOne
 ) -> None:
-    slow = ("--preset=paper", "--iterations=1", *OPTIONS[1:])
+    slow = ("--preset=balanced", *OPTIONS[1:])
     arguments = ["cohort", "run", two.manifest, two.job, *slow, "--workers=1"]
     command = [sys.executable, "-m", "wsi_pgdips", *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -658,7 +658,7 @@ def test_a_signal_ends_worker_processes_too(
     assert {r.standing for r in runner.rows_of(folder, cohort)} <= {"interrupted", "waiting"}
     assert not (two.job / "summary.json").exists()
     assert call("cohort", "run", two.manifest, two.job, *slow, "--quiet") == 0
-    whole = alone(slides / "a.tiff", two.slides / "a.ome.zarr", preset="paper", iterations=1)
+    whole = alone(slides / "a.tiff", two.slides / "a.ome.zarr", preset="balanced")
     assert differing(whole, layers(two.job, "a")) == []
     assert leftovers(two.job) == []
 
