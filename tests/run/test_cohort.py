@@ -34,12 +34,13 @@ from cohorts import (
     table,
 )
 
-from wsi_pgdips.errors import OutputError
+from wsi_pgdips.errors import OutputError, SlideError
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.run import fitting, holding, pipeline, pool
 from wsi_pgdips.run.cohort import runner, work
 from wsi_pgdips.run.cohort.folder import JobFolder
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
+from wsi_pgdips.slide import image, reader
 
 
 @dataclass(frozen=True)
@@ -444,6 +445,37 @@ def test_one_that_does_not_pass_is_told(
     row = failures(one.job)["a"]
     assert "bug" not in row["what_to_do"]
     assert "whether the disk is there" in row["what_to_do"]
+
+
+@pytest.mark.parametrize("passes", [True, False], ids=["a share that comes back", "a hole"])
+def test_tiles_that_cannot_be_read_are_looked_at_once_more(
+    passes: bool, one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, waits = [True], list[float]()
+    for kind in (reader.OpenSlidePyramid, image.TiffPyramid):
+        genuine = kind.read_level
+
+        def read(self: Any, level: int, *window: int, genuine: Any = genuine) -> Any:
+            if away and level == 0 and window[:2] < (200, 200) and window[2:] != (8, 8):
+                raise SlideError("pixels of the slide cannot be read")
+            return genuine(self, level, *window)
+
+        monkeypatch.setattr(kind, "read_level", read)
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if passes:
+            away.clear()
+
+    monkeypatch.setattr(work.time, "sleep", sleep)
+    code, state = run_one(call, one)
+    assert waits == [5.0]
+    log = (one.job / "logs" / "a.log").read_text()
+    assert "tiles failed: looking at them in 5 s" in log
+    assert ("they can be read now: trying again" in log) == passes
+    assert (code, state.status) == ((0, "done") if passes else (3, "incomplete"))
+    if passes:
+        assert differing(alone(one.slides / "a.tiff", one.job.parent / "alone"), layers(one.job, "a")) == []
 
 
 @pytest.mark.parametrize(

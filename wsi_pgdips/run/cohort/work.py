@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import itertools
 import time
 import traceback
 from contextlib import ExitStack
@@ -15,6 +15,7 @@ from wsi_pgdips.layers.disk import writing
 from wsi_pgdips.layers.provenance import RUN_RECORD
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
+from wsi_pgdips.run.cohort.passing import WAITS_S, has_passed, is_passing
 from wsi_pgdips.run.cohort.state import State, StateFile, forget_states, read_states
 from wsi_pgdips.run.holding import held_by_another, holding
 from wsi_pgdips.run.ledger import Ledger
@@ -25,24 +26,6 @@ from wsi_pgdips.run.summary import RunSummary
 
 WHOLE = Part()
 GO_ON = {"overwrite": False, "resume": True}
-WAITS_S = (5.0, 30.0, 120.0)  # before each retry; the last one again and again
-# what a disk or network share says in a bad moment
-_PASSING = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.ENOTCONN,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ENETRESET,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    getattr(errno, "EREMOTEIO", errno.EIO),  # of Linux
-}
 
 
 def work_on(
@@ -163,16 +146,28 @@ def _with_retries(
     progress: Progress,
 ) -> RunSummary | None:
     replaces = cohort.settings(entry).execution.overwrite
-    for attempt in range(cohort.retries + 1):
+    for attempt in itertools.count():
+        wait = WAITS_S[min(attempt, len(WAITS_S) - 1)]
         try:
-            return _run(folder, entry, settings, part, progress, replaces)
+            summary = _run(folder, entry, settings, part, progress, replaces)
+            if (
+                part.stage
+                or summary is None
+                or not summary.failed_tiles
+                or attempt == cohort.retries
+            ):
+                return summary
+            progress.note(f"{summary.failed_tiles} tiles failed: looking at them in {wait:g} s")
+            time.sleep(wait)
+            if not has_passed(Path(entry.slide), folder.output(entry), settings.science):
+                return summary
+            progress.note("they can be read now: trying again")
         except (WsiPgdipsError, OSError) as error:
             if attempt == cohort.retries or not is_passing(error):
                 raise
-            wait = WAITS_S[min(attempt, len(WAITS_S) - 1)]
             progress.note(f"{error}\nthis may pass: trying again in {wait:g} s")
             time.sleep(wait)
-            settings = _changed(settings, **GO_ON)
+        settings = _changed(settings, **GO_ON)
     raise AssertionError("unreachable")
 
 
@@ -194,15 +189,6 @@ def _run(
             raise
     # begun before, but the slide or its settings have changed since
     return run_part(slide, output, _changed(settings, overwrite=True), part, progress)
-
-
-def is_passing(error: BaseException | None) -> bool:
-    """Whether an error comes from a fault of a disk or network that may be gone soon."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _PASSING:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _normalise(

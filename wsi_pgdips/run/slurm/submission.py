@@ -117,7 +117,8 @@ def plan_submission(
 ) -> Submission:
     """Which jobs would be submitted; nothing is written."""
     split = [e.name for e in todo if _is_split(cohort, e, splitting)]
-    whole = [e.name for e in todo if e.name not in split]
+    apart = set(split)
+    whole = [e.name for e in todo if e.name not in apart]
     jobs = plan_jobs(
         whole,
         split,
