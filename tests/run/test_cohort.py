@@ -475,7 +475,10 @@ def test_tiles_that_cannot_be_read_are_looked_at_once_more(
     assert ("they can be read now: trying again" in log) == passes
     assert (code, state.status) == ((0, "done") if passes else (3, "incomplete"))
     if passes:
-        assert differing(alone(one.slides / "a.tiff", one.job.parent / "alone"), layers(one.job, "a")) == []
+        assert (
+            differing(alone(one.slides / "a.tiff", one.job.parent / "alone"), layers(one.job, "a"))
+            == []
+        )
 
 
 @pytest.mark.parametrize(
