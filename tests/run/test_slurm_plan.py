@@ -154,7 +154,8 @@ ARRAY = """\
 #SBATCH --account=lab
 #SBATCH --qos=high
 #SBATCH --constraint=a100
-set -euo pipefail
+# not -u: what sites load at the start of a job seldom stands it
+set -eo pipefail
 module load cuda
 # exec: the signals of Slurm reach the program itself, which ends what it has in hand
 exec wsi-pgdips slurm task /data/job --submission 001 --job slides-0 --task "${SLURM_ARRAY_TASK_ID:-0}"
@@ -172,7 +173,8 @@ STAGE = """\
 #SBATCH --mem=16G
 #SBATCH --time=04:00:00
 #SBATCH --signal=B:USR1@120
-set -euo pipefail
+# not -u: what sites load at the start of a job seldom stands it
+set -eo pipefail
 # exec: the signals of Slurm reach the program itself, which ends what it has in hand
 exec wsi-pgdips slurm task /data/job --submission 001 --job split-0-a-blend --task "${SLURM_ARRAY_TASK_ID:-0}"
 """  # noqa: E501
@@ -188,7 +190,8 @@ REPORTS = """\
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=2G
 #SBATCH --time=00:30:00
-set -euo pipefail
+# not -u: what sites load at the start of a job seldom stands it
+set -eo pipefail
 # exec: the signals of Slurm reach the program itself, which ends what it has in hand
 exec wsi-pgdips cohort report /data/job
 """

@@ -134,6 +134,26 @@ def test_a_split_slide_that_cannot_begin_leaves_no_job_behind(tmp_path: Path) ->
         assert "ExitCode=3:0" in slurm("scontrol", "show", "job", job), name
 
 
+def test_a_job_sees_the_gpus_that_slurm_gave_it(tmp_path: Path) -> None:
+    if "gpu:" not in slurm("sinfo", "-h", "-o", "%G"):
+        pytest.skip("this Slurm has no GPUs, not even fake ones: SLURM_GPUS=2 start_slurm.sh")
+    phantom(tmp_path / "a.tiff", "600x500")
+    shutil.copyfile(tmp_path / "a.tiff", tmp_path / "b.tiff")
+    manifest, folder = tmp_path / "two.csv", tmp_path / "job"
+    manifest.write_text("slide\na.tiff\nb.tiff\n")
+    # the device is looked for where the job runs, and only among those it was given
+    told = ["--setup", 'echo "given: $CUDA_VISIBLE_DEVICES"', "--gpus-per-task=1"]
+    program("slurm", "submit", manifest, folder, *FAST, *JOB, *told)
+    job = jobs_of(folder)["slides-0"]
+    assert "gres:gpu:1" in slurm("scontrol", "show", "job", job)
+    wait(folder)
+    given = [line for line in logs(folder).splitlines() if line.startswith("given: ")]
+    assert given.count("given: ") == 1  # the report has none
+    assert len(given) == 3
+    assert set(given) <= {"given: ", "given: 0", "given: 1"}
+    assert summary(folder)["done"] == 2
+
+
 def test_of_two_submissions_at_once_one_is_refused(tmp_path: Path) -> None:
     phantom(tmp_path / "small.tiff", "600x500")
     manifest, folder = tmp_path / "one.csv", tmp_path / "job"
