@@ -1,4 +1,4 @@
-"""Jobs that are requeued, cancelled, out of time, killed, or on a node that goes down."""
+"""Jobs that are requeued, cancelled, killed, or on a node that goes down."""
 
 from __future__ import annotations
 
@@ -70,12 +70,6 @@ def requeue(folder: Path) -> None:
     slurm("scontrol", "requeue", f"{array(folder)}_0")
 
 
-def signal_usr1(folder: Path) -> None:
-    """What ``--signal`` has Slurm send before the time limit."""
-    slurm("scancel", "--batch", "--signal=USR1", f"{array(folder)}_0")
-    until(lambda: "out of time: goes on in a new start" in logs(folder), folder)
-
-
 def node_down_and_up(folder: Path) -> None:
     node = slurm("squeue", "-h", "-j", array(folder), "-o", "%N").strip()
     slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
@@ -86,7 +80,7 @@ def node_down_and_up(folder: Path) -> None:
         subprocess.run(up, check=False, capture_output=True)  # it may have come back by itself
 
 
-@pytest.mark.parametrize("disturb", [requeue, signal_usr1, node_down_and_up])
+@pytest.mark.parametrize("disturb", [requeue, node_down_and_up])
 def test_slurm_starts_it_anew_and_it_goes_on(
     disturb: Callable[[Path], None], folder: Path, undisturbed: Path
 ) -> None:
