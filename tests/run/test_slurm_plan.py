@@ -373,6 +373,8 @@ def test_a_job_asks_to_be_started_anew(slurm: FakeSlurm, monkeypatch: pytest.Mon
     assert slurm.calls("scontrol") == ["requeue 12", "requeue 10_2"]
     slurm.says("scontrol", "exit 1")
     assert not queue.requeue_this()
+    slurm.says("scontrol", "kill -TERM $$")  # the job is ended, scontrol with it, before it answers
+    assert queue.requeue_this()
 
 
 # submitting a cohort

@@ -102,10 +102,12 @@ def requeue_this() -> bool:
     if job is None:
         return False
     try:
-        _ask(["scontrol", "requeue", job], "")
-    except SlurmError:
+        asked = ["scontrol", "requeue", job]
+        done = subprocess.run(asked, capture_output=True, timeout=ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired):
         return False
-    return True
+    # Slurm ends every process of the job at once, and may be faster than its own answer
+    return done.returncode <= 0
 
 
 def max_array() -> int:
