@@ -45,9 +45,9 @@ Timings depend on the machine and on what else it does.
   with two processes for the blocks. All processes are ended by SIGKILL at an instant drawn from
   0.1 s to the time that the run takes, or shortly after the file appears with which a stage begins;
   then the same command is given again. A run that comes to its end is compared with an undisturbed
-  one of the same preset: every file but `provenance/run.json`, byte for byte. Where a kill fell is
-  told by the files that exist: `start` is before the run holds its output, `end` after its last
-  write.
+  one of the same preset: every file but `provenance/run.json`, byte for byte; so is one undisturbed
+  run of each other way. Where a kill fell is told by the files that exist: `start` is before the
+  run holds its output, `end` after its last write.
 """
 LABELS = {
     "wall_s": "wall seconds",
