@@ -690,7 +690,10 @@ def test_a_signal_ends_worker_processes_too(
     assert process.returncode == 130, said
     assert "Traceback" not in said
     folder, cohort = JobFolder.opened(two.job)
-    assert {r.standing for r in runner.rows_of(folder, cohort)} <= {"interrupted", "waiting"}
+    first, second = (r.standing for r in runner.rows_of(folder, cohort))
+    # the worker is asked to end, and may have had but one file left to write
+    assert first in ("interrupted", "done")
+    assert second in ("waiting", "interrupted")
     assert not (two.job / "summary.json").exists()
     assert call("cohort", "run", two.manifest, two.job, *slow, "--quiet") == 0
     whole = alone(slides / "a.tiff", two.slides / "a.ome.zarr", preset="balanced")
