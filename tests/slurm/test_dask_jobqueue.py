@@ -14,6 +14,7 @@ import dask
 import dask_jobqueue  # noqa: F401  # its defaults, before others are laid over them
 import pytest
 from cheap_runs import FAST, differing, phantom
+from distributed.core import Status
 
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.errors import ClusterError
@@ -109,3 +110,5 @@ def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pool, *_ = make_pool("cpu", 1, 1, "slurm", logs=tmp_path / "logs")
         with closing(pool), pytest.raises(ClusterError, match="invalid partition"):
             pool.once(who, job)
+    # else it warns when it is collected, in whatever test that is
+    assert pool._place._cluster.status == Status.closed

@@ -16,6 +16,7 @@ from typing import Any
 import dask
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client
+from distributed.core import Status
 
 from wsi_pgdips.errors import ClusterError
 from wsi_pgdips.run.clusters import DASK, NO_DASHBOARD, Note, Place
@@ -99,9 +100,14 @@ class SlurmPlace(Place):
         )
 
     def close(self) -> None:
-        # dask is startled to find jobs that were never accepted
-        with suppress(AssertionError):
+        # dask is startled to find jobs that were never accepted, and stops half way
+        for job in list(self._cluster._created):
+            if job.status == Status.created:
+                job.status = Status.failed
+        try:
             super().close()
+        except AssertionError:  # one more was asked for meanwhile; all else is closed by now
+            self._cluster.status = Status.closed
         # it makes the folder again and again
         with suppress(OSError):
             self._logs.rmdir()
