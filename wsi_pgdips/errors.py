@@ -7,6 +7,8 @@ that escapes is a bug of ours (exit code 1).
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 
 class WsiPgdipsError(Exception):
     """Base of all expected errors; ``str()`` is one clear message without a traceback.
@@ -44,6 +46,12 @@ class WsiPgdipsError(Exception):
         if hint is not None:
             lines.append(f"  what to do: {hint}")
         super().__init__("\n".join(lines))
+
+    @classmethod
+    def like(cls, error: WsiPgdipsError, **parts: Any) -> Self:
+        """What another error says, but for some of its parts."""
+        said = {name: getattr(error, name) for name in ("expected", "found", "where", "hint")}
+        return cls(error.message, **{**said, **parts})
 
     def __reduce__(self) -> tuple[object, ...]:
         # keyword-only arguments do not survive the default pickling between worker processes

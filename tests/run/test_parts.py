@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def do(slide: Slide, output: Path, stage: str, share: str | None = None, **options: Any) -> Any:
     return run_stage(slide.path, output, stage, share, stains=str(slide.stains), **options)
+
+
+def breaking() -> Callable[..., Any]:
+    """``fit_block`` that fails for one block."""
+    genuine = fitting.fit_block
+
+    def fit_block(context: Any, prior: Any, plan: Any, **others: Any) -> Any:
+        if (plan.by, plan.bx) == (0, 1):
+            raise ArithmeticError("a surprise")
+        return genuine(context, prior, plan, **others)
+
+    return fit_block
 
 
 def do_all(slide: Slide, output: Path, **options: Any) -> RunSummary:
@@ -101,14 +114,7 @@ def test_a_block_that_fails_holds_nobody_up_and_is_tried_again(
     slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.ome.zarr"
-    genuine = fitting.fit_block
-
-    def fit_block(context: Any, prior: Any, plan: Any, **others: Any) -> Any:
-        if (plan.by, plan.bx) == (0, 1):
-            raise ArithmeticError("a surprise")
-        return genuine(context, prior, plan, **others)
-
-    monkeypatch.setattr(fitting, "fit_block", fit_block)
+    monkeypatch.setattr(fitting, "fit_block", breaking())
     done = do_all(slide, output, **FAST)
     assert (done.exit_code, done.failed_blocks) == (3, 1)
     assert open_layers(output, unfinished=True).run_record["failures"] == {
@@ -124,15 +130,8 @@ def test_a_failure_before_an_interruption_is_made_good(
     slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.ome.zarr"
-    genuine = fitting.fit_block
-
-    def fit_block(context: Any, prior: Any, plan: Any, **others: Any) -> Any:
-        if (plan.by, plan.bx) == (0, 1):
-            raise ArithmeticError("a surprise")
-        return genuine(context, prior, plan, **others)
-
     with monkeypatch.context() as broken:
-        broken.setattr(fitting, "fit_block", fit_block)
+        broken.setattr(fitting, "fit_block", breaking())
         do(slide, output, "calibrate", **FAST)
         do(slide, output, "fit", **FAST)
         do(slide, output, "blend", **FAST)  # without the block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -80,13 +81,7 @@ def cohort_run(
 
     own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
     asked = CohortOptions.of(config, own, options)
-    folder, cohort = plan_cohort(
-        manifest,
-        job,
-        options=asked.settings,
-        reference=asked.reference,
-        retries=asked.retries,
-    )
+    folder, cohort = plan_cohort(manifest, job, asked)
     from wsi_pgdips.run.slurm.submission import refuse_while_queued
 
     refuse_while_queued(folder)
@@ -140,26 +135,24 @@ def cohort_status(
     from wsi_pgdips.run.slurm.submission import queue_of
 
     folder, cohort = JobFolder.opened(job)
-    if as_json:
-        import json
 
-        rows = rows_of(folder, cohort, queue_of(folder))
+    def look() -> list[Row]:
+        return rows_of(folder, cohort, queue_of(folder))
+
+    rows = look()
+    if as_json:
         typer.echo(json.dumps(summary_of(folder, rows), indent=1))
-        raise typer.Exit(exit_code(rows))
-    if not (watch and sys.stdout.isatty()):
-        rows = rows_of(folder, cohort, queue_of(folder))
+    elif not (watch and sys.stdout.isatty()):
         while watch and _in_hand(folder, rows):
             time.sleep(LOOK_S)
-            rows = rows_of(folder, cohort, queue_of(folder))
+            rows = look()
         stdout().print(_table(rows))
-        raise typer.Exit(exit_code(rows))
-    rows = []
-    with Live(console=stdout(), refresh_per_second=2) as live:
-        while not rows or _in_hand(folder, rows):
-            if rows:
+    else:
+        with Live(_table(rows), console=stdout(), refresh_per_second=2) as live:
+            while _in_hand(folder, rows):
                 time.sleep(LOOK_S)
-            rows = rows_of(folder, cohort, queue_of(folder))
-            live.update(_table(rows))
+                rows = look()
+                live.update(_table(rows))
     raise typer.Exit(exit_code(rows))
 
 
@@ -180,12 +173,12 @@ def cohort_retry(
     from wsi_pgdips.run.slurm.submission import refuse_while_queued, submit_again, was_submitted
 
     folder, _ = JobFolder.opened(job)
-    refuse_while_queued(folder)
     if was_submitted(folder) and not local:
         jobs = submit_again(folder, failed_too=failed)
         if not quiet:
             print_rows([("submitted", ", ".join(jobs) or "nothing: every slide is done")])
         return
+    refuse_while_queued(folder)
     _go(folder, quiet, failed_too=failed)
 
 

@@ -114,13 +114,7 @@ def slurm_submit(
     asked = CohortOptions.of(config, {"reference": reference, "retries": retries}, options)
     if asked.settings.get("cluster", "local") != "local":
         refuse("jobs have no workers elsewhere; leave it out, or use cohort run", "--cluster")
-    folder, cohort = plan_cohort(
-        manifest,
-        job,
-        options=asked.settings,
-        reference=asked.reference,
-        retries=asked.retries,
-    )
+    folder, cohort = plan_cohort(manifest, job, asked)
     resources = Resources(
         partition,
         gpus_per_task,

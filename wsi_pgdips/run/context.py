@@ -15,8 +15,8 @@ from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, at_tiles
 from wsi_pgdips.run.ledger import Ledger, digest, identity, load_arrays, save_arrays
+from wsi_pgdips.run.opening import open_slide
 from wsi_pgdips.run.strips import BORDER
-from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.solver.presets import HALO, Preset, resolve
 from wsi_pgdips.solver.tile import TileInput, tile_input
@@ -271,15 +271,7 @@ class SlideJob:
         return Path(self.slide).name
 
     def open_source(self) -> PyramidSource:
-        s = self.settings
-        return open_source(
-            Path(self.slide),
-            mpp=s.mpp,
-            mpp_source=s.mpp_source,
-            tile=s.tile,
-            block=s.block,
-            icc=s.icc,
-        )
+        return open_slide(Path(self.slide), self.settings)
 
     def context(self) -> Context:
         """The planned slide; kept in the process, so that imports and opening are paid once."""

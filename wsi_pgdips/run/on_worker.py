@@ -92,10 +92,8 @@ def own_job(job: SlideJob, devices: Devices) -> SlideJob:
     try:
         device = choose_device(job.device)
     except DeviceError as error:
-        raise DeviceError(
-            error.message,
-            expected=error.expected,
-            found=error.found,
+        raise DeviceError.like(
+            error,
             where=f"the worker {name} on {socket.gethostname()}",
             hint="start workers that have a GPU, or run with --device auto or cpu",
         ) from None

@@ -19,7 +19,7 @@ from wsi_pgdips.run.pixels import KeptPixels
 from wsi_pgdips.run.pool import usable_cpus
 from wsi_pgdips.run.progress import Progress
 from wsi_pgdips.run.summary import RunSummary
-from wsi_pgdips.run.usage import UsageLog, used_by_all, used_here
+from wsi_pgdips.run.usage import Usage, UsageLog, used_by_all, used_here
 from wsi_pgdips.solver.prior import trains
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ class SlideRun:
 
     def fit(self) -> None:
         """The parameters of the tiles of each block."""
-        self._need({"calibrate": self.ledger.prior.exists})
+        self._need("calibrate", self.ledger.prior.exists)
         with self._timed("fit"):
             self._over_blocks("fit", worker.fit, self.blocks)
 
     def blend(self) -> None:
         """Fields over the slide, of every block that could be fitted."""
-        self._need({"fit": lambda: not self._unfitted()})
+        self._need("fit", lambda: not self._unfitted())
         with self._timed("blend"):
             ledger, fitted = self.ledger, self._fitted()
             if not fitted:
@@ -119,13 +119,13 @@ class SlideRun:
 
     def render(self) -> None:
         """The layers of each fitted block."""
-        self._need({"blend": self.ledger.fields.exists})
+        self._need("blend", self.ledger.fields.exists)
         with self._timed("render"):
             self._over_blocks("render", worker.render, self._fitted())
 
     def finalize(self) -> RunSummary:
         """Everything that is made from finished blocks, and the done marker."""
-        self._need({"render": lambda: not self._unrendered()})
+        self._need("render", lambda: not self._unrendered())
         context, ledger = self.context, self.ledger
         fitted = self._fitted()
         rendered = [b for b in fitted if ledger.render(b).exists()]
@@ -209,24 +209,23 @@ class SlideRun:
             if not ledger.failed("render", b).exists() and not worker.is_rendered(ledger, b)
         ]
 
-    def _need(self, before: dict[Stage, Callable[[], bool]]) -> None:
-        """Look whether the stages before are done; a while, where others have done them.
+    def _need(self, stage: Stage, done: Callable[[], bool]) -> None:
+        """Look whether the stage before is done; a while, where others have done it.
 
         Raises:
-            IncompleteRunError: they are not.
+            IncompleteRunError: it is not.
         """
-        for stage, done in before.items():
-            waits = list(PATIENCE_S) if self.part.stage else []
-            while not done():
-                if not waits:
-                    raise IncompleteRunError(
-                        f"{self.part.stage or 'the next stage'} cannot begin",
-                        expected=f"{stage} of the whole slide",
-                        found=f"{stage} has not come to its end",
-                        where=self.ledger.output,
-                        hint=f"see why {stage} ended, and start again from there",
-                    )
-                time.sleep(waits.pop(0))
+        waits = list(PATIENCE_S) if self.part.stage else []
+        while not done():
+            if not waits:
+                raise IncompleteRunError(
+                    f"{self.part.stage or 'the next stage'} cannot begin",
+                    expected=f"{stage} of the whole slide",
+                    found=f"{stage} has not come to its end",
+                    where=self.ledger.output,
+                    hint=f"see why {stage} ended, and start again from there",
+                )
+            time.sleep(waits.pop(0))
 
     def _over_blocks(self, stage: Stage, work: Any, blocks: Sequence[Block]) -> None:
         tiles = {(p.by, p.bx): len(p.render) for p in self.context.plans}
@@ -244,13 +243,14 @@ class SlideRun:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        start, before = time.monotonic(), self._cpu_s()
+        start, before = time.monotonic(), self._used().cpu_s
         yield
         # not where the stage broke off: nothing is written then
-        used = used_by_all((used_here(), self.pool.used()))
+        used = self._used()
         # a worker that died took what it had used with it
         cpu_s = max(used.cpu_s - before, 0.0)
         self.log.add(stage, time.monotonic() - start, used, cpu_s=cpu_s)
 
-    def _cpu_s(self) -> float:
-        return used_by_all((used_here(), self.pool.used())).cpu_s
+    def _used(self) -> Usage:
+        """By this process and its workers."""
+        return used_by_all((used_here(), self.pool.used()))

@@ -41,13 +41,9 @@ class Cohort:
         try:
             return make_settings({**self.options, **entry.settings})
         except SettingsError as error:
-            raise SettingsError(
-                error.message,
-                expected=error.expected,
-                found=error.found,
-                where=f"{error.where}, slide {entry.name}",
-                hint="see `wsi-pgdips run --help`",
-            ) from None
+            where = f"{error.where}, slide {entry.name}"
+            hint = "see `wsi-pgdips run --help`"
+            raise SettingsError.like(error, where=where, hint=hint) from None
 
     def entry(self, name: str) -> Entry:
         return next(e for e in self.entries if e.name == name)

@@ -69,9 +69,7 @@ def _check_keys(values: dict[str, Any], config: Path) -> None:
         make_settings(values)
     except SettingsError as error:
         more = f"{error.expected}, {', '.join(_OWN)}" if error.expected else None
-        raise SettingsError(
-            error.message, expected=more, found=error.found, where=config, hint=error.hint
-        ) from None
+        raise SettingsError.like(error, expected=more, where=config) from None
 
 
 def _absolute(name: str, value: Any) -> Any:

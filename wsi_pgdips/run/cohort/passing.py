@@ -49,19 +49,11 @@ def has_passed(slide: Path, output: Path, settings: ScientificSettings) -> bool:
         output: unfinished layers of that run.
     """
     from wsi_pgdips.layers.reader import open_layers
-    from wsi_pgdips.slide.reader import open_source
+    from wsi_pgdips.run.opening import open_slide
 
-    s = settings
     try:
         table = open_layers(output, unfinished=True).tiles.to_pydict()
-        source = open_source(
-            slide,
-            mpp=s.mpp,
-            mpp_source=s.mpp_source,
-            tile=s.tile,
-            block=s.block,
-            icc=s.icc,
-        )
+        source = open_slide(slide, settings)
     except (WsiPgdipsError, OSError):
         return False
     columns = (table[name] for name in ("flags", "y", "x", "height", "width"))

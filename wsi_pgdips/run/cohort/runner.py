@@ -12,6 +12,7 @@ from typing import Any
 from wsi_pgdips.errors import OutputError, SettingsError, WsiPgdipsError
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
+from wsi_pgdips.run.cohort.options import CohortOptions
 from wsi_pgdips.run.cohort.report import Row, rows_of, write_report
 from wsi_pgdips.run.cohort.state import State, StateFile
 from wsi_pgdips.run.cohort.work import WHOLE, work_on
@@ -44,26 +45,19 @@ class SlideReport:
     tiles: int = 1
 
 
-def plan_cohort(
-    source: Path,
-    job: Path,
-    *,
-    options: dict[str, Any],
-    reference: str | None = None,
-    retries: int = 2,
-) -> tuple[JobFolder, Cohort]:
+def plan_cohort(source: Path, job: Path, asked: CohortOptions) -> tuple[JobFolder, Cohort]:
     """Read who belongs to a cohort, and check every setting before anything is begun.
 
     Args:
-        options: settings of all slides. reference: of those whose row names none.
+        asked: of all slides; its reference is of those whose row names none.
 
     Raises:
         SettingsError: the manifest or a setting cannot be used. OutputError: the folder cannot.
     """
     entries = read_cohort(source, job)
-    if reference is not None:
-        entries = tuple(replace(e, reference=e.reference or reference) for e in entries)
-    cohort = Cohort(entries, {k: v for k, v in options.items() if v is not None}, retries)
+    if asked.reference is not None:
+        entries = tuple(replace(e, reference=e.reference or asked.reference) for e in entries)
+    cohort = Cohort(entries, asked.settings, asked.retries)
     _check(cohort)
     return JobFolder(job.absolute()), cohort
 
@@ -95,13 +89,8 @@ def _check(cohort: Cohort) -> None:
                     look(text)
                     looked.add((look, text))
         except WsiPgdipsError as error:
-            raise SettingsError(
-                error.message,
-                expected=error.expected,
-                found=error.found,
-                where=f"{error.where}, slide {entry.name}",
-                hint=error.hint,
-            ) from None
+            where = f"{error.where}, slide {entry.name}"
+            raise SettingsError.like(error, where=where) from None
 
 
 def run_cohort(

@@ -51,6 +51,11 @@ class State:
     pid: int = 0
     job: str = ""
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody goes on with it unasked."""
+        return self.status in ("done", "failed", "incomplete")
+
     @classmethod
     def read(cls, path: Path) -> Self | None:
         try:

@@ -260,18 +260,10 @@ def _is_split(cohort: Cohort, entry: Entry, splitting: Splitting) -> bool:
 
 def _blocks(cohort: Cohort, entry: Entry) -> int:
     """Of a slide with its glass; 0 where it cannot be opened, which its job will say."""
-    from wsi_pgdips.slide.reader import open_source
+    from wsi_pgdips.run.opening import open_slide
 
-    s = cohort.settings(entry).science
     try:
-        source = open_source(
-            Path(entry.slide),
-            mpp=s.mpp,
-            mpp_source=s.mpp_source,
-            tile=s.tile,
-            block=s.block,
-            icc=s.icc,
-        )
+        source = open_slide(Path(entry.slide), cohort.settings(entry).science)
     except (WsiPgdipsError, OSError):
         return 0
     try:

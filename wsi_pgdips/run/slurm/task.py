@@ -72,7 +72,7 @@ def _one(
 ) -> State | None:
     """One slide, unless that is done, or has failed in a stage before."""
     so_far = state_of_slide(read_states(folder.state(entry)))
-    if so_far is not None and so_far.status in ("done", "failed", "incomplete"):
+    if so_far is not None and so_far.ended:
         shown.note(f"{entry.name}: {so_far.status} before {so_far.reason}")
         return so_far
     until = time.monotonic() + DEAD_S + 60
@@ -89,7 +89,7 @@ def _one(
 def _done(folder: JobFolder, slides: Sequence[Entry]) -> int:
     """Finished pieces, of slides that are done too."""
     ended = [state_of_slide(read_states(folder.state(e))) for e in slides]
-    over = sum(s is not None and s.status in ("done", "failed", "incomplete") for s in ended)
+    over = sum(s is not None and s.ended for s in ended)
     return 10**6 * over + sum(pieces(folder, e) for e in slides)
 
 
