@@ -39,7 +39,8 @@ from wsi_pgdips.run.cohort.state import (
     state_of_slide,
     try_again,
 )
-from wsi_pgdips.run.holding import Holder, place
+from wsi_pgdips.run.holder import Holder
+from wsi_pgdips.run.holding import place
 from wsi_pgdips.run.parts import STAGES, Part
 
 PARTS = [Part(), *(Part(s) for s in STAGES), *(Part("fit", i, 3) for i in (1, 2, 3))]

@@ -4,94 +4,32 @@ A small file beside the output says who. It spares two runs each other's way; no
 written relies on it, as every file appears whole and two runs would write the same ones. It takes
 an exclusive create that is atomic, as on local disks, NFS from version 3, and Lustre.
 
-A holder that was killed is known to be dead by its process id on the same machine, by its job under
-Slurm, and elsewhere when its file has not been touched for a while.
+A holder that was killed is known to be dead by its process id on the same machine, and elsewhere by its
+silence: sooner where Slurm says that its job is over.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import socket
-import subprocess
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.disk import writing
-from wsi_pgdips.run.parts import Part
+from wsi_pgdips.run.holder import BEAT_S, DEAD_S, UNKNOWN, Holder
+from wsi_pgdips.run.parts import STAGES, Part
 
 SUFFIX = ".running"
-BEAT_S = 20.0
-DEAD_S = 300.0  # without a beat
-_ASKING_S = 10.0
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that works on an output.
-
-    Attributes:
-        host, boot, space: where its ``pid`` counts. born: when it began, in ticks since ``boot``.
-        job: of Slurm, "" outside of it. since: UTC, for who reads the file.
-    """
-
-    host: str
-    boot: str
-    space: int
-    pid: int
-    born: str
-    job: str
-    restart: str
-    since: str
-
-    @classmethod
-    def this(cls) -> Self:
-        """The process that asks."""
-        return cls(
-            host=socket.gethostname(),
-            boot=_boot(),
-            space=_space(),
-            pid=os.getpid(),
-            born=_born(os.getpid()),
-            job=os.environ.get("SLURM_JOB_ID", ""),
-            restart=os.environ.get("SLURM_RESTART_COUNT", ""),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> Self | None:
-        """Who holds a file; None where that cannot be told (yet)."""
-        try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def lives(self, silent_s: float) -> bool:
-        """Whether it still works, as far as can be told from here.
-
-        Args:
-            silent_s: seconds since its last beat.
-        """
-        if (self.host, self.boot, self.space) == (socket.gethostname(), _boot(), _space()):
-            return _born(self.pid) == self.born
-        if self.job and self.job == os.environ.get("SLURM_JOB_ID"):
-            return False  # what Slurm starts anew it has ended before
-        if silent_s > DEAD_S:
-            return False
-        return not (self.job and _has_ended(self.job))
-
-    def __str__(self) -> str:
-        job = f", Slurm job {self.job}" if self.job else ""
-        return f"process {self.pid} on {self.host}{job}, since {self.since}"
+WAIT_S = 5.0
+_TORN_S = 5.0  # a file is made and written in less
+_OURS = re.compile(rf"(run|({'|'.join(STAGES)})(-\d+-of-\d+)?)\.\d+{re.escape(SUFFIX)}")
 
 
 @contextlib.contextmanager
@@ -106,6 +44,7 @@ def holding(output: Path, part: str = "run", *, beside: str | None = None) -> It
     """
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+        _outwait_earlier_start(output, part, beside)
         own = _take(output, part, beside)
     stop = threading.Event()
     threading.Thread(target=_beat, args=(own, stop), daemon=True).start()
@@ -127,10 +66,10 @@ def place(output: Path, part: str, number: int = 0) -> Path:
 
 def holders(output: Path) -> dict[Path, Holder | None]:
     """The files of who works on an output, None for those that died."""
-    # no pattern: a name may hold brackets
-    start = f"{output.name}."
-    paths = [p for p in output.parent.iterdir() if p.name.endswith(SUFFIX)]
-    return {p: alive(p) for p in sorted(paths) if p.name.startswith(start)}
+    start = f"{output.name}."  # of another output too, such as a.b beside a
+    paths = [p for p in output.parent.iterdir() if p.name.startswith(start)]
+    ours = [p for p in paths if _OURS.fullmatch(p.name.removeprefix(start))]
+    return {p: alive(p) for p in sorted(ours)}
 
 
 def clear_dead(output: Path) -> None:
@@ -159,14 +98,32 @@ def _rivals(path: Path, output: Path, part: str, beside: str | None) -> bool:
 
 def alive(path: Path) -> Holder | None:
     """Who holds a file and still works."""
+    until = time.monotonic() + _TORN_S
     while True:
-        holder, silent_s = Holder.read(path), _silent_s(path)
+        silent_s = _silent_s(path)
         if silent_s is None:
             return None
-        if holder is None and silent_s < BEAT_S:  # being written, or torn by a full disk
+        try:
+            holder = Holder.read(path)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            holder = UNKNOWN
+        if holder is None and silent_s <= BEAT_S and time.monotonic() < until:  # being written
             time.sleep(0.1)
             continue
-        return holder if holder is not None and holder.lives(silent_s) else None
+        holder = holder or UNKNOWN
+        return holder if holder.lives(silent_s) else None
+
+
+def _outwait_earlier_start(output: Path, part: str, beside: str | None) -> None:
+    """Of a machine that Slurm has given up, and which may go on all the same for a while."""
+    until = time.monotonic() + DEAD_S
+    while time.monotonic() < until and any(
+        holder is not None and holder.is_earlier_start and _rivals(path, output, part, beside)
+        for path, holder in holders(output).items()
+    ):
+        time.sleep(WAIT_S)
 
 
 def _take(output: Path, part: str, beside: str | None) -> Path:
@@ -185,8 +142,7 @@ def _take(output: Path, part: str, beside: str | None) -> Path:
 
         _refuse(output, before, rival)
         try:
-            with own.open("x") as file:
-                file.write(json.dumps(asdict(Holder.this())))
+            _write(own)
         except FileExistsError:
             continue
         try:  # another may have begun meanwhile, who sees this one now
@@ -198,6 +154,16 @@ def _take(output: Path, part: str, beside: str | None) -> Path:
             if holder is None and rival(path):
                 path.unlink(missing_ok=True)
         return own
+
+
+def _write(own: Path) -> None:
+    with own.open("x") as file:
+        try:
+            file.write(json.dumps(asdict(Holder.this())))
+            file.flush()
+        except BaseException:  # a full disk
+            own.unlink(missing_ok=True)
+            raise
 
 
 def _refuse(output: Path, found: dict[Path, Holder | None], rival: Callable[[Path], bool]) -> None:
@@ -227,64 +193,19 @@ def _silent_s(path: Path) -> float | None:
     """Seconds since the last beat by the clock of the disk; None where the file is gone."""
     try:
         beat = path.stat().st_mtime
-        try:
-            # it has no name, so that a process that is killed here leaves nothing
-            with tempfile.TemporaryFile(dir=path.parent) as probe:
-                return os.fstat(probe.fileno()).st_mtime - beat
-        except PermissionError:  # who may only read looks by the clock of this machine
-            return time.time() - beat
-        except OSError as error:
-            if error.errno != errno.EROFS:
-                raise
-            return time.time() - beat
     except FileNotFoundError:
         return None
+    except OSError:  # a share that is away
+        return 0.0
+    try:
+        # it has no name, so that a process that is killed here leaves nothing
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            return os.fstat(probe.fileno()).st_mtime - beat
+    except OSError:  # who may not write, or cannot, looks by the clock of this machine
+        return time.time() - beat
 
 
 def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
         with contextlib.suppress(OSError):
             os.utime(path)
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def _space() -> int:
-    """Process ids of another container are others'."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino
-    return 0
-
-
-def _born(pid: int) -> str:
-    """When a process began; "" where there is none: process ids are used again."""
-    try:
-        # the name, in brackets, may hold spaces and brackets
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    if Path("/proc/self/stat").exists():
-        return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "alive"
-
-
-def _has_ended(job: str) -> bool:
-    """Whether Slurm says so; not where it cannot be asked."""
-    asked: list[str | Any] = ["squeue", "-h", "-j", job, "-o", "%T"]
-    try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=_ASKING_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    if said.returncode:
-        return "Invalid job id" in said.stderr
-    return not set(said.stdout.split()) & {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"}

@@ -10,7 +10,8 @@ from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.state import State, StateFile, read_states, state_of_slide
 from wsi_pgdips.run.cohort.work import pieces, work_on
-from wsi_pgdips.run.holding import DEAD_S, held_by_another
+from wsi_pgdips.run.holder import DEAD_S
+from wsi_pgdips.run.holding import held_by_another
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import Progress
 from wsi_pgdips.run.slurm.queue import requeue_this
