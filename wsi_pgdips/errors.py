@@ -106,5 +106,9 @@ class IncompleteRunError(WsiPgdipsError):
     exit_code = 3
 
 
+class NotReadyError(IncompleteRunError):
+    """A stage cannot begin, as one before it has not come to its end."""
+
+
 class SlurmError(WsiPgdipsError):
     """Slurm is not there, does not answer, or refuses a job."""

@@ -11,9 +11,9 @@ from cheap_runs import BALANCED, FAST, Slide, differing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_pgdips.errors import IncompleteRunError, SettingsError
+from wsi_pgdips.errors import NotReadyError, SettingsError
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.run import fitting, stages
+from wsi_pgdips.run import fitting, parts
 from wsi_pgdips.run.ledger import Block, Ledger
 from wsi_pgdips.run.parts import Part, share_out
 from wsi_pgdips.run.pipeline import run_stage
@@ -25,7 +25,7 @@ SHARES = [f"{i}/3" for i in (2, 1, 3)]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network share here that hides files for a minute."""
-    monkeypatch.setattr(stages, "PATIENCE_S", ())
+    monkeypatch.setattr(parts, "PATIENCE_S", ())
 
 
 def do(slide: Slide, output: Path, stage: str, share: str | None = None, **options: Any) -> Any:
@@ -91,21 +91,56 @@ def test_a_stage_does_not_begin_before_those_before_it(
     slide: Slide, finished: Layers, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.ome.zarr"
-    with pytest.raises(IncompleteRunError, match=r"fit cannot begin(.|\n)*calibrate"):
+    with pytest.raises(NotReadyError, match=r"fit cannot begin(.|\n)*calibrate"):
         do(slide, output, "fit", "1/2", **FAST)
     assert not output.exists()
     do(slide, output, "calibrate", **FAST)
     do(slide, output, "fit", "1/2", **FAST)
-    with pytest.raises(IncompleteRunError, match=r"blend cannot begin(.|\n)*fit has not come"):
+    with pytest.raises(NotReadyError, match=r"blend cannot begin(.|\n)*fit has not come"):
         do(slide, output, "blend", **FAST)
-    with pytest.raises(IncompleteRunError, match="render cannot begin"):
+    with pytest.raises(NotReadyError, match="render cannot begin"):
         do(slide, output, "render", "1/2", **FAST)
     do(slide, output, "fit", "2/2", **FAST)
     do(slide, output, "blend", **FAST)
     do(slide, output, "render", "2/2", **FAST)
-    with pytest.raises(IncompleteRunError, match="finalize cannot begin"):
+    with pytest.raises(NotReadyError, match="finalize cannot begin"):
         do(slide, output, "finalize", **FAST)
     # one process goes on with what several began
+    assert slide.run(output, **FAST).exit_code == 0
+    assert differing(finished.path, output) == []
+
+
+@pytest.mark.parametrize("stage", ["render", "finalize"])
+def test_a_fit_that_is_gone_after_blend_is_missed(
+    stage: str, slide: Slide, finished: Layers, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    for done in ("calibrate", "fit", "blend", *(["render"] if stage == "finalize" else [])):
+        do(slide, output, done, **FAST)
+    Ledger(output).fit((0, 1)).unlink()
+    with pytest.raises(NotReadyError, match=rf"{stage} cannot begin(.|\n)*fit has not come"):
+        do(slide, output, stage, **FAST)
+    assert do_all(slide, output, **FAST).exit_code == 0
+    assert differing(finished.path, output) == []
+
+
+def test_a_plan_may_come_late(
+    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, waits = tmp_path / "out.ome.zarr", []
+    do(slide, output, "calibrate", **FAST)
+    hidden = Ledger(output).plan.rename(tmp_path / "hidden")
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            hidden.rename(Ledger(output).plan)
+
+    with monkeypatch.context() as patient:
+        patient.setattr(parts, "PATIENCE_S", (1, 2, 4))
+        patient.setattr(parts.time, "sleep", sleep)
+        do(slide, output, "fit", **FAST)
+    assert waits == [1, 2]
     assert slide.run(output, **FAST).exit_code == 0
     assert differing(finished.path, output) == []
 
@@ -121,7 +156,7 @@ def test_a_block_that_fails_holds_nobody_up_and_is_tried_again(
         "0,1": "ArithmeticError: a surprise"
     }
     monkeypatch.undo()
-    monkeypatch.setattr(stages, "PATIENCE_S", ())
+    monkeypatch.setattr(parts, "PATIENCE_S", ())
     assert do_all(slide, output, **FAST).exit_code == 0
     assert differing(finished.path, output) == []
 
@@ -147,7 +182,7 @@ def test_a_shard_that_is_gone_is_written_again(
         do(slide, output, stage, **FAST)
     assert len(list(Ledger(output).work.glob("render/*.npz"))) == 3
     (output / "0/c/0/0/1").unlink()
-    with pytest.raises(IncompleteRunError, match="finalize cannot begin"):
+    with pytest.raises(NotReadyError, match="finalize cannot begin"):
         do(slide, output, "finalize", **FAST)
     do(slide, output, "render", **FAST)
     assert do(slide, output, "finalize", **FAST).exit_code == 0

@@ -11,11 +11,14 @@ import pytest
 from cheap_runs import CHEAP, differing
 from cohorts import alone, lay_slides, layers, leftovers
 
-from wsi_pgdips.run import holding, pipeline, stages
+from wsi_pgdips.run import holding, parts, pipeline
 from wsi_pgdips.run.cohort import work
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
+from wsi_pgdips.run.cohort.report import Row, rows_of
+from wsi_pgdips.run.cohort.runner import left_of
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide, try_again
+from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import QuietProgress
 from wsi_pgdips.run.slurm import task
 from wsi_pgdips.run.slurm.plan import Job, plan_jobs
@@ -52,7 +55,7 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No job around the tests, nobody who waits; how often a new start was asked for."""
     for name in [n for n in os.environ if n.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(stages, "PATIENCE_S", ())
+    monkeypatch.setattr(parts, "PATIENCE_S", ())
     asked: list[str] = []
     monkeypatch.setattr(task, "requeue_this", lambda: not asked.append("again"))
     return asked
@@ -135,10 +138,6 @@ def test_after_a_failure_nothing_follows(
 ) -> None:
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=True)
     calibrate, fit, *_ = (j.name for j in jobs.jobs)
-    assert jobs.run(fit) == 3  # as if calibrate had been cancelled
-    assert jobs.status() == "failed"
-    assert jobs.run(calibrate) == 3
-    try_again(jobs.folder.state(jobs.entries[0]))
     assert jobs.run(calibrate) == 0
     with monkeypatch.context() as broken:
         broken.setattr(pipeline, "run_part", lambda *_: 1 / 0)
@@ -146,6 +145,36 @@ def test_after_a_failure_nothing_follows(
     assert jobs.run_all() == [3] * 11
     assert not list((layers(jobs.folder.path, "a") / "work" / "fit").iterdir())
     try_again(jobs.folder.state(jobs.entries[0]))
+    assert jobs.run_all() == [0] * 11
+    assert differing(whole, layers(jobs.folder.path, "a")) == []
+
+
+def test_a_stage_that_nobody_has_done_interrupts_the_slide(
+    slides: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=True)
+    calibrate, fit, blend, render, finalize = (j.name for j in jobs.jobs[:-1])
+
+    def row() -> Row:
+        return rows_of(jobs.folder, jobs.cohort, lambda _: "")[0]
+
+    def left() -> list[Entry]:
+        return left_of(jobs.folder, jobs.cohort, failed_too=False)
+
+    # calibrate was cancelled before it began
+    assert [jobs.run(fit), jobs.run(blend)] == [3, 3]
+    assert (jobs.status(), row().standing) == ("unready", "interrupted")
+    assert row().reason.startswith("fit cannot begin (expected: calibrate of the whole slide")
+    assert left() == list(jobs.entries)
+    # a part of fit was cancelled, then one was killed
+    assert [jobs.run(calibrate), *(jobs.run(fit, i) for i in (1, 2, 3))] == [0] * 4
+    assert [jobs.run(name) for name in (blend, render, finalize)] == [3] * 3
+    assert row().reason.startswith("blend cannot begin (expected: fit")
+    StateFile(jobs.folder.state(jobs.entries[0]), Part("fit", 1, 4), "digest")
+    assert row().standing == "interrupted"
+    assert row().reason == "the process that was to work on it is gone: killed, or out of time"
+    assert left() == list(jobs.entries)
+    assert jobs.run(fit, 0) == 0
     assert jobs.run_all() == [0] * 11
     assert differing(whole, layers(jobs.folder.path, "a")) == []
 

@@ -176,7 +176,8 @@ def cohort_retry(
     if was_submitted(folder) and not local:
         jobs = submit_again(folder, failed_too=failed)
         if not quiet:
-            print_rows([("submitted", ", ".join(jobs) or "nothing: every slide is done")])
+            left = "" if failed else ", or has failed (--failed tries those again)"
+            print_rows([("submitted", ", ".join(jobs) or f"nothing: every slide is done{left}")])
         return
     refuse_while_queued(folder)
     _go(folder, quiet, failed_too=failed)

@@ -4,8 +4,8 @@ A small file beside the output says who. It spares two runs each other's way; no
 written relies on it, as every file appears whole and two runs would write the same ones. It takes
 an exclusive create that is atomic, as on local disks, NFS from version 3, and Lustre.
 
-A holder that was killed is known to be dead by its process id on the same machine, and elsewhere by its
-silence: sooner where Slurm says that its job is over.
+A holder that was killed is known to be dead by its process id on the same machine, and elsewhere by
+its silence: sooner where Slurm says that its job is over.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
-from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.errors import NotReadyError, SettingsError
 from wsi_pgdips.run.ledger import Block
 
 Stage = Literal["calibrate", "fit", "blend", "render", "finalize"]
 STAGES: tuple[Stage, ...] = ("calibrate", "fit", "blend", "render", "finalize")
 OVER_BLOCKS: tuple[Stage, ...] = ("fit", "render")  # whose blocks may be shared out
+# seconds between looks for files of another machine: a network share may hide new ones for a minute
+PATIENCE_S = (1, 2, 4, 8, 15, 30)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,24 @@ class Part:
 
     def does(self, stage: Stage) -> bool:
         return self.stage in (None, stage)
+
+    def need(self, stage: Stage, done: Callable[[], bool], output: Path) -> None:
+        """Look whether a stage before is done; a while, where others have done it.
+
+        Raises:
+            NotReadyError: it is not.
+        """
+        waits = list(PATIENCE_S) if self.stage else []
+        while not done():
+            if not waits:
+                raise NotReadyError(
+                    f"{self.stage or 'the next stage'} cannot begin",
+                    expected=f"{stage} of the whole slide",
+                    found=f"{stage} has not come to its end",
+                    where=output,
+                    hint=f"see why {stage} ended, and start again from there",
+                )
+            time.sleep(waits.pop(0))
 
     def blocks(self, tiles: dict[Block, int]) -> list[Block]:
         """Its own of all blocks, the largest first: each has one owner, whoever asks.

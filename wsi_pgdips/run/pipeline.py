@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.errors import IncompleteRunError, SettingsError, WsiPgdipsError
+from wsi_pgdips.errors import SettingsError, WsiPgdipsError
 from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.holding import clear_dead, holding
 from wsi_pgdips.run.ledger import Ledger, digest, identity
@@ -88,7 +88,7 @@ def run_stage(
         Summary of ``finalize``, or of layers that were finished before; None after other stages.
 
     Raises:
-        IncompleteRunError: the stages before are not done.
+        NotReadyError: the stages before are not done.
         WsiPgdipsError: as ``deconvolve_slide``.
     """
     part, settings = Part.of(stage, share), make_settings(options, config)
@@ -108,7 +108,7 @@ def run_part(
         Summary where the slide came to its end, or had been finished before.
 
     Raises:
-        IncompleteRunError: the stages before are not done.
+        NotReadyError: the stages before are not done.
         WsiPgdipsError: as ``deconvolve_slide``.
     """
     progress = progress or QuietProgress()
@@ -242,24 +242,20 @@ class _Opening:
         """Plan the slide where it is not; what this process has used is counted from then on.
 
         Raises:
-            IncompleteRunError: there is no plan, and the part does not make one.
+            NotReadyError: there is no plan, and the part does not make one.
         """
         from wsi_pgdips.layers import provenance
         from wsi_pgdips.run.context import sees_more
 
         plan = self.ledger.plan
-        there = plan.exists() and provenance.is_created(self.output)
+
+        def is_there() -> bool:
+            return plan.exists() and provenance.is_created(self.output)
+
         folder = self.ledger.work / "usage"
         if not self.part.does("calibrate"):
-            if not there:
-                raise IncompleteRunError(
-                    f"{self.part.stage} cannot begin",
-                    expected="a slide that calibrate has planned",
-                    found="no plan",
-                    where=self.output,
-                    hint="see why calibrate ended, and start again from there",
-                )
-        elif self.replaces or not there or sees_more(source, plan):
+            self.part.need("calibrate", is_there, self.output)
+        elif self.replaces or not is_there() or sees_more(source, plan):
             start, used = time.monotonic(), used_here()
             self._prepare(source, stains, record)
             log = UsageLog(folder, self.part.name)

@@ -25,9 +25,6 @@ from wsi_pgdips.solver.prior import trains
 if TYPE_CHECKING:
     from wsi_pgdips.run.pool import Pool
 
-# seconds between looks for files of another machine: a network share may hide new ones for a minute
-PATIENCE_S = (1, 2, 4, 8, 15, 30)
-
 
 @dataclass
 class SlideRun:
@@ -101,7 +98,7 @@ class SlideRun:
 
     def blend(self) -> None:
         """Fields over the slide, of every block that could be fitted."""
-        self._need("fit", lambda: not self._unfitted())
+        self._need_fits()
         with self._timed("blend"):
             ledger, fitted = self.ledger, self._fitted()
             if not fitted:
@@ -119,12 +116,14 @@ class SlideRun:
 
     def render(self) -> None:
         """The layers of each fitted block."""
+        self._need_fits()
         self._need("blend", self.ledger.fields.exists)
         with self._timed("render"):
             self._over_blocks("render", worker.render, self._fitted())
 
     def finalize(self) -> RunSummary:
         """Everything that is made from finished blocks, and the done marker."""
+        self._need_fits()
         self._need("render", lambda: not self._unrendered())
         context, ledger = self.context, self.ledger
         fitted = self._fitted()
@@ -209,23 +208,16 @@ class SlideRun:
             if not ledger.failed("render", b).exists() and not worker.is_rendered(ledger, b)
         ]
 
-    def _need(self, stage: Stage, done: Callable[[], bool]) -> None:
-        """Look whether the stage before is done; a while, where others have done it.
+    def _need_fits(self) -> None:
+        """Also after blend: a fit whose file is gone would be missing from the slide unseen."""
+        self._need("fit", lambda: not self._unfitted())
 
-        Raises:
-            IncompleteRunError: it is not.
+    def _need(self, stage: Stage, done: Callable[[], bool]) -> None:
         """
-        waits = list(PATIENCE_S) if self.part.stage else []
-        while not done():
-            if not waits:
-                raise IncompleteRunError(
-                    f"{self.part.stage or 'the next stage'} cannot begin",
-                    expected=f"{stage} of the whole slide",
-                    found=f"{stage} has not come to its end",
-                    where=self.ledger.output,
-                    hint=f"see why {stage} ended, and start again from there",
-                )
-            time.sleep(waits.pop(0))
+        Raises:
+            NotReadyError: a stage before is not done.
+        """
+        self.part.need(stage, done, self.ledger.output)
 
     def _over_blocks(self, stage: Stage, work: Any, blocks: Sequence[Block]) -> None:
         tiles = {(p.by, p.bx): len(p.render) for p in self.context.plans}

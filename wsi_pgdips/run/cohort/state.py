@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from wsi_pgdips.layers.disk import PARTIAL, write_atomic
 from wsi_pgdips.run.parts import STAGES, Part
 
-Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped"]
+Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped", "unready"]
 WRITE_S = 1.0  # between two writes of how far a stage is
 
 
@@ -24,7 +24,8 @@ class State:
 
     Attributes:
         part: its name. status: ``stage_done`` where other stages follow; ``incomplete`` where tiles
-            or blocks failed; ``stopped`` by a signal. stage: of the run, in hand or the last.
+            or blocks failed; ``stopped`` by a signal; ``unready`` where a stage before it was not
+            done. stage: of the run, in hand or the last.
         done, total, unit: of the stage. begun, stage_begun, updated: seconds since the epoch.
         reason, hint: what went wrong, and what to do. exit_code: as of ``run``.
         tiles, failed_tiles, wall_s: of the slide. digest: of its scientific settings.
@@ -145,8 +146,13 @@ def state_of_slide(states: Sequence[State]) -> State | None:
         for state in states:
             if state.status == status:
                 return state
-    last = states[-1]
-    beside = [s for s in states if _place(s) == _place(last)]
+    since = min(s.begun for s in states)
+    unready = [s for s in states if s.status == "unready"]
+    begun = [s for s in states if s not in unready]
+    if unready and all(s.status == "stage_done" for s in begun):
+        return replace(unready[0], begun=since)  # the others follow from it
+    last = begun[-1]
+    beside = [s for s in begun if _place(s) == _place(last)]
     running = [s for s in beside if s.status == "running"] or beside
     latest = max(running, key=lambda s: s.updated)
     stopped = any(s.status == "stopped" for s in beside)
@@ -155,7 +161,7 @@ def state_of_slide(states: Sequence[State]) -> State | None:
         status="stopped" if stopped and latest.status != "running" else latest.status,
         done=sum(s.done for s in beside),
         total=sum(s.total for s in beside),
-        begun=min(s.begun for s in states),
+        begun=since,
         # a process that is just starting has begun none
         stage_begun=min((s.stage_begun for s in running if s.stage), default=0.0),
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TextIO
 
 from wsi_pgdips.config import Settings
-from wsi_pgdips.errors import AnotherRunError, OutputError, WsiPgdipsError
+from wsi_pgdips.errors import AnotherRunError, NotReadyError, OutputError, WsiPgdipsError
 from wsi_pgdips.layers.disk import writing
 from wsi_pgdips.layers.provenance import RUN_RECORD
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.passing import WAITS_S, has_passed, is_passing
-from wsi_pgdips.run.cohort.state import State, StateFile, forget_states, read_states
+from wsi_pgdips.run.cohort.state import State, StateFile, Status, forget_states, read_states
 from wsi_pgdips.run.holding import held_by_another, holding
 from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.parts import Part
@@ -107,7 +107,8 @@ def _held(
             raise
         except WsiPgdipsError as error:
             told.note(str(error))
-            return _failed(file, error)
+            unready = isinstance(error, NotReadyError)
+            return _failed(file, error, "unready" if unready else "failed")
         except Exception as error:  # one slide's surprise must not take the cohort down
             _keep(error, lines)
             hint = (
@@ -227,11 +228,11 @@ def _ended(file: StateFile, summary: RunSummary) -> State:
     )
 
 
-def _failed(file: StateFile, error: WsiPgdipsError) -> State:
+def _failed(file: StateFile, error: WsiPgdipsError, status: Status = "failed") -> State:
     told = [("expected", error.expected), ("found", error.found), ("where", error.where)]
     more = "; ".join(f"{name}: {value}" for name, value in told if value is not None)
     return file.write(
-        status="failed",
+        status=status,
         exit_code=error.exit_code,
         reason=f"{error.message} ({more})" if more else error.message,
         hint=error.hint or "",
