@@ -43,6 +43,30 @@ def test_each_worker_has_a_device_of_its_own() -> None:
     assert sorted(devices) == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("says", "cpus"),
+    [
+        ({}, 16),
+        ({"CPUS_ON_NODE": "4", "CPUS_PER_TASK": "4"}, 4),
+        ({"CPUS_ON_NODE": "12", "CPUS_PER_TASK": "1"}, 12),  # salloc -n 12 -c 1
+        ({"CPUS_ON_NODE": "12", "CPUS_PER_TASK": "3", "STEP_NUM_TASKS": "1"}, 12),
+        ({"CPUS_ON_NODE": "12", "CPUS_PER_TASK": "3", "STEP_NUM_TASKS": "4"}, 3),  # srun -n 4
+        ({"CPUS_ON_NODE": "12", "STEP_NUM_TASKS": "4"}, 16),
+        ({"CPUS_ON_NODE": "64"}, 16),
+        ({"CPUS_ON_NODE": "none"}, 16),
+    ],
+)
+def test_who_is_alone_in_a_job_has_its_cpus(
+    says: dict[str, str], cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CPUS_ON_NODE", "CPUS_PER_TASK", "STEP_NUM_TASKS"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, text in says.items():
+        monkeypatch.setenv(f"SLURM_{name}", text)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert pool.usable_cpus() == cpus
+
+
 def allowed_cpus(job: SlideJob, block: Block, on_tile: Any = None) -> BlockReport:
     """A block's work that says which CPUs its thread may use."""
     time.sleep(0.2)

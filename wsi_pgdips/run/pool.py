@@ -128,8 +128,9 @@ def usable_cpus() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    # not every Slurm binds its jobs to the CPUs they asked for
-    asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    # not every Slurm binds its jobs to the CPUs they asked for; who is alone in them has them all
+    alone = os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1"
+    asked = os.environ.get("SLURM_CPUS_ON_NODE" if alone else "SLURM_CPUS_PER_TASK", "")
     return min(count, int(asked)) if asked.isdecimal() and int(asked) else count
 
 

@@ -14,6 +14,7 @@ from wsi_pgdips.errors import SlurmError
 
 ANSWER_S = 60.0
 MAX_ARRAY = 1001  # Slurm's own default
+_OF_A_JOB = ("SLURM_ARRAY_", "SLURM_STEP", "SLURM_RESTART_COUNT")
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ def submit_script(script: Path, after: Iterable[str] = ()) -> str:
     Raises:
         SlurmError: there is no Slurm, or it refuses.
     """
+    # what a job finds of the job that submits it, it would take for its own
+    own = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_JOB)}
     ids = list(after)
     wait = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
-    said = _ask(["sbatch", "--parsable", *wait, str(script)], "the job was refused")
+    said = _ask(["sbatch", "--parsable", *wait, str(script)], "the job was refused", own)
     lines = said.split()
     job = lines[-1].partition(";")[0] if lines else ""
     if not job.isdecimal():
@@ -97,10 +100,11 @@ def cancel(jobs: Sequence[str]) -> None:
 
 def requeue_this() -> bool:
     """Ask that the job this process belongs to is started anew; whether Slurm agreed."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    job, task = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if job is None:
         return False
+    if task and job == os.environ.get("SLURM_ARRAY_JOB_ID"):  # it would mean the whole array
+        job = f"{job}_{task}"
     try:
         asked = ["scontrol", "requeue", job]
         done = subprocess.run(asked, capture_output=True, timeout=ANSWER_S)
@@ -120,9 +124,11 @@ def max_array() -> int:
     return max(int(found.group(1)) if found else MAX_ARRAY, 2) - 1
 
 
-def _ask(command: list[str], refused: str) -> str:
+def _ask(command: list[str], refused: str, environment: dict[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWER_S, env=environment
+        )
     except OSError as error:
         there = not isinstance(error, FileNotFoundError)
         raise SlurmError(
