@@ -37,7 +37,7 @@ from cohorts import (
 from wsi_pgdips.errors import OutputError, SlideError
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.run import fitting, holding, pipeline, pool
-from wsi_pgdips.run.cohort import runner, work
+from wsi_pgdips.run.cohort import runner, state, work
 from wsi_pgdips.run.cohort.folder import JobFolder
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.slide import image, reader
@@ -356,6 +356,19 @@ def test_a_copy_of_ones_own_is_not_replaced(
     assert mine.read_text() == "precious"
 
 
+def test_a_copy_of_layers_that_were_made_anew_is_replaced(
+    one: Study, here: OneByOne, call: Any
+) -> None:
+    assert run_one(call, one, "--reference=self")[0] == 0
+    copy = layers(one.job, "a").with_name("a.self.tiff")
+    before = copy.read_bytes()
+    shutil.rmtree(layers(one.job, "a"))
+    copy.write_bytes(before + b"as it was once")
+    os.utime(copy, (1, 1))
+    assert run_one(call, one, "--reference=self")[0] == 0
+    assert len(copy.read_bytes()) == len(before)
+
+
 # what goes wrong
 
 
@@ -504,6 +517,77 @@ def test_a_surprise_stays_with_its_slide(
     assert "Traceback (most recent call last)" in log
     assert str(error) in log
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_written_stays_with_its_slide(
+    two: Study, here: OneByOne, call: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two.job / "state").mkdir(parents=True)
+    (two.job / "state" / "a").write_text("in the way")
+    command = ("cohort", "run", two.manifest, two.job, *OPTIONS, "--quiet")
+    assert call(*command) == 3
+    assert standings(two.job) == {"a": "failed", "b": "done"}
+    row = failures(two.job)["a"]
+    assert "the output cannot be written" in row["reason"]
+    assert "state/a" in row["reason"]
+    assert "permissions" in row["what_to_do"]
+    (two.job / "state" / "a").unlink()
+    assert call(*command) == 0
+
+
+def test_a_state_is_written_when_the_disk_is_back(
+    one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, waits = StateFile._write, list[float]()
+
+    def write(self: StateFile) -> Any:
+        if self.state.status == "done" and len(waits) < 3:
+            raise stale()
+        if self.state.stage == "render" and self.state.status == "running":
+            raise stale()  # how far it is may be missed
+        return genuine(self)
+
+    monkeypatch.setattr(StateFile, "_write", write)
+    monkeypatch.setattr(state.time, "sleep", waits.append)
+    code, found = run_one(call, one)
+    assert (code, found.status) == (0, "done")
+    assert waits == list(state.AGAIN_S)
+
+
+def test_who_was_taken_for_dead_does_not_spoil_what_another_has_finished(
+    one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = pipeline.run_part
+
+    def run_part(*arguments: Any, **named: Any) -> Any:
+        genuine(*arguments, **named)  # as the other does
+        raise OutputError("the files are gone")
+
+    monkeypatch.setattr(pipeline, "run_part", run_part)
+    code, found = run_one(call, one)
+    assert (code, found.status, found.tiles > 0) == (0, "done", True)
+    assert "another process has finished the slide" in (one.job / "logs" / "a.log").read_text()
+    # what was done before says nothing of this run
+    folder, cohort = JobFolder.opened(one.job)
+    found = work.work_on(folder, cohort, cohort.entries[0])
+    assert found is not None
+    assert (found.status, found.reason) == ("failed", "the files are gone")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode here")
+def test_names_that_are_not_unicode(slides: Path, tmp_path: Path) -> None:
+    folder, job = tmp_path / "slides", tmp_path / "job"
+    folder.mkdir()
+    shutil.copyfile(slides / "a.tiff", folder / os.fsdecode(b"caf\xe9.tiff"))
+    shutil.copyfile(slides / "truncated.tiff", folder / os.fsdecode(b"caf\xe8.tiff"))
+    done = program("cohort", "run", folder, job, *OPTIONS, "--workers=1")
+    assert done.returncode == 3, done.stderr
+    names = {r"caf\udce9": "done", r"caf\udce8": "failed"}
+    assert standings(job) == names
+    assert list(failures(job)) == [r"caf\udce8"]
+    said = program("cohort", "status", job).stdout
+    assert all(name in said for name in names)
+    assert program("cohort", "verify", job, "--quiet").returncode == 0
 
 
 def test_stopping_at_the_first_failure(

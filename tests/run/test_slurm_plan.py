@@ -19,6 +19,7 @@ from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.report import rows_of
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
+from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.parts import OVER_BLOCKS, STAGES, Part
 from wsi_pgdips.run.slurm import queue
 from wsi_pgdips.run.slurm.plan import REPORT, Job, plan_jobs
@@ -158,8 +159,8 @@ ARRAY = """\
 set -eo pipefail
 module load cuda
 # exec: the signals of Slurm reach the program itself, which ends what it has in hand
-exec wsi-pgdips slurm task /data/job --submission 001 --job slides-0 --task "${SLURM_ARRAY_TASK_ID:-0}"
-"""  # noqa: E501
+exec wsi-pgdips slurm task /data/job --submission 001 --job slides-0 --task "$SLURM_ARRAY_TASK_ID"
+"""
 
 STAGE = """\
 #!/usr/bin/env bash
@@ -176,8 +177,8 @@ STAGE = """\
 # not -u: what sites load at the start of a job seldom stands it
 set -eo pipefail
 # exec: the signals of Slurm reach the program itself, which ends what it has in hand
-exec wsi-pgdips slurm task /data/job --submission 001 --job split-0-a-blend --task "${SLURM_ARRAY_TASK_ID:-0}"
-"""  # noqa: E501
+exec wsi-pgdips slurm task /data/job --submission 001 --job split-0-a-blend --task 0
+"""
 
 REPORTS = """\
 #!/usr/bin/env bash
@@ -367,10 +368,12 @@ def test_a_job_asks_to_be_started_anew(slurm: FakeSlurm, monkeypatch: pytest.Mon
     assert not queue.requeue_this()  # no job
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert queue.requeue_this()
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")  # its own, or of the job that submitted it
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     assert queue.requeue_this()
-    assert slurm.calls("scontrol") == ["requeue 12", "requeue 10_2"]
+    monkeypatch.setenv("SLURM_JOB_ID", "10")  # one task has the id of the whole array
+    assert queue.requeue_this()
+    assert slurm.calls("scontrol") == ["requeue 12", "requeue 12", "requeue 10_2"]
     slurm.says("scontrol", "exit 1")
     assert not queue.requeue_this()
     slurm.says("scontrol", "kill -TERM $$")  # the job is ended, scontrol with it, before it answers
@@ -398,6 +401,7 @@ def waiting(slurm: FakeSlurm, *jobs: str) -> None:
 
 
 def test_a_cohort_is_submitted_and_watched(slurm: FakeSlurm, folder: JobFolder) -> None:
+    waiting(slurm, "104", "109")
     ids = submit(folder, cohort("a", "b"), SMALL, Splitting(always=True, parts=2))
     assert ids == [str(100 + i) for i in range(11)]
     calls = slurm.calls("sbatch")
@@ -427,6 +431,59 @@ def test_a_cohort_is_submitted_and_watched(slurm: FakeSlurm, folder: JobFolder) 
     ids = submit_again(folder, failed_too=False)
     assert len(ids) == 11
     assert [p.parent.name for p in sorted(folder.slurm.glob("*/jobs.json"))] == ["001", "002"]
+
+
+def test_slides_are_worked_on_without_a_report_that_is_refused(
+    slurm: FakeSlurm, folder: JobFolder
+) -> None:
+    taken = 'case "$*" in *report*) echo "no GPU" >&2; exit 1;; *) echo 7;; esac'
+    slurm.says("sbatch", taken)
+    waiting(slurm, "7")
+    notes: list[str] = []
+    assert submit_all(folder, "a", note=notes.append) == ["7"]
+    assert slurm.calls("sbatch")[-1].startswith("--parsable --dependency=afterany:7 ")
+    assert slurm.calls("scancel") == []
+    assert "no GPU" in notes[0]
+    assert "cohort report" in notes[0]
+    last = Submission.latest(folder)
+    assert last is not None
+    assert last.ids == {"slides-0": "7"}
+    waiting(slurm)  # what has ended long ago is not waited for: Slurm would refuse it
+    slurm.says("sbatch", "echo 8")
+    assert submit_all(folder, "a") == ["8", "8"]
+    assert "dependency" not in slurm.calls("sbatch")[-1]
+
+
+def test_a_job_does_not_take_what_submits_it_for_itself(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ARRAY_JOB_ID", "ARRAY_TASK_ID", "STEP_ID", "STEP_NUM_TASKS", "RESTART_COUNT"):
+        monkeypatch.setenv(f"SLURM_{name}", "5")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    seen = tmp_path / "seen"
+    slurm.says("sbatch", f"set > '{seen}'; echo 1")
+    queue.submit_script(tmp_path / "a.sbatch")
+    found = {line.partition("=")[0] for line in seen.read_text().splitlines()}
+    assert {n for n in found if n.startswith("SLURM_")} == {"SLURM_CONF"}
+
+
+def test_slides_that_are_no_longer_named(slurm: FakeSlurm, folder: JobFolder) -> None:
+    notes: list[str] = []
+    submit_all(folder, "a", "b", "c", note=notes.append)
+    assert notes == []
+    submit_all(folder, "b", note=notes.append)
+    assert notes == ["2 slides are no longer of the cohort: a, c; what they became stays"]
+    assert [e.name for e in JobFolder.opened(folder.path)[1].entries] == ["b"]
+
+
+def test_who_is_worked_on_here_waits_its_turn(slurm: FakeSlurm, folder: JobFolder) -> None:
+    submit_all(folder, "a", "b")
+    StateFile(folder.path / "state" / "a", Part(), "").write(status="stopped")
+    with holding(folder.plan):  # by cohort retry --local
+        rows = rows_of(folder, cohort("a", "b"), queue_of(folder))
+        assert [(r.standing, r.queue) for r in rows] == [("waiting", "waits its turn")] * 2
+    rows = rows_of(folder, cohort("a", "b"), queue_of(folder))
+    assert [r.standing for r in rows] == ["interrupted"] * 2
 
 
 def test_what_was_taken_is_cancelled_when_a_later_job_is_refused(

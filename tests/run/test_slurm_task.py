@@ -204,6 +204,23 @@ def test_out_of_time(
     assert differing(whole, layers(jobs.folder.path, "a")) == []
 
 
+def test_only_what_is_in_hand_is_given_up(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_slurm: list[str]
+) -> None:
+    jobs = Jobs(tmp_path / "job", slides, "a.tiff", "b.tiff", split=False)
+    for name in "ab":  # as a retry leaves them
+        StateFile(jobs.folder.path / "state" / name, Part(), "")
+        try_again(jobs.folder.path / "state" / name)
+    with monkeypatch.context() as short:
+        interrupt(short, "tissue", signal.SIGUSR1)
+        short.setenv("SLURM_RESTART_COUNT", "1")
+        assert jobs.run("slides-0") == 75
+        assert (jobs.status("a"), jobs.status("b"), no_slurm) == ("failed", "stopped", ["again"])
+        short.setenv("SLURM_RESTART_COUNT", "2")
+        assert jobs.run("slides-0") == 3
+        assert (jobs.status("a"), jobs.status("b"), no_slurm) == ("failed", "failed", ["again"])
+
+
 def test_ended(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_slurm: list[str]
 ) -> None:

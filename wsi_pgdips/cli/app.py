@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 import warnings
@@ -32,6 +33,9 @@ def main() -> None:
     """Entry point: run the command, and turn what it raises into a message and an exit code."""
     for name in _NOISY:
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file may be of another encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="wsi-pgdips")
     except WsiPgdipsError as error:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from wsi_pgdips.cli.app import EXIT_INTERRUPTED
 from wsi_pgdips.cli.run_options import with_run_options
-from wsi_pgdips.cli.say import print_rows, progress_of, say_error, speak_up, stdout
+from wsi_pgdips.cli.say import print_rows, progress_of, say_error, say_note, speak_up, stdout
 
 if TYPE_CHECKING:
     from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
@@ -131,7 +131,7 @@ def cohort_status(
 ) -> None:
     """Say how every slide stands: stage, tiles, rate, time left, failures."""
     from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.cohort.report import exit_code, rows_of, summary_of
+    from wsi_pgdips.run.cohort.report import REST, exit_code, rows_of, summary_of
     from wsi_pgdips.run.slurm.submission import queue_of
 
     folder, cohort = JobFolder.opened(job)
@@ -139,19 +139,23 @@ def cohort_status(
     def look() -> list[Row]:
         return rows_of(folder, cohort, queue_of(folder))
 
+    def look_again() -> list[Row]:
+        time.sleep(max(LOOK_S, REST * took))
+        return look()
+
+    begun = time.monotonic()
     rows = look()
+    took = time.monotonic() - begun
     if as_json:
         typer.echo(json.dumps(summary_of(folder, rows), indent=1))
     elif not (watch and sys.stdout.isatty()):
-        while watch and _in_hand(folder, rows):
-            time.sleep(LOOK_S)
-            rows = look()
+        while watch and _in_hand(rows):
+            rows = look_again()
         stdout().print(_table(rows))
     else:
         with Live(_table(rows), console=stdout(), refresh_per_second=2) as live:
-            while _in_hand(folder, rows):
-                time.sleep(LOOK_S)
-                rows = look()
+            while _in_hand(rows):
+                rows = look_again()
                 live.update(_table(rows))
     raise typer.Exit(exit_code(rows))
 
@@ -174,7 +178,7 @@ def cohort_retry(
 
     folder, _ = JobFolder.opened(job)
     if was_submitted(folder) and not local:
-        jobs = submit_again(folder, failed_too=failed)
+        jobs = submit_again(folder, failed_too=failed, note=say_note)
         if not quiet:
             left = "" if failed else ", or has failed (--failed tries those again)"
             print_rows([("submitted", ", ".join(jobs) or f"nothing: every slide is done{left}")])
@@ -218,13 +222,9 @@ def cohort_verify(job: Job, quiet: Quiet = False) -> None:
     raise typer.Exit(3 if bad or unchecked else 0)
 
 
-def _in_hand(folder: JobFolder, rows: list[Row]) -> bool:
+def _in_hand(rows: list[Row]) -> bool:
     """Whether anybody works on slides, or will: those that wait may wait for nobody."""
-    from wsi_pgdips.run.holding import holders
-
-    if any(r.standing == "running" or r.queue for r in rows):
-        return True
-    return any(r.standing == "waiting" for r in rows) and any(holders(folder.plan).values())
+    return any(r.standing == "running" or r.queue for r in rows)
 
 
 def _table(rows: list[Row]) -> RenderableType:

@@ -53,6 +53,10 @@ def say_error(message: str, *, kind: str = "error") -> None:
     Console(stderr=True).print(line, soft_wrap=True, highlight=False)
 
 
+def say_note(message: str) -> None:
+    say_error(message, kind="note")
+
+
 def stdout() -> Console:
     return Console()
 

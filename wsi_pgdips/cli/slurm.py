@@ -11,7 +11,7 @@ import typer
 
 from wsi_pgdips.cli.cohort import Config, Job, Manifest, Quiet, ReferenceOption, Retries
 from wsi_pgdips.cli.run_options import with_run_options
-from wsi_pgdips.cli.say import print_rows, refuse
+from wsi_pgdips.cli.say import print_rows, refuse, say_note
 
 slurm_app = typer.Typer(help="A cohort as jobs of Slurm.", no_args_is_help=True)
 
@@ -139,7 +139,7 @@ def slurm_submit(
             after = f", after {', '.join(one.after)}" if one.after else ""
             typer.echo(f"### {one.name}.sbatch{after}\n{scripts[one.name]}")
         return
-    ids = submit(folder, cohort, resources, splitting)
+    ids = submit(folder, cohort, resources, splitting, note=say_note)
     if not quiet:
         print_rows(
             [

@@ -58,7 +58,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise OutputError(
             "the output exists", where=path, hint="give --overwrite, or another output"
         )
-    if path.is_dir() and not _is_export(path):
+    if path.is_dir() and not is_export(path):
         raise OutputError(
             "something that is no export of ours is in the way of the output",
             expected="a free path, or an export of wsi-pgdips",
@@ -68,8 +68,10 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _is_export(path: Path) -> bool:
-    """Whether a Zarr folder, of either version, says that it is an export."""
+def is_export(path: Path) -> bool:
+    """Whether a TIFF, or a Zarr folder of either version, says that it is an export of ours."""
+    if path.is_file():
+        return _is_export_tiff(path)
     for name in (".zattrs", "zarr.json"):
         try:
             root = json.loads((path / name).read_bytes())
@@ -77,7 +79,18 @@ def _is_export(path: Path) -> bool:
             continue
         attributes = root.get("attributes", {}) if name == "zarr.json" else root
         return EXPORT in (attributes.get(OWN_KEY) or {})
-    return not any(path.iterdir())
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _is_export_tiff(path: Path) -> bool:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            said = json.loads(tiff.pages.first.description)
+    except (OSError, ValueError, tifffile.TiffFileError):
+        return False
+    return isinstance(said, dict) and OWN_KEY in said
 
 
 def _remove_dead(path: Path) -> None:

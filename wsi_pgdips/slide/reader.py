@@ -280,8 +280,10 @@ def _probe(pyramid: Pyramid, path: Path) -> None:
 
 def _meta(path: Path, pyramid: Pyramid) -> SlideMeta:
     facts = pyramid.facts
+    name = path.name.removesuffix(path.suffix).removesuffix(".ome")
     return SlideMeta(
-        name=path.name.removesuffix(path.suffix).removesuffix(".ome"),
+        # what is not UTF-8 in it would make JSON that nobody else can read
+        name=name.encode(errors="backslashreplace").decode(),
         vendor=facts.vendor,
         shape_l0=pyramid.level_shapes[0],
         mpp_l0=facts.mpp,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -125,8 +126,11 @@ class JobFolder:
         if mode & stat.S_IWGRP:
             os.umask(os.umask(0) & ~0o070)
 
-    def keep(self, cohort: Cohort) -> None:
+    def keep(self, cohort: Cohort, note: Callable[[str], None] = lambda _: None) -> None:
         """Write the plan, unless what was made of other slides or settings would have to go.
+
+        Args:
+            note: is told of slides of before that are no longer named.
 
         Raises:
             OutputError: it does, or it cannot be written.
@@ -135,7 +139,7 @@ class JobFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.share_as_it_is()
         if self.plan.exists():
-            self._refuse_other(cohort)
+            self._refuse_other(cohort, note)
         plan = {
             "version": VERSION,
             "options": cohort.options,
@@ -144,10 +148,14 @@ class JobFolder:
         }
         write_atomic(self.plan, json.dumps(plan, indent=1).encode() + b"\n")
 
-    def _refuse_other(self, cohort: Cohort) -> None:
+    def _refuse_other(self, cohort: Cohort, note: Callable[[str], None]) -> None:
         """Of what was made of other slides or settings: worked on again where it may be."""
         _, before = self.opened(self.path)
         known = {e.name: e for e in before.entries}
+        gone = sorted(known.keys() - {e.name for e in cohort.entries})
+        if gone:
+            some = f"{', '.join(gone[:8])}{' ...' if len(gone) > 8 else ''}"
+            note(f"{len(gone)} slides are no longer of the cohort: {some}; what they became stays")
         for entry in cohort.entries:
             other = known.get(entry.name)
             if other is None:

@@ -78,6 +78,8 @@ def _of_folder(folder: Path, job: Path) -> Iterator[Entry]:
         ) from None
     for path in found:
         name = path.relative_to(root).with_suffix("").as_posix()
+        # a name that is not UTF-8 can be opened, but not written down
+        name = name.encode(errors="backslashreplace").decode()
         yield Entry(name, str(path), _output(name))
 
 

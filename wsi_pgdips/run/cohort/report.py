@@ -7,8 +7,9 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from wsi_pgdips.layers.disk import write_atomic
@@ -30,6 +31,7 @@ ORDER: tuple[Standing, ...] = (
     "failed",
 )
 EXIT_DONE, EXIT_FAILED = 0, 3
+REST = 10  # times as long as a look at all slides took, before the next
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,23 @@ class Row:
         return progress_line(s.stage, s.done, s.total, s.unit, s.updated - s.stage_begun)
 
 
-def rows_of(folder: JobFolder, cohort: Cohort, queued: Queued | None = None) -> list[Row]:
+def rows_of(
+    folder: JobFolder,
+    cohort: Cohort,
+    queued: Queued | None = None,
+    lost: Mapping[str, State] = MappingProxyType({}),
+) -> list[Row]:
     """How every slide stands, in the order of the manifest.
 
     Args:
         queued: what job that waits or runs will work on a slide, by its name; None without.
+        lost: states that could not be written.
     """
-    return [_row(folder, entry, queued) for entry in cohort.entries]
+    return [_row(folder, entry, queued, lost.get(entry.name)) for entry in cohort.entries]
 
 
-def _row(folder: JobFolder, entry: Entry, queued: Queued | None) -> Row:
-    state = state_of_slide(read_states(folder.state(entry)))
+def _row(folder: JobFolder, entry: Entry, queued: Queued | None, lost: State | None) -> Row:
+    state = lost or state_of_slide(read_states(folder.state(entry)))
     if state is not None and state.status in ("done", "incomplete", "failed"):
         return Row(entry, state.status, state)
     coming = "" if queued is None else queued(entry.name)
@@ -135,9 +143,14 @@ def summary_of(folder: JobFolder, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def write_report(folder: JobFolder, cohort: Cohort, queued: Queued | None = None) -> list[Row]:
+def write_report(
+    folder: JobFolder,
+    cohort: Cohort,
+    queued: Queued | None = None,
+    lost: Mapping[str, State] = MappingProxyType({}),
+) -> list[Row]:
     """Write ``summary.json`` and ``failures.csv``; returns what they say."""
-    rows = rows_of(folder, cohort, queued)
+    rows = rows_of(folder, cohort, queued, lost)
     summary = json.dumps(summary_of(folder, rows), indent=1)
     write_atomic(folder.summary, summary.encode() + b"\n")
     text = io.StringIO()
@@ -149,7 +162,8 @@ def write_report(folder: JobFolder, cohort: Cohort, queued: Queued | None = None
             place, log = folder.output(r.entry), folder.log(r.entry)
             cells = (r.entry.slide, place, r.standing, _line(r.reason), _line(r.hint), code, log)
             writer.writerow(["" if cell is None else str(cell) for cell in cells])
-    write_atomic(folder.failures, text.getvalue().encode())
+    # a name of a file may be of another encoding
+    write_atomic(folder.failures, text.getvalue().encode(errors="backslashreplace"))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from wsi_pgdips.errors import OutputError, SettingsError, WsiPgdipsError
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
 from wsi_pgdips.run.cohort.options import CohortOptions
-from wsi_pgdips.run.cohort.report import Row, rows_of, write_report
+from wsi_pgdips.run.cohort.report import REST, Row, rows_of, write_report
 from wsi_pgdips.run.cohort.state import State, StateFile
 from wsi_pgdips.run.cohort.work import WHOLE, work_on
 from wsi_pgdips.run.holding import holding
@@ -113,13 +114,13 @@ def run_cohort(
     """
     with holding(folder.plan):
         if planned is not None:  # not before: workers of another process read the plan
-            folder.keep(planned)
+            folder.keep(planned, progress.note)
         folder, cohort = JobFolder.opened(folder.path)
-        todo = left_of(folder, cohort, failed_too=failed_too)
+        todo, lost = left_of(folder, cohort, failed_too=failed_too), {}
         if todo:
             with _telling(folder, cohort, progress):
-                _work(folder, cohort, todo, progress, skip_errors)
-        return write_report(folder, cohort)
+                lost = _work(folder, cohort, todo, progress, skip_errors)
+        return write_report(folder, cohort, lost=lost)
 
 
 def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:
@@ -160,10 +161,12 @@ def _work(
     todo: Sequence[Entry],
     progress: Progress,
     skip_errors: bool,
-) -> None:
+) -> dict[str, State]:
+    """Returns states that could not be written, by the names of their slides."""
     from wsi_pgdips.run.pool import slide_pool
 
     how = cohort.settings(todo[0]).execution
+    lost: dict[str, State] = {}
     pool: Any
     pool, threads = slide_pool(how, folder.slurm / "dask", progress.note)
     try:
@@ -173,11 +176,14 @@ def _work(
         for name, outcome in pool.map(on_slide, job, names, progress.advance):
             state = _said(folder, cohort, name, outcome)
             progress.note(f"{name}: {_word(state)}")
+            if state is not None and state.unwritten:
+                lost[name] = state
             if state is not None and state.status not in ("done", "stage_done") and not skip_errors:
                 progress.note("stopped at the first failure, as --no-skip-errors asks")
                 break
     finally:
         pool.close()
+    return lost
 
 
 def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: None) -> SlideReport:
@@ -194,13 +200,18 @@ def _said(
     if not isinstance(outcome, Exception):
         return outcome.state
     entry = cohort.entry(name)
-    file = StateFile(folder.state(entry), WHOLE, cohort.settings(entry).science.digest())
-    return file.write(
-        status="failed",
-        exit_code=1,
-        reason=str(outcome) or type(outcome).__name__,
-        hint="give the slide more memory, or look at the log; `cohort retry --failed` tries again",
-    )
+    facts: dict[str, Any] = {
+        "status": "failed",
+        "exit_code": 1,
+        "reason": str(outcome) or type(outcome).__name__,
+        "hint": "give the slide more memory, or look at the log; `cohort retry --failed` tries "
+        "again",
+    }
+    try:
+        file = StateFile(folder.state(entry), WHOLE, cohort.settings(entry).science.digest())
+        return file.write(**facts)
+    except OutputError:
+        return State(WHOLE.name, unwritten=True, **facts)
 
 
 def _word(state: State | None) -> str:
@@ -240,11 +251,14 @@ def _telling(folder: JobFolder, cohort: Cohort, progress: Progress) -> Iterator[
     over = threading.Event()
 
     def tell() -> None:
-        while not over.wait(TELL_S):
+        took = 0.0
+        while not over.wait(max(TELL_S, REST * took)):
+            begun = time.monotonic()
             with suppress(OSError):  # a share that is away for a moment
                 for row in rows_of(folder, cohort):
                     if row.standing == "running":
                         progress.note(f"{row.entry.name}: {row.stage_text}")
+            took = time.monotonic() - begun
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

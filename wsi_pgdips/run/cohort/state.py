@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,11 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.disk import PARTIAL, write_atomic
+from wsi_pgdips.run.cohort.passing import is_passing
 from wsi_pgdips.run.parts import STAGES, Part
 
 Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped", "unready"]
 WRITE_S = 1.0  # between two writes of how far a stage is
+AGAIN_S = (1.0, 5.0, 15.0)  # before each new attempt to say what became of a slide
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class State:
         done, total, unit: of the stage. begun, stage_begun, updated: seconds since the epoch.
         reason, hint: what went wrong, and what to do. exit_code: as of ``run``.
         tiles, failed_tiles, wall_s: of the slide. digest: of its scientific settings.
-        host, pid, job: who wrote it; ``job`` of Slurm.
+        host, pid, job: who wrote it; ``job`` of Slurm. unwritten: it is not on disk.
     """
 
     part: str
@@ -51,6 +55,7 @@ class State:
     host: str = ""
     pid: int = 0
     job: str = ""
+    unwritten: bool = False
 
     @property
     def ended(self) -> bool:
@@ -92,22 +97,43 @@ class StateFile:
         self.write()
 
     def write(self, **changes: Any) -> State:
-        """Change the state, and write it."""
-        now = self._clock()
-        self.state = replace(self.state, updated=now, **changes)
-        self._written = now
-        write_atomic(self._path, json.dumps(asdict(self.state)).encode())
-        return self.state
+        """Change the state, and write it; again where the disk is away for a moment.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._change(**changes)
+        for wait in AGAIN_S:
+            try:
+                return self._write()
+            except OutputError as error:
+                if not is_passing(error):
+                    raise
+                time.sleep(wait)
+        return self._write()
 
     def stage(self, name: str, total: int, unit: str) -> None:
-        self.write(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
+        self._change(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
+        self._show()
 
     def advance(self, n: int = 1) -> None:
-        done = self.state.done + n
+        self.state = replace(self.state, done=self.state.done + n)
         if self._clock() - self._written >= WRITE_S:
-            self.write(done=done)
-        else:
-            self.state = replace(self.state, done=done)
+            self._change()
+            self._show()
+
+    def _change(self, **changes: Any) -> None:
+        self._written = self._clock()
+        self.state = replace(self.state, updated=self._written, **changes)
+
+    def _show(self) -> None:
+        """How far it is may be missed: it is no fault of the slide."""
+        with contextlib.suppress(OutputError):
+            self._write()
+
+    def _write(self) -> State:
+        write_atomic(self._path, json.dumps(asdict(self.state)).encode())
+        return self.state
 
     def note(self, message: str) -> None: ...
 

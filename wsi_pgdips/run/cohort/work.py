@@ -7,12 +7,12 @@ import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from wsi_pgdips.config import Settings
 from wsi_pgdips.errors import AnotherRunError, NotReadyError, OutputError, WsiPgdipsError
 from wsi_pgdips.layers.disk import writing
-from wsi_pgdips.layers.provenance import RUN_RECORD
+from wsi_pgdips.layers.provenance import RUN_RECORD, is_done, read_run_record
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.passing import WAITS_S, has_passed, is_passing
@@ -50,17 +50,22 @@ def work_on(
     Raises:
         BaseException: only what is no fault of the slide: an interruption.
     """
-    if held_by_another(folder.output(entry), part):
-        return None
     own = folder.state(entry) / part.name
-    with ExitStack() as stack:
-        try:  # also while nobody works on the output: before, between two attempts, and after
-            stack.enter_context(holding(own))
-        except OutputError:
-            if held_by_another(own, WHOLE):
-                return None
-            raise
-        return _held(folder, cohort, entry, part, shown, stop or Stop(), device, threads)
+    try:
+        if held_by_another(folder.output(entry), part):
+            return None
+        with ExitStack() as stack:
+            try:  # also while nobody works on the output: before, between two attempts, and after
+                stack.enter_context(holding(own))
+            except OutputError:
+                if held_by_another(own, WHOLE):
+                    return None
+                raise
+            return _held(folder, cohort, entry, part, shown, stop or Stop(), device, threads)
+    except (WsiPgdipsError, OSError) as error:  # of its state or log: others may have better luck
+        ours = error if isinstance(error, WsiPgdipsError) else OutputError(str(error))
+        said = _words(ours)
+        return State(part.name, "failed", exit_code=ours.exit_code, unwritten=True, **said)
 
 
 def _held(
@@ -73,7 +78,7 @@ def _held(
     device: str | None,
     threads: int | None,
 ) -> State:
-    first = part.does("calibrate")
+    first, done_before = part.does("calibrate"), _finished(folder, entry)
     begun_before = bool(read_states(folder.state(entry)))
     if first:
         forget_states(folder.state(entry))
@@ -85,7 +90,7 @@ def _held(
     log = folder.log(entry)
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        opened = log.open("a")
+        opened = log.open("a", encoding="utf-8", errors="backslashreplace")
 
     def stopped(by: object) -> None:
         file.write(status="stopped", reason=f"stopped: {by or 'interrupted'}")
@@ -94,7 +99,13 @@ def _held(
         told = LineProgress(lines)
         progress = Together([file, told, *([shown] if shown else [])], stop.check)
         try:
-            summary = _with_retries(folder, cohort, entry, settings, part, progress)
+            try:
+                summary = _with_retries(folder, cohort, entry, settings, part, progress)
+            except Exception:  # who was taken for dead may find its files gone
+                summary = None if done_before else _finished(folder, entry)
+                if summary is None:
+                    raise
+                told.note("another process has finished the slide")
             if summary is None:
                 return file.write(status="stage_done", exit_code=0)
             target = folder.normalised(entry)
@@ -199,6 +210,7 @@ def _normalise(
     # an export appears whole or not at all; an older one is of layers that were replaced
     if target.exists() and target.stat().st_mtime >= record.stat().st_mtime:
         return
+    from wsi_pgdips.run.export_place import is_export
     from wsi_pgdips.run.normalize import normalize_slide
 
     normalize_slide(
@@ -206,7 +218,7 @@ def _normalise(
         target,
         reference=entry.reference,
         slide=entry.slide,
-        overwrite=cohort.settings(entry).execution.overwrite,
+        overwrite=cohort.settings(entry).execution.overwrite or is_export(target),
         progress=progress,
     )
 
@@ -228,15 +240,26 @@ def _ended(file: StateFile, summary: RunSummary) -> State:
     )
 
 
+def _finished(folder: JobFolder, entry: Entry) -> RunSummary | None:
+    """Of layers that are done, whoever has made them."""
+    output = folder.output(entry)
+    try:
+        if not is_done(output):
+            return None
+        return RunSummary.of_record(output, read_run_record(output), already_done=True)
+    except OutputError:
+        return None
+
+
 def _failed(file: StateFile, error: WsiPgdipsError, status: Status = "failed") -> State:
+    return file.write(status=status, exit_code=error.exit_code, **_words(error))
+
+
+def _words(error: WsiPgdipsError) -> dict[str, Any]:
     told = [("expected", error.expected), ("found", error.found), ("where", error.where)]
     more = "; ".join(f"{name}: {value}" for name, value in told if value is not None)
-    return file.write(
-        status=status,
-        exit_code=error.exit_code,
-        reason=f"{error.message} ({more})" if more else error.message,
-        hint=error.hint or "",
-    )
+    reason = f"{error.message} ({more})" if more else error.message
+    return {"reason": reason, "hint": error.hint or ""}
 
 
 def _keep(error: Exception, log: TextIO) -> None:

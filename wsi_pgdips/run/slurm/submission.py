@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.runner import left_of
 from wsi_pgdips.run.cohort.state import try_again
-from wsi_pgdips.run.holding import holding
+from wsi_pgdips.run.holding import holders, holding
 from wsi_pgdips.run.slurm import queue
-from wsi_pgdips.run.slurm.plan import Job, plan_jobs
+from wsi_pgdips.run.slurm.plan import REPORT, Job, plan_jobs
 from wsi_pgdips.run.slurm.resources import Resources
 from wsi_pgdips.run.slurm.script import script_of
 
@@ -147,8 +148,12 @@ def submit(
     splitting: Splitting,
     *,
     failed_too: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Submit what is left of a cohort; ids of the jobs.
+
+    Args:
+        note: is told what the submission goes on without.
 
     Raises:
         OutputError: it is being worked on, here or by jobs that have not ended.
@@ -156,7 +161,7 @@ def submit(
     """
     with holding(folder.plan):
         refuse_while_queued(folder)
-        folder.keep(cohort)
+        folder.keep(cohort, note)
         todo = left_of(folder, cohort, failed_too=failed_too)
         planned = plan_submission(folder, cohort, todo, resources, splitting)
         if not planned.jobs:
@@ -164,13 +169,15 @@ def submit(
         with writing(planned.path):
             (planned.path / "logs").mkdir(parents=True)
         for name, text in scripts_of(folder, planned).items():
-            write_atomic(planned.path / f"{name}.sbatch", text.encode())
+            write_atomic(planned.path / f"{name}.sbatch", os.fsencode(text))
         planned.keep()
         for entry in todo:  # a job leaves alone what has ended
             try_again(folder.state(entry))
         ids: dict[str, str] = {}
         try:
             for job in planned.jobs:
+                if job.name == REPORT:
+                    continue
                 script = planned.path / f"{job.name}.sbatch"
                 ids[job.name] = queue.submit_script(script, [ids[name] for name in job.after])
                 planned = replace(planned, ids=dict(ids))
@@ -179,10 +186,30 @@ def submit(
             with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
                 queue.cancel(list(ids.values()))
             raise
-        return list(ids.values())
+        return list(_with_report(planned, note).ids.values())
 
 
-def submit_again(folder: JobFolder, *, failed_too: bool) -> list[str]:
+def _with_report(planned: Submission, note: Callable[[str], None]) -> Submission:
+    """The report too; slides are worked on also where Slurm refuses that, as some options do."""
+    try:
+        # what has ended while others were submitted may be forgotten, and is refused then
+        waiting = planned.queued()
+        after = [planned.ids[name] for name in planned.job(REPORT).after]
+        if waiting is not None:
+            left = {q.job for q in waiting}
+            after = [job for job in after if job in left]
+        job = queue.submit_script(planned.path / f"{REPORT}.sbatch", after)
+    except SlurmError as error:
+        note(f"no report job: {error}\n`wsi-pgdips cohort report` writes it when all have ended")
+        return planned
+    planned = replace(planned, ids={**planned.ids, REPORT: job})
+    planned.keep()
+    return planned
+
+
+def submit_again(
+    folder: JobFolder, *, failed_too: bool, note: Callable[[str], None] = lambda _: None
+) -> list[str]:
     """Submit what is left as the last time.
 
     Raises:
@@ -192,7 +219,8 @@ def submit_again(folder: JobFolder, *, failed_too: bool) -> list[str]:
     if last is None:
         raise SlurmError("nothing was submitted from this folder", where=folder.path)
     _, cohort = JobFolder.opened(folder.path)
-    return submit(folder, cohort, last.resources, last.splitting, failed_too=failed_too)
+    how = last.resources, last.splitting
+    return submit(folder, cohort, *how, failed_too=failed_too, note=note)
 
 
 def was_submitted(folder: JobFolder) -> bool:
@@ -219,6 +247,8 @@ def refuse_while_queued(folder: JobFolder) -> None:
 
 def queue_of(folder: JobFolder) -> Callable[[str], str] | None:
     """What waits or runs of a slide, in words, "" for nothing; None where nobody can tell."""
+    if any(holders(folder.plan).values()):  # `cohort run`, or retry --local, which does them all
+        return lambda _: "waits its turn"
     last = Submission.latest(folder)
     try:
         waiting = None if last is None else last.queued()

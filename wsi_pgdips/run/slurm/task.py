@@ -37,25 +37,32 @@ def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Pro
     part = planned.part(task)
     before = _done(folder, slides)
     in_vain = False
+    states: list[State | None] = []
+
+    def start_anew() -> None:
+        again = requeue_this()
+        shown.note("out of time: " + ("goes on in a new start" if again else "cannot be requeued"))
 
     def ask_for_more(number: int) -> None:
         nonlocal in_vain
         if not Stopped(number).asks_for_more:
             return
         in_vain = bool(os.environ.get("SLURM_RESTART_COUNT")) and _done(folder, slides) == before
-        if in_vain:
-            return
-        again = requeue_this()
-        shown.note("out of time: " + ("goes on in a new start" if again else "cannot be requeued"))
+        if not in_vain:
+            start_anew()
 
     try:
         with stoppable() as stop, stop.telling(ask_for_more):
-            states = [_one(folder, cohort, e, part, shown, stop) for e in slides]
+            for entry in slides:
+                states.append(_one(folder, cohort, entry, part, shown, stop))
     except Stopped as stopped:
         if in_vain:
-            _give_up(folder, cohort, slides, part)
-            shown.note("nothing was finished since the last start: not started again")
-            return EXIT_FAILED
+            in_hand, *others = slides[len(states) :]
+            _give_up(folder, cohort, in_hand, part)
+            shown.note(f"{in_hand.name}: nothing was finished since the last start; given up")
+            if not others:
+                return EXIT_FAILED
+            start_anew()
         if not stopped.asks_for_more:
             shown.note(f"ended by {stopped}; what is done is kept")
         return stopped.exit_code
@@ -94,15 +101,11 @@ def _done(folder: JobFolder, slides: Sequence[Entry]) -> int:
     return 10**6 * over + sum(pieces(folder, e) for e in slides)
 
 
-def _give_up(folder: JobFolder, cohort: Cohort, slides: Sequence[Entry], part: Part) -> None:
-    for entry in slides:
-        state = state_of_slide(read_states(folder.state(entry)))
-        if state is None or state.status != "stopped":
-            continue
-        digest = cohort.settings(entry).science.digest()
-        StateFile(folder.state(entry), part, digest).write(
-            status="failed",
-            exit_code=EXIT_FAILED,
-            reason="the time limit is too short to finish a single piece of the work",
-            hint="give a longer --time, more --cpus-per-task, or a smaller --block",
-        )
+def _give_up(folder: JobFolder, cohort: Cohort, entry: Entry, part: Part) -> None:
+    digest = cohort.settings(entry).science.digest()
+    StateFile(folder.state(entry), part, digest).write(
+        status="failed",
+        exit_code=EXIT_FAILED,
+        reason="the time limit is too short to finish a single piece of the work",
+        hint="give a longer --time, more --cpus-per-task, or a smaller --block",
+    )
