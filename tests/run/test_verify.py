@@ -61,13 +61,17 @@ def put(output: Path, name: str, text: str) -> None:
     (output / name).write_text(text)
 
 
-SHARD = "0/c/0/0/1"
+SHARD, S = "0/c/0/0/1", "parameters/stain_matrix"
 
 
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
         (lambda o: flip(o, SHARD), [f"{SHARD}: other bytes than were written"]),
+        (lambda o: flip(o, "tables/tiles.parquet"), ["tiles.parquet: other bytes than were"]),
+        (lambda o: flip(o, f"{S}/c/0/0/0/0"), [f"{S}/c/0/0/0/0: other bytes than were"]),
+        (lambda o: shutil.rmtree(o / S), [f"{S}/zarr.json: missing"]),
+        (lambda o: put(o, f"{S}/c/7/0/0/0", "x"), [f"{S}/c/7/0/0/0: not of this run"]),
         (lambda o: (o / SHARD).unlink(), [f"{SHARD}: missing", f"{SHARD}: the block is missing"]),
         (lambda o: unrecorded(o, SHARD), [f"{SHARD}: the block is missing"]),
         (lambda o: put(o, "0/c/0/7/7", "x"), ["0/c/0/7/7: not of this run"]),

@@ -203,7 +203,7 @@ def cohort_report(job: Job, quiet: Quiet = False) -> None:
 
 @cohort_app.command("verify")
 def cohort_verify(job: Job, quiet: Quiet = False) -> None:
-    """Check every finished slide: shards as they were written, no block missing, the format."""
+    """Check every finished slide: files as they were written, no block missing, the format."""
     from wsi_pgdips.run.cohort.folder import JobFolder
     from wsi_pgdips.run.cohort.runner import verify_cohort
     from wsi_pgdips.run.verify import missing_validators

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.layers import provenance, store, tables
-from wsi_pgdips.layers.disk import remove_partials
+from wsi_pgdips.layers.disk import remove_partials, sha256
 from wsi_pgdips.layers.schema import OWN_KEY, provenance_block
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag
 from wsi_pgdips.report.seams import border_step, seam_summary
@@ -51,7 +51,6 @@ def write_products(
             lost |= {(int(ty), int(tx)) for ty, tx in a[name]}
         checksums |= dict(zip(map(str, a["files"]), map(str, a["sha256"]), strict=True))
     checksums |= store.finalize_levels(output, context.grid)
-    provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))
     tables.write_fields(output, fields, context.grid, context.stains)
     tables.write_tile_table(output, tile_columns(context, fits, fields, unread, alone))
     figures = _seam_figures(context, prior, fits, rendered, ledger)
@@ -77,7 +76,19 @@ def write_products(
     )
     provenance.write_metadata(output, {OWN_KEY: own})
     remove_partials(output)
+    # shards have theirs from when they were written
+    checksums |= {n: sha256(output / n) for n in _files(ledger) if n not in checksums}
+    provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))
     return figures
+
+
+def _files(ledger: Ledger) -> Iterator[str]:
+    """All but what tells runs apart, and what goes with the run."""
+    for path in ledger.output.rglob("*"):
+        name = path.relative_to(ledger.output).as_posix()
+        passing = name in (CHECKSUMS, provenance.RUN_RECORD) or ledger.work in path.parents
+        if path.is_file() and not passing:
+            yield name
 
 
 def tile_columns(

@@ -23,13 +23,13 @@ def verify_layers(path: Path, on_file: Callable[[], None] = lambda: None) -> lis
     The format is checked by those validators that are installed, see ``missing_validators``.
 
     Args:
-        on_file: called for each shard that was looked at.
+        on_file: called for each file that was looked at.
 
     Raises:
         OutputError: these are not finished layers.
     """
     layers = open_layers(path)
-    found = _told(CHECKSUMS, _shards(layers, on_file))
+    found = _told(CHECKSUMS, _files(layers, on_file))
     found += _told(TILE_TABLE, _blocks(layers))
     found += [f"{name}: unfinished file" for name in _names(path, f"*{PARTIAL}")]
     if (path / "work").exists():
@@ -59,8 +59,8 @@ def missing_validators() -> list[str]:
     return [name for name in _VALIDATORS if find_spec(name) is None]
 
 
-def _shards(layers: Layers, on_file: Callable[[], None]) -> Iterator[str]:
-    """Each shard has the bytes it was written with, and there are no others."""
+def _files(layers: Layers, on_file: Callable[[], None]) -> Iterator[str]:
+    """Each file has the bytes it was written with, and there are no other shards."""
     recorded: dict[str, str] = json.loads((layers.path / CHECKSUMS).read_bytes())
     for name, digest in recorded.items():
         file = layers.path / name
@@ -71,7 +71,7 @@ def _shards(layers: Layers, on_file: Callable[[], None]) -> Iterator[str]:
         on_file()
     there = {
         file.relative_to(layers.path).as_posix()
-        for array in _level_arrays(layers.path)
+        for array in _arrays(layers.path)
         for file in (array / "c").rglob("*")
         if file.is_file()
     }
@@ -79,11 +79,9 @@ def _shards(layers: Layers, on_file: Callable[[], None]) -> Iterator[str]:
         yield f"{name}: not of this run"
 
 
-def _level_arrays(path: Path) -> Iterator[Path]:
-    """Arrays whose shards are recorded: image, tissue, residual."""
+def _arrays(path: Path) -> Iterator[Path]:
     for node in path.rglob("zarr.json"):
-        relative = node.parent.relative_to(path).as_posix()
-        if (node.parent / "c").is_dir() and not relative.startswith("parameters/"):
+        if (node.parent / "c").is_dir():
             yield node.parent
 
 
