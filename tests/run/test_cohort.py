@@ -165,7 +165,7 @@ def test_failures_are_tried_again_when_they_are_repaired(
     (layers(mine.job, "a") / "provenance" / "run.json").write_text("{")
     shutil.copyfile(mine.slides / "b.tiff", mine.slides / "blank.tif")
     here.seen.clear()
-    assert call("cohort", "retry", mine.job, "--failed", "--quiet") == 3
+    assert call("cohort", "retry", mine.job, "--quiet") == 3  # it has another file now
     assert sorted(here.seen) == ["a", "blank"]
     rows = failures(mine.job)
     assert rows.keys() == {"a"}
@@ -278,6 +278,32 @@ def test_another_slide_of_the_same_name(
     assert call(*command, "--overwrite") == 0
     assert here.seen == ["b"]
     assert open_layers(layers(two.job, "b")).grid == open_layers(separate["a"]).grid
+
+
+def test_a_slide_whose_file_changes(
+    two: Study, here: OneByOne, call: Any, separate: dict[str, Path]
+) -> None:
+    command = ("cohort", "run", two.manifest, two.job, *OPTIONS, "--quiet")
+    assert call(*command) == 0
+    here.seen.clear()
+    shutil.copyfile(two.slides / "a.tiff", two.slides / "b.tiff")  # scanned again
+    assert call(*command) == 3
+    assert here.seen == ["b"]
+    assert "another slide" in failures(two.job)["b"]["reason"]
+    assert differing(separate["b"], layers(two.job, "b")) == []
+    assert call(*command, "--overwrite") == 3  # what has failed waits to be asked for
+    assert call("cohort", "retry", two.job, "--failed", "--quiet") == 0
+    assert open_layers(layers(two.job, "b")).grid == open_layers(separate["a"]).grid
+    # a copy of the same bytes, or none any more, is no other slide
+    here.seen.clear()
+    before = times(layers(two.job, "a"))
+    os.utime(two.slides / "a.tiff", (1, 1))
+    (two.slides / "b.tiff").unlink()
+    assert call(*command) == 0
+    assert here.seen == ["a"]
+    assert times(layers(two.job, "a")) == before
+    assert call(*command) == 0
+    assert here.seen == ["a"]
 
 
 # settings of single slides

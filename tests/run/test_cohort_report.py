@@ -167,7 +167,7 @@ def test_shares_of_a_stage_are_added_up(folder: JobFolder) -> None:
 
 def test_how_far_it_is_is_written_now_and_then(tmp_path: Path) -> None:
     now = [1000.0]
-    file = StateFile(tmp_path / "a", Part("fit", 2, 3), "digest", lambda: now[0])
+    file = StateFile(tmp_path / "a", Part("fit", 2, 3), "digest", clock=lambda: now[0])
     path = tmp_path / "a" / "fit-2-of-3.json"
     file.stage("fit", 10, "tiles")
     for _ in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ ENDINGS = tuple(
     for e in ("svs", "tif", "tiff", "ndpi", "vms", "vmu", "scn", "mrxs", "svslide", "bif", "czi")
 )
 LAYERS = "layers"  # folder in that of the job
+OWN = ("state", "logs", "slurm", "cohort.json", "summary.json", "failures.csv")  # of the job
 SETTINGS = tuple(ScientificSettings.model_fields)
 COLUMNS = ("slide", "output", "reference", *SETTINGS)
 _PATHS = ("mask", "roi")
@@ -65,6 +67,7 @@ def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
     else:
         entries = tuple(_of_table(source))
     _refuse_twins(entries, source, job)
+    _refuse_nested(entries, source, job)
     return entries
 
 
@@ -235,4 +238,23 @@ def _refuse_twins(entries: Iterable[Entry], source: Path, job: Path) -> None:
                 expected="a path inside the job folder, or an absolute one",
                 found=entry.output,
                 where=source,
+            )
+
+
+def _refuse_nested(entries: Iterable[Entry], source: Path, job: Path) -> None:
+    """An output is replaced as a whole: nothing else may lie in it."""
+    root = Path(os.path.normpath(job.absolute()))
+    places = {Path(os.path.normpath(root / e.output)): f"the layers of {e.slide}" for e in entries}
+    own = {root / name: f"{name} of the job folder" for name in OWN}
+    for place, what in (places | own | {root: "the job folder"}).items():
+        around = [*place.parents, *([place] if place in (root, *own) else [])]
+        outer = next((p for p in around if p in places), None)
+        outer = outer or next((p for p in place.parents if p in own), None)
+        if outer is not None:
+            raise SettingsError(
+                "an output holds what is not its own",
+                expected="outputs apart from one another and from the files of the cohort",
+                found=f"{what} would be in {outer}",
+                where=source,
+                hint="give each an output of its own",
             )

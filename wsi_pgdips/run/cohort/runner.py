@@ -15,7 +15,7 @@ from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
 from wsi_pgdips.run.cohort.options import CohortOptions
 from wsi_pgdips.run.cohort.report import REST, Row, rows_of, write_report
-from wsi_pgdips.run.cohort.state import State, StateFile
+from wsi_pgdips.run.cohort.state import State, StateFile, stamp_of
 from wsi_pgdips.run.cohort.work import WHOLE, work_on
 from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.progress import Progress
@@ -150,9 +150,13 @@ def _is_there(folder: JobFolder, entry: Entry) -> bool:
 
 
 def _as_before(row: Row, cohort: Cohort) -> bool:
-    """Whether a slide was worked on with the settings it has now."""
-    digest = cohort.settings(row.entry).science.digest()
-    return row.state is not None and row.state.digest in ("", digest)
+    """Whether a slide was worked on with the settings and the file it has now."""
+    if row.state is None:
+        return False
+    digest, stamp = cohort.settings(row.entry).science.digest(), stamp_of(row.entry.slide)
+    # a file that is gone, to an archive perhaps, has not changed
+    same_file = not stamp or row.state.stamp in ("", stamp)
+    return same_file and row.state.digest in ("", digest)
 
 
 def _work(

@@ -33,6 +33,7 @@ class State:
         done, total, unit: of the stage. begun, stage_begun, updated: seconds since the epoch.
         reason, hint: what went wrong, and what to do. exit_code: as of ``run``.
         tiles, failed_tiles, wall_s: of the slide. digest: of its scientific settings.
+        stamp: size and time of its file, see ``stamp_of``; "" where that cannot be told.
         host, pid, job: who wrote it; ``job`` of Slurm. unwritten: it is not on disk.
     """
 
@@ -52,6 +53,7 @@ class State:
     failed_tiles: int = 0
     wall_s: float = 0.0
     digest: str = ""
+    stamp: str = ""
     host: str = ""
     pid: int = 0
     job: str = ""
@@ -74,11 +76,16 @@ class StateFile:
     """The state of a part, on disk; a ``Progress`` that writes how far it is.
 
     Args:
-        folder: of the slide's states. clock: seconds since the epoch.
+        folder: of the slide's states. stamp: of its file. clock: seconds since the epoch.
     """
 
     def __init__(
-        self, folder: Path, part: Part, digest: str, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        part: Part,
+        digest: str,
+        stamp: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._path, self._clock = folder / f"{part.name}.json", clock
         for torn in folder.glob(f"{part.name}.json.*{PARTIAL}"):  # of a process that was killed
@@ -89,6 +96,7 @@ class StateFile:
             begun=now,
             updated=now,
             digest=digest,
+            stamp=stamp,
             host=socket.gethostname(),
             pid=os.getpid(),
             job=os.environ.get("SLURM_JOB_ID", ""),
@@ -138,6 +146,15 @@ class StateFile:
     def note(self, message: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+def stamp_of(slide: str) -> str:
+    """What tells a slide's file from one that takes its place."""
+    try:
+        facts = Path(slide).stat()
+    except OSError:
+        return ""
+    return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 def read_states(folder: Path) -> tuple[State, ...]:

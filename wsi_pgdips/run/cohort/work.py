@@ -16,7 +16,14 @@ from wsi_pgdips.layers.provenance import RUN_RECORD, is_done, read_run_record
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.passing import WAITS_S, has_passed, is_passing
-from wsi_pgdips.run.cohort.state import State, StateFile, Status, forget_states, read_states
+from wsi_pgdips.run.cohort.state import (
+    State,
+    StateFile,
+    Status,
+    forget_states,
+    read_states,
+    stamp_of,
+)
 from wsi_pgdips.run.holding import held_by_another, holding
 from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.parts import Part
@@ -86,7 +93,8 @@ def _held(
         settings = _settings(cohort, entry, begun_before, device, threads)
     except WsiPgdipsError as error:
         return _failed(StateFile(folder.state(entry), part, ""), error)
-    file = StateFile(folder.state(entry), part, settings.science.digest())
+    digest, stamp = settings.science.digest(), stamp_of(entry.slide)
+    file = StateFile(folder.state(entry), part, digest, stamp)
     log = folder.log(entry)
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
