@@ -163,6 +163,7 @@ def test_a_stage_that_nobody_has_done_interrupts_the_slide(
 
     # calibrate was cancelled before it began
     assert [jobs.run(fit), jobs.run(blend)] == [3, 3]
+    assert "a: unready before fit cannot begin" in jobs.notes.said[-1]
     assert (jobs.status(), row().standing) == ("unready", "interrupted")
     assert row().reason.startswith("fit cannot begin (expected: calibrate of the whole slide")
     assert left() == list(jobs.entries)
@@ -175,6 +176,7 @@ def test_a_stage_that_nobody_has_done_interrupts_the_slide(
     assert row().reason == "the process that was to work on it is gone: killed, or out of time"
     assert left() == list(jobs.entries)
     assert jobs.run(fit, 0) == 0
+    assert jobs.run(blend) == 0  # its own word of before does not keep it from work
     assert jobs.run_all() == [0] * 11
     assert differing(whole, layers(jobs.folder.path, "a")) == []
 

@@ -122,6 +122,27 @@ def test_one_slide_over_four_tasks_on_two_nodes(tmp_path: Path) -> None:
             assert set(nodes) == {"n1", "n2"}
 
 
+def test_a_task_of_a_split_slide_is_cancelled_and_tried_again(tmp_path: Path) -> None:
+    slide = phantom(tmp_path / "small.tiff", "1500x1100")
+    whole, folder = tmp_path / "whole.ome.zarr", tmp_path / "job"
+    program("run", slide, whole, *FAST, "--quiet")
+    manifest = tmp_path / "one.csv"
+    manifest.write_text("slide\nsmall.tiff\n")
+    split = ("--split-slide", "--split-tasks=2")
+    program("slurm", "submit", manifest, folder, *FAST, *JOB, *split)
+    slurm("scancel", f"{jobs_of(folder)['split-0-small-fit']}_0")
+    wait(folder)
+    assert summary(folder)["interrupted"] == 1, logs(folder)
+    assert "blend cannot begin (expected: fit of the whole slide" in failures(folder)["small.tiff"]
+    done = [p.name for p in folder.glob("layers/*/work/fit/*.npz")]
+    assert len(done) == 2  # of the other task
+    program("cohort", "retry", folder)
+    wait(folder, "002")
+    assert summary(folder)["done"] == 1, logs(folder)
+    assert differing(whole, folder / "layers" / "small.ome.zarr") == []
+    assert leftovers(folder) == []
+
+
 def test_a_split_slide_that_cannot_begin_leaves_no_job_behind(tmp_path: Path) -> None:
     (tmp_path / "broken.svs").write_text("no slide")
     manifest, folder = tmp_path / "one.csv", tmp_path / "job"

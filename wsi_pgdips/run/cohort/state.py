@@ -210,7 +210,17 @@ def state_of_slide(states: Sequence[State]) -> State | None:
     )
 
 
+def unready_before(part: Part, states: Sequence[State]) -> State | None:
+    """A stage before that of a part which could not begin, so that no later one can."""
+    own = _order(part.name)
+    return next((s for s in states if s.status == "unready" and _place(s) < own), None)
+
+
 def _place(state: State) -> int:
-    """In the order of the stages; what does all of them comes last."""
-    name = state.part.partition("-")[0]
+    return _order(state.part)
+
+
+def _order(part: str) -> int:
+    """Of the stages; what does all of them comes last."""
+    name = part.partition("-")[0]
     return next((i for i, stage in enumerate(STAGES) if stage == name), len(STAGES))

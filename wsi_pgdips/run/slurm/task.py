@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
-from wsi_pgdips.run.cohort.state import State, StateFile, read_states, state_of_slide
+from wsi_pgdips.run.cohort.state import (
+    State,
+    StateFile,
+    read_states,
+    state_of_slide,
+    unready_before,
+)
 from wsi_pgdips.run.cohort.work import pieces, work_on
 from wsi_pgdips.run.holder import DEAD_S
 from wsi_pgdips.run.holding import held_by_another
@@ -78,11 +84,14 @@ def _one(
     shown: Progress,
     stop: Stop,
 ) -> State | None:
-    """One slide, unless that is done, or has failed in a stage before."""
-    so_far = state_of_slide(read_states(folder.state(entry)))
-    if so_far is not None and so_far.ended:
-        shown.note(f"{entry.name}: {so_far.status} before {so_far.reason}")
-        return so_far
+    """One slide, unless that is done, or a stage before has failed or could not begin."""
+    states = read_states(folder.state(entry))
+    before = state_of_slide(states)
+    if before is None or not before.ended:
+        before = unready_before(part, states)
+    if before is not None:
+        shown.note(f"{entry.name}: {before.status} before {before.reason}")
+        return before
     until = time.monotonic() + DEAD_S + 60
     # of a machine that Slurm has given up, and which goes on all the same
     while held_by_another(folder.output(entry), part) and time.monotonic() < until:
