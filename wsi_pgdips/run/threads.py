@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+GONE_S = 2.0
+_begun: set[int] = set()  # threads, as the system counts them
 
 
 @functools.cache
@@ -31,6 +37,22 @@ def _one_thread_each() -> None:
     import torch
 
     torch.set_num_threads(1)
+    _begun.add(threading.get_native_id())
+
+
+@atexit.register
+def outwait_threads() -> None:
+    """Wait until threads that Python has joined are gone for the system too.
+
+    PyTorch keeps an object of Python in each thread that has trained, and lets go of it when the
+    thread is gone; once Python has ended that takes the process with it (pytorch issue 117762).
+    """
+    until = time.monotonic() + GONE_S
+    while time.monotonic() < until:
+        alive = {thread.native_id for thread in threading.enumerate()}
+        if not any(Path(f"/proc/self/task/{n}").exists() for n in _begun - alive):
+            return
+        time.sleep(0.001)
 
 
 def in_threads(
