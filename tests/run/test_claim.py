@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cheap_runs import FAST, Slide, stop_at, tree
+from cheap_runs import FAST, Slide, differing, stop_at, tree
 from PIL import Image
 
 from wsi_pgdips.errors import OutputError, SlideError
 from wsi_pgdips.layers.reader import Layers
+from wsi_pgdips.run import claim, fitting
+from wsi_pgdips.run.slurm import queue
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,73 @@ def test_overwrite_keeps_the_old_where_the_new_cannot_begin(
     with pytest.raises(SlideError, match="no tissue"):
         Slide(blank, slide.stains).run(started, overwrite=True, mpp_source=0.5, **FAST)
     assert tree(started) == before
+
+
+@pytest.mark.parametrize("folder", [1, 3, 5])
+def test_layers_that_were_half_discarded_are_not_taken_for_whole(
+    folder: int, slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Path(shutil.copytree(finished.path, tmp_path / "out.ome.zarr"))
+    genuine, removed = shutil.rmtree, list[str]()
+
+    def rmtree(path: Path, **options: Any) -> None:
+        removed.append(path.name)
+        if len(removed) == folder:
+            raise KeyboardInterrupt  # as if it were killed
+        genuine(path, **options)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(claim.shutil, "rmtree", rmtree)
+        with pytest.raises(KeyboardInterrupt):
+            slide.run(output, overwrite=True, **FAST)
+    done = slide.run(output, **FAST)
+    assert (done.exit_code, done.already_done) == (0, False)
+    assert differing(finished.path, output) == []
+
+
+def test_a_job_that_is_started_anew_replaces_once(
+    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Path(shutil.copytree(finished.path, tmp_path / "out.ome.zarr"))
+    stop_at(slide, output, "render", overwrite=True, **FAST)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+
+    def fit_block(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it is fitted already")
+
+    with monkeypatch.context() as fitted:
+        fitted.setattr(fitting, "fit_block", fit_block)
+        assert slide.run(output, overwrite=True, **FAST).exit_code == 0
+    assert differing(finished.path, output) == []
+    # what the first start did not come to is replaced by the second
+    assert slide.run(output, overwrite=True, **{**FAST, "seed": 5}).exit_code == 0
+    with pytest.raises(OutputError, match="seed = 5, now 0"):
+        slide.run(output, **FAST)
+
+
+def test_a_job_that_finishes_nothing_is_not_started_for_ever(
+    slide: Slide,
+    tmp_path: Path,
+    call: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(queue, "requeue_this", lambda: not asked.append("again"))
+
+    def fit_block(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(1)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(fitting, "fit_block", fit_block)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in FAST.items()]
+    command = ("run", slide.path, tmp_path / "out.ome.zarr", f"--stains={slide.stains}", *options)
+    assert call(*command, "--quiet") == 75
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert call(*command, "--quiet") == 3
+    assert asked == ["again"]
+    assert "time limit is too short" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

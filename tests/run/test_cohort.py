@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,15 @@ from cohorts import (
     table,
 )
 
-from wsi_pgdips.errors import OutputError, SlideError
+from wsi_pgdips.errors import ClusterError, OutputError, SlideError
 from wsi_pgdips.layers.reader import open_layers
+from wsi_pgdips.looks.files import load_reference, save_reference
 from wsi_pgdips.run import fitting, holding, pipeline, pool
 from wsi_pgdips.run.cohort import runner, state, work
 from wsi_pgdips.run.cohort.folder import JobFolder
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
+from wsi_pgdips.run.holder import Holder
+from wsi_pgdips.run.progress import LineProgress
 from wsi_pgdips.slide import image, reader
 
 
@@ -668,8 +671,13 @@ def test_a_slide_that_kills_its_process_leaves_the_others_alone(
 
 
 def test_what_another_process_holds_is_left_to_it(
-    two: Study, here: OneByOne, call: Any, capsys: pytest.CaptureFixture[str]
+    two: Study,
+    here: OneByOne,
+    call: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(holding, "BEATS", 0)  # it has shown for long enough that it works
     command = ("cohort", "run", two.manifest, two.job, *OPTIONS)
     with holding.holding(layers(two.job, "a")):
         assert call(*command) == 3
@@ -683,16 +691,125 @@ def test_what_another_process_holds_is_left_to_it(
     assert call(*command, "--quiet") == 0
 
 
+@pytest.mark.parametrize("where", ["output", "state"])
+def test_who_has_just_died_elsewhere_is_waited_for(
+    where: str, one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = layers(one.job, "a") if where == "output" else one.job / "state" / "a" / "run"
+    place.parent.mkdir(parents=True)
+    left = holding.place(place, "run")
+    left.write_text(json.dumps(asdict(replace(Holder.this(), host="another"))))
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 4:
+            os.utime(left, (1, 1))
+
+    with monkeypatch.context() as patient:
+        patient.setattr(holding.time, "sleep", sleep)
+        assert run_one(call, one)[0] == 0
+    assert waits == [holding.WAIT_S] * 4
+    assert leftovers(one.job) == []
+
+
+def test_a_cohort_that_is_broken_off_is_reported(
+    two: Study, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(name: str) -> None:
+        if name == "b":
+            raise ClusterError("the scheduler was lost")
+
+    monkeypatch.setattr(pool, "slide_pool", OneByOne(lost))
+    assert call("cohort", "run", two.manifest, two.job, *OPTIONS, "--quiet") == 2
+    assert standings(two.job) == {"a": "done", "b": "waiting"}
+
+
+def test_a_worker_that_cannot_read_the_plan_fails_its_slide_alone(
+    two: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = JobFolder.opened
+
+    def on_slide(job: Any, name: str, *others: Any) -> Any:
+        with monkeypatch.context() as away:
+            if name == "a":
+                away.setattr(JobFolder, "opened", lambda *_: genuine(two.slides))
+            return GENUINE(job, name, *others)
+
+    monkeypatch.setattr(runner, "on_slide", on_slide)
+    assert call("cohort", "run", two.manifest, two.job, *OPTIONS, "--quiet") == 3
+    assert standings(two.job) == {"a": "failed", "b": "done"}
+    assert "no cohort here" in failures(two.job)["a"]["reason"]
+
+
+def test_a_slide_that_comes_later_is_picked_up(one: Study, here: OneByOne, call: Any) -> None:
+    away = (one.slides / "a.tiff").rename(one.slides / "away.tiff")
+    assert run_one(call, one)[0] == 3
+    assert "no such file" in failures(one.job)["a"]["reason"]
+    assert run_one(call, one)[0] == 3
+    assert here.seen == ["a"]  # not again and again
+    away.rename(one.slides / "a.tiff")
+    assert run_one(call, one)[0] == 0
+
+
+def test_a_state_that_cannot_be_written_leaves_that_of_before(
+    one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work.time, "sleep", lambda _: None)
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "run_part", failing(SlideError("broken")))
+        assert run_one(call, one)[0] == 3
+
+    def full(self: StateFile) -> Any:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(StateFile, "_write", full)
+        assert call("cohort", "retry", one.job, "--failed", "--quiet") == 3
+        assert failures(one.job)["a"]["reason"] == "the disk is full"
+    (kept,) = read_states(one.job / "state" / "a")
+    assert (kept.status, kept.reason) == ("failed", "broken")
+
+
+def test_a_log_that_cannot_be_written_is_no_fault_of_the_slide(
+    one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(self: LineProgress, line: str) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(LineProgress, "_say", say)
+    assert run_one(call, one)[0] == 0
+
+
+def test_another_look_of_the_same_name(one: Study, here: OneByOne, call: Any) -> None:
+    looks = [one.slides / f"{i}" / "look.json" for i in (1, 2)]
+    for look in looks:
+        look.parent.mkdir()
+        save_reference(load_reference("he"), look)
+    command = (call, one, f"--reference={looks[0]}")
+    assert run_one(*command)[0] == 0
+    copy = layers(one.job, "a").with_name("a.look.tiff")
+    before = copy.stat().st_mtime_ns
+    assert run_one(*command)[0] == 0
+    assert copy.stat().st_mtime_ns == before
+    os.utime(looks[0])  # fitted anew
+    assert run_one(*command)[0] == 0
+    assert (anew := copy.stat().st_mtime_ns) > before
+    assert run_one(call, one, f"--reference={looks[1]}")[0] == 2
+    assert run_one(call, one, f"--reference={looks[1]}", "--overwrite")[0] == 0
+    assert copy.stat().st_mtime_ns > anew
+
+
 def test_a_slide_is_in_hand_before_and_after_its_output_is(
     one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
     genuine = pipeline.run_part
 
-    def run_part(*arguments: Any) -> Any:
+    def run_part(*arguments: Any, **named: Any) -> Any:
         folder, cohort = JobFolder.opened(one.job)
         seen.extend(row.standing for row in runner.rows_of(folder, cohort))
-        summary = genuine(*arguments)
+        summary = genuine(*arguments, **named)
         seen.extend(row.standing for row in runner.rows_of(folder, cohort))
         assert runner.left_of(folder, cohort, failed_too=True) == []
         return summary
@@ -804,7 +921,7 @@ def test_a_signal_ends_worker_processes_too(
     # the worker is asked to end, and may have had but one file left to write
     assert first in ("interrupted", "done")
     assert second in ("waiting", "interrupted")
-    assert not (two.job / "summary.json").exists()
+    assert standings(two.job)["b"] == second  # it is reported all the same
     assert call("cohort", "run", two.manifest, two.job, *slow, "--quiet") == 0
     whole = alone(slides / "a.tiff", two.slides / "a.ome.zarr", preset="balanced")
     assert differing(whole, layers(two.job, "a")) == []

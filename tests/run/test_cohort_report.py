@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from wsi_pgdips.cli import cohort as command
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.run import holding
+from wsi_pgdips.run.cohort import report
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.report import (
@@ -35,6 +36,7 @@ from wsi_pgdips.run.cohort.state import (
     State,
     StateFile,
     forget_states,
+    put_back,
     read_states,
     state_of_slide,
     try_again,
@@ -193,8 +195,9 @@ def test_torn_states_go_and_those_of_names_below_stay(tmp_path: Path) -> None:
     StateFile(tmp_path / "a", Part(), "")
     assert not torn.exists()
     StateFile(tmp_path / "a" / "b", Part(), "")
-    forget_states(tmp_path / "a")
-    assert read_states(tmp_path / "a") == ()
+    StateFile(tmp_path / "a", Part("fit", 1, 2), "")
+    forget_states(tmp_path / "a", Part("fit", 1, 2))
+    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2"]
     assert len(read_states(tmp_path / "a" / "b")) == 1
     assert read_states(tmp_path / "nothing") == ()
 
@@ -208,6 +211,20 @@ def test_what_is_tried_again_is_known_to_be_begun(folder: JobFolder) -> None:
     try_again(states)
     (one,) = read_states(states)
     assert (one.status, one.digest, one.part) == ("stopped", "digest", "run")
+
+
+def test_what_could_not_be_tried_again_is_as_before(folder: JobFolder) -> None:
+    states = folder.path / "state" / "a"
+    begun(folder, "a", Part("calibrate"), status="stage_done")
+    begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
+    before = read_states(states)
+    try_again(states)
+    put_back(states, before)
+    assert read_states(states) == before
+    try_again(states)
+    begun(folder, "a", status="done")  # somebody was faster
+    put_back(states, before)
+    assert [s.status for s in read_states(states)] == ["done"]
 
 
 # rows
@@ -302,6 +319,19 @@ def test_counts_and_exit_codes(standings: list[Any], text: str, code: int) -> No
     assert (count_text(rows), exit_code(rows)) == (text, code)
 
 
+def test_who_may_not_look_at_an_output_believes_its_state(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError("Permission denied")
+
+    cohort = cohort_of(folder, "a", "b")
+    (folder.path / "layers").mkdir()
+    begun(folder, "a", stage="fit")
+    monkeypatch.setattr(report, "holders", refused)
+    assert [r.standing for r in rows_of(folder, cohort)] == ["running", "waiting"]
+
+
 def test_time_left() -> None:
     def row(standing: Any, begun: float, updated: float) -> Row:
         return Row(Entry("a", "", ""), standing, State("run", begun=begun, updated=updated))
@@ -310,7 +340,9 @@ def test_time_left() -> None:
     assert time_left_text(done) == ""
     assert time_left_text([Row(Entry("a", "", ""), "waiting", None)]) == ""
     left = [Row(Entry("a", "", ""), "waiting", None), row("running", 200, 230)]
-    assert time_left_text([*done, *left]) == "about 2:00 left"  # two in two minutes so far
+    assert time_left_text([*done, *left]) == "about 2:30 left"  # two of 75 s
+    left = [row("running", 200, 230)] * 3  # at the same time
+    assert time_left_text([*done, *left]) == "about 1:15 left"
 
 
 # for programs

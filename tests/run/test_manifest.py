@@ -60,7 +60,12 @@ def test_a_row_says_all_of_a_slide(tmp_path: Path) -> None:
         "icc": True,
         "seed": "3",
     }
-    assert (c.name, c.slide, c.output, c.reference) == ("c", "/abs/c.svs", "/out/c.ome.zarr", "he")
+    assert (c.name, c.slide, c.output, c.reference) == (
+        "out/c",
+        "/abs/c.svs",
+        "/out/c.ome.zarr",
+        "he",
+    )
     assert c.settings == {"stains": "hdab", "mpp": "native", "mask": "/abs/m.png", "icc": False}
 
 
@@ -127,9 +132,9 @@ def test_any_name_comes_back(
         ("slide,output\na.svs,x\nb.svs,x/b.ome.zarr\n", "b.svs would be in"),
         ("slide,output\na.svs,layers\nb.svs,\n", "b.svs would be in"),
         ("slide,output\na.svs,state/a.ome.zarr\n", "a.svs would be in"),
-        ("slide,output\na.svs,./logs\n", "logs of the job folder would be in"),
-        ("slide,output\na.svs,cohort.json\n", "cohort.json of the job folder would be in"),
-        ("slide,output\na.svs,.\n", "the job folder would be in"),
+        ("slide,output\na.svs,./logs\n", "a.svs would be in"),
+        ("slide,output\na.svs,cohort.json\n", "a.svs would be in"),
+        ("slide,output\na.svs,.\n", "state of the job folder would be in"),
         ("slide,output\na.svs,../a.ome.zarr\n", "leads out of the job folder"),
         ("slide,output\na.svs,in/../../a.ome.zarr\n", "leads out of the job folder"),
         ("slide\n..\n", "leads out of the job folder"),
@@ -150,7 +155,9 @@ def test_an_output_may_be_given_in_full(tmp_path: Path) -> None:
     text = f"slide,output\na.svs,\nb.svs,{same}\n"
     assert "same place" in refused(tmp_path, text)
     text = f"slide,output\na.svs,\nb.svs,{tmp_path}/elsewhere/../b.zarr\n"
-    assert [e.name for e in read(tmp_path, text)] == ["a", "b"]
+    assert [e.name for e in read(tmp_path, text)] == ["a", f"{tmp_path}/b".lstrip("/")]
+    text = "slide,output\na.svs,/o/1/slide.ome.zarr\nb.svs,/o/2/slide.ome.zarr\n"
+    assert [e.name for e in read(tmp_path, text)] == ["o/1/slide", "o/2/slide"]
 
 
 def test_a_manifest_that_cannot_be_read(tmp_path: Path, job: Path) -> None:

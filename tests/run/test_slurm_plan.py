@@ -505,6 +505,20 @@ def test_what_was_taken_is_cancelled_when_a_later_job_is_refused(
     assert sorted(last.ids.values()) == ["7", "8"]
 
 
+def test_a_refused_submission_leaves_the_reasons_of_failures(
+    slurm: FakeSlurm, folder: JobFolder
+) -> None:
+    plan = cohort("a")
+    folder.keep(plan)
+    digest = plan.settings(plan.entries[0]).science.digest()
+    StateFile(folder.state(plan.entries[0]), Part(), digest).write(status="failed", reason="broken")
+    slurm.says("sbatch", "echo 'invalid partition' >&2; exit 1")
+    with pytest.raises(SlurmError, match="invalid partition"):
+        submit_all(folder, "a", failed_too=True)
+    (row,) = rows_of(folder, plan, lambda _: "")
+    assert (row.standing, row.reason) == ("failed", "broken")
+
+
 def test_without_an_answer_nothing_is_submitted(slurm: FakeSlurm, folder: JobFolder) -> None:
     submit_all(folder, "a")
     slurm.says("squeue", "echo 'no controller' >&2; exit 1")

@@ -140,7 +140,7 @@ def test_after_a_failure_nothing_follows(
     calibrate, fit, *_ = (j.name for j in jobs.jobs)
     assert jobs.run(calibrate) == 0
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "run_part", lambda *_: 1 / 0)
+        broken.setattr(pipeline, "run_part", lambda *_, **__: 1 / 0)
         assert jobs.run(fit, 2) == 3
     assert jobs.run_all() == [3] * 11
     assert not list((layers(jobs.folder.path, "a") / "work" / "fit").iterdir())
@@ -249,13 +249,13 @@ def test_who_still_works_is_waited_for(
             still.__exit__(None, None, None)
 
     with monkeypatch.context() as patient:
-        patient.setattr(task.time, "sleep", sleep)
+        patient.setattr(holding.time, "sleep", sleep)
         still.__enter__()
         assert jobs.run("slides-0") == 0
         assert len(waits) == 2
     with holding.holding(output):  # it never ends
         try_again(jobs.folder.path / "state" / "a")
-        monkeypatch.setattr(task, "DEAD_S", -60.0)
+        monkeypatch.setattr(holding, "BEATS", 0)
         assert jobs.run("slides-0") == 3
     assert "a: another process works on it" in jobs.notes.said
     assert jobs.status() == "stopped"
@@ -278,7 +278,7 @@ def test_a_stop_is_on_disk_before_what_is_in_hand_is_dropped(
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=False)
     stop, seen = Stop(), []
 
-    def run_part(*arguments: object) -> None:
+    def run_part(*arguments: object, **named: object) -> None:
         try:
             stop.ask(signal.SIGTERM)
         finally:  # here, in a tile that takes minutes, it may be killed

@@ -55,9 +55,11 @@ def run(
     if verbose:
         speak_up()
     from wsi_pgdips.run import pipeline
+    from wsi_pgdips.run.ledger import Ledger
     from wsi_pgdips.run.progress import Together
     from wsi_pgdips.run.stopping import Stopped, stoppable
 
+    before = Ledger(output).pieces()
     try:
         with stoppable() as stop:
             shown = Together([progress_of(quiet)], stop.check)
@@ -68,7 +70,8 @@ def run(
                 else pipeline.run_stage(slide, output, stage, part, **given)
             )
     except Stopped as stopped:
-        raise typer.Exit(_say_stopped(stopped)) from None
+        in_vain = pipeline.is_restarted() and Ledger(output).pieces() == before
+        raise typer.Exit(_say_stopped(stopped, in_vain)) from None
     except KeyboardInterrupt:
         say_error("interrupted; the same command goes on where it stopped", kind="stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -79,10 +82,16 @@ def run(
     raise typer.Exit(summary.exit_code)
 
 
-def _say_stopped(stopped: Stopped) -> int:
+def _say_stopped(stopped: Stopped, in_vain: bool) -> int:
     """Exit code after a signal; that of a time limit asks Slurm for a new start."""
+    from wsi_pgdips.errors import IncompleteRunError
     from wsi_pgdips.run.slurm.queue import requeue_this
+    from wsi_pgdips.run.stopping import LONGER, TOO_SHORT
 
+    if stopped.asks_for_more and in_vain:
+        error = IncompleteRunError(f"{TOO_SHORT}; it is not started anew", hint=LONGER)
+        say_error(str(error))
+        return error.exit_code
     if stopped.asks_for_more and requeue_this():
         say_error("out of time: goes on in a new start", kind="stopped")
     else:

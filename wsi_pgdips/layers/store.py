@@ -132,15 +132,6 @@ def write_block(
     return done
 
 
-def block_done(path: Path, grid: OutputGrid, by: int, bx: int) -> bool:
-    """Whether a block's level-0 shard is there. A block without a measured pixel never has one."""
-    region = grid.block_region(by, bx)
-    if not (region.h and region.w):
-        raise ValueError(f"block {(by, bx)} is outside the grid of {grid.block_grid}")
-    file = _shard_file(path, "0", (by, bx), 3)
-    return file.is_file() and file.stat().st_size > 0
-
-
 def finalize_levels(path: Path, grid: OutputGrid) -> Checksums:
     """Write the levels no block owns, each from the level below, shard by shard.
 

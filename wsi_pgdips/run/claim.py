@@ -11,7 +11,7 @@ from wsi_pgdips.errors import AnotherRunError, OutputError
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.layers.disk import PARTIAL
 from wsi_pgdips.layers.schema import OWN_KEY
-from wsi_pgdips.run.ledger import digest
+from wsi_pgdips.run.ledger import Ledger, digest
 
 
 def claim_output(output: Path, record: dict[str, Any], how: ExecutionSettings) -> bool:
@@ -73,7 +73,12 @@ def _difference(own: dict[str, Any], record: dict[str, Any]) -> str:
 
 
 def discard(output: Path) -> None:
-    """Empty a folder of ours; ``zarr.json``, which says that it is ours, goes last."""
+    """Empty a folder of ours; ``zarr.json``, which says that it is ours, goes last.
+
+    What says that it is finished, or planned, goes first: it would be believed of the rest.
+    """
+    for name in (output / provenance.RUN_RECORD, Ledger(output).plan):
+        name.unlink(missing_ok=True)
     for node in output.iterdir():
         if node.is_dir() and not node.is_symlink():
             shutil.rmtree(node)

@@ -28,6 +28,7 @@ from wsi_pgdips.run.parts import STAGES, Part
 
 SUFFIX = ".running"
 WAIT_S = 5.0
+BEATS = 3  # of one that goes on working
 _TORN_S = 5.0  # a file is made and written in less
 _OURS = re.compile(rf"(run|({'|'.join(STAGES)})(-\d+-of-\d+)?)\.\d+{re.escape(SUFFIX)}")
 
@@ -82,12 +83,40 @@ def clear_dead(output: Path) -> None:
 
 def held_by_another(output: Path, part: Part) -> bool:
     """Whether somebody works on an output so that a part of the work cannot be done."""
+    return bool(_held_by(output, part.name, part.beside))
+
+
+def _held_by(output: Path, part: str, beside: str | None) -> dict[Path, Holder]:
+    """Who works on an output so that a part cannot be done."""
     if not output.parent.is_dir():
-        return False
-    return any(
-        holder is not None and _rivals(path, output, part.name, part.beside)
+        return {}
+    return {
+        path: holder
         for path, holder in holders(output).items()
-    )
+        if holder is not None and _rivals(path, output, part, beside)
+    }
+
+
+def outwait(output: Path, part: Part, check: Callable[[], None] = lambda: None) -> bool:
+    """Wait for who works on an output and may be gone, or about to go; whether nobody does then.
+
+    A process that was killed on another machine counts as alive until it has been silent for a
+    while. One that goes on touching its file is not waited for.
+
+    Args:
+        check: called now and then, may raise.
+    """
+    beats: dict[Path, set[float]] = {}
+    until = time.monotonic() + DEAD_S + 60
+    while rivals := _held_by(output, part.name, part.beside):
+        for path in rivals:
+            with contextlib.suppress(OSError):
+                beats.setdefault(path, set()).add(path.stat().st_mtime)
+        if time.monotonic() > until or any(len(seen) > BEATS for seen in beats.values()):
+            return False
+        check()
+        time.sleep(WAIT_S)
+    return True
 
 
 def _rivals(path: Path, output: Path, part: str, beside: str | None) -> bool:
@@ -120,8 +149,7 @@ def _outwait_earlier_start(output: Path, part: str, beside: str | None) -> None:
     """Of a machine that Slurm has given up, and which may go on all the same for a while."""
     until = time.monotonic() + DEAD_S
     while time.monotonic() < until and any(
-        holder is not None and holder.is_earlier_start and _rivals(path, output, part, beside)
-        for path, holder in holders(output).items()
+        holder.is_earlier_start for holder in _held_by(output, part, beside).values()
     ):
         time.sleep(WAIT_S)
 

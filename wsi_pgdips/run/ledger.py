@@ -66,10 +66,6 @@ class Ledger:
     def fields(self) -> Path:
         return self.work / "fields.npz"
 
-    def usage(self, part: str) -> Path:
-        """What a part of the run has used, see ``usage.UsageLog``."""
-        return self.work / "usage" / f"{part}.json"
-
     def fit(self, block: Block) -> Path:
         return self.work / "fit" / f"{block[0]}_{block[1]}.npz"
 
@@ -99,6 +95,10 @@ class Ledger:
             _, by, bx = path.stem.split("_")
             found[int(by), int(bx)] = str(json.loads(path.read_bytes())["reason"])
         return dict(sorted(found.items()))
+
+    def pieces(self) -> int:
+        """How many pieces of the work are finished."""
+        return sum(1 for path in self.work.rglob("*") if path.suffix in (".npz", ".npy"))
 
     def make_folders(self) -> None:
         for folder in (self.work / "fit", self.work / "render"):

@@ -9,6 +9,7 @@ several a stage or some of its blocks each.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.errors import SettingsError, WsiPgdipsError
+from wsi_pgdips.errors import AnotherRunError, SettingsError, WsiPgdipsError
 from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.holding import clear_dead, holding
 from wsi_pgdips.run.ledger import Ledger, digest, identity
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import Progress, QuietProgress
-from wsi_pgdips.run.space import check_room, layers_bytes
+from wsi_pgdips.run.space import check_room, layers_bytes, size_of
 from wsi_pgdips.run.summary import RunSummary
 from wsi_pgdips.run.usage import UsageLog, used_here
 
@@ -62,7 +63,8 @@ def deconvolve_slide(
             that a second run would not finish.
     """
     settings = make_settings(options, config)
-    summary = run_part(Path(slide), Path(output), settings, WHOLE, progress)
+    begun = is_restarted()
+    summary = run_part(Path(slide), Path(output), settings, WHOLE, progress, begun=begun)
     if summary is None:
         raise RuntimeError("a whole run has a summary")
     return summary
@@ -92,7 +94,13 @@ def run_stage(
         WsiPgdipsError: as ``deconvolve_slide``.
     """
     part, settings = Part.of(stage, share), make_settings(options, config)
-    return run_part(Path(slide), Path(output), settings, part, progress)
+    begun = is_restarted()
+    return run_part(Path(slide), Path(output), settings, part, progress, begun=begun)
+
+
+def is_restarted() -> bool:
+    """Whether Slurm has started this job anew, with the command it had before."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def run_part(
@@ -101,8 +109,14 @@ def run_part(
     settings: Settings,
     part: Part,
     progress: Progress | None = None,
+    *,
+    begun: bool = False,
 ) -> RunSummary | None:
     """Do a part of what ``deconvolve_slide`` does; the whole goes as the parts one by one.
+
+    Args:
+        begun: it may have been begun before with these settings, so that what ``overwrite`` is to
+            replace may be replaced by now: it is gone on with, unless it is of another run.
 
     Returns:
         Summary where the slide came to its end, or had been finished before.
@@ -112,10 +126,21 @@ def run_part(
         WsiPgdipsError: as ``deconvolve_slide``.
     """
     progress = progress or QuietProgress()
-    if not part.does("calibrate"):  # what the first stage has made is gone on with
+    if begun or not part.does("calibrate"):  # what the first stage has made is gone on with
         go_on = {"overwrite": False, "resume": True}
         execution = settings.execution.model_copy(update=go_on)
-        settings = settings.model_copy(update={"execution": execution})
+        try:
+            gone_on = settings.model_copy(update={"execution": execution})
+            return _run_part(slide, output, gone_on, part, progress)
+        except AnotherRunError:
+            if not (part.does("calibrate") and settings.execution.overwrite):
+                raise
+    return _run_part(slide, output, settings, part, progress)
+
+
+def _run_part(
+    slide: Path, output: Path, settings: Settings, part: Part, progress: Progress
+) -> RunSummary | None:
     try:
         with _Opening(slide, output, settings, part, progress).run() as run:
             return _before(output) if run is None else run.go()
@@ -279,7 +304,8 @@ class _Opening:
         self.progress.stage("tissue", 1, "slide")
         context = make_context(source, stains, science)
         self.progress.advance()
-        check_room(self.output, layers_bytes(context.grid, context.n_tiles, stains.n))
+        needed = layers_bytes(context.grid, context.n_tiles, stains.n)
+        check_room(self.output, needed - size_of(self.output))
         with writing(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
             discard(self.output)

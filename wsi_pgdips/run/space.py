@@ -21,6 +21,12 @@ def layers_bytes(grid: OutputGrid, tiles: int, stains: int) -> int:
     return round(tiles * grid.tile**2 * stains * CODE_BYTES * PYRAMID * COMPRESSED)
 
 
+def size_of(output: Path) -> int:
+    """Bytes of what lies in an output that is replaced; 0 where nothing does."""
+    with writing(output):
+        return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+
+
 def check_room(output: Path, needed: int) -> None:
     """Refuse to begin what cannot end.
 

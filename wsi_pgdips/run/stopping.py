@@ -11,6 +11,8 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 EXIT_AGAIN, EXIT_ENDED = 75, 128
+TOO_SHORT = "the time limit is too short to finish a single piece of the work"
+LONGER = "give a longer --time, more --cpus-per-task, or a smaller --block"
 
 
 class Stopped(KeyboardInterrupt):

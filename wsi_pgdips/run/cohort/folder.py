@@ -15,6 +15,7 @@ from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.layers.disk import write_atomic, writing
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.state import try_again
+from wsi_pgdips.run.export_place import is_export
 
 VERSION = 1
 _HINT = "give the folder of `wsi-pgdips cohort run` or `slurm submit`"
@@ -165,6 +166,11 @@ class JobFolder:
             changed = [f"{k} = {was[k]!r}, now {now[k]!r}" for k in now if was[k] != now[k]]
             if other.slide != entry.slide:
                 changed.insert(0, f"{other.slide}, now {entry.slide}")
+            copy = self.normalised(entry)
+            if other.reference != entry.reference and copy == self.normalised(other):
+                changed.append(f"reference = {other.reference}, now {entry.reference}")
+                if new.execution.overwrite and copy is not None and is_export(copy):
+                    copy.unlink()
             if changed and new.execution.overwrite:
                 try_again(self.state(entry))  # it may be done, but as it was before
             elif changed:

@@ -55,7 +55,7 @@ def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
         SettingsError: nothing there, an unknown column, a row that cannot be used, two slides whose
             outputs would have the same name.
     """
-    if source.is_dir():
+    if os.path.isdir(source):  # noqa: PTH112 - it never raises
         entries = tuple(_of_folder(source, job))
         if not entries:
             raise SettingsError(
@@ -66,8 +66,7 @@ def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
             )
     else:
         entries = tuple(_of_table(source))
-    _refuse_twins(entries, source, job)
-    _refuse_nested(entries, source, job)
+    _refuse_clashes(entries, source, job)
     return entries
 
 
@@ -203,8 +202,9 @@ def _output(name: str) -> str:
 def _name_of(output: str) -> str:
     """The name of an entry whose output is given, also by an absolute path."""
     path = Path(output)
-    name = re.sub(r"(\.ome)?\.zarr$", "", path.name)
-    return name if path.is_absolute() else (path.parent / name).as_posix()
+    if path.is_absolute():
+        path = Path(os.path.normpath(path)).relative_to(path.anchor)
+    return (path.parent / re.sub(r"(\.ome)?\.zarr$", "", path.name)).as_posix()
 
 
 def _boolean(text: str, name: str, where: str) -> bool:
@@ -219,11 +219,14 @@ def _boolean(text: str, name: str, where: str) -> bool:
         ) from None
 
 
-def _refuse_twins(entries: Iterable[Entry], source: Path, job: Path) -> None:
-    seen: dict[str, Entry] = {}
+def _refuse_clashes(entries: Iterable[Entry], source: Path, job: Path) -> None:
+    """Each output is replaced as a whole: nothing else may lie in it, nor it among other files."""
+    root = Path(os.path.normpath(job.absolute()))
+    own = {root / name: f"{name} of the job folder" for name in OWN}
+    seen: dict[str | Path, Entry] = {}
     for entry in entries:
         # the same folder may be spelt in several ways
-        for key in (entry.name, str(job.absolute() / entry.output)):
+        for key in (entry.name, Path(os.path.normpath(root / entry.output))):
             other = seen.setdefault(key, entry)
             if other is not entry:
                 raise SettingsError(
@@ -239,22 +242,14 @@ def _refuse_twins(entries: Iterable[Entry], source: Path, job: Path) -> None:
                 found=entry.output,
                 where=source,
             )
-
-
-def _refuse_nested(entries: Iterable[Entry], source: Path, job: Path) -> None:
-    """An output is replaced as a whole: nothing else may lie in it."""
-    root = Path(os.path.normpath(job.absolute()))
-    places = {Path(os.path.normpath(root / e.output)): f"the layers of {e.slide}" for e in entries}
-    own = {root / name: f"{name} of the job folder" for name in OWN}
-    for place, what in (places | own | {root: "the job folder"}).items():
-        around = [*place.parents, *([place] if place in (root, *own) else [])]
-        outer = next((p for p in around if p in places), None)
-        outer = outer or next((p for p in place.parents if p in own), None)
-        if outer is not None:
+    places = {key: f"the layers of {e.slide}" for key, e in seen.items() if isinstance(key, Path)}
+    for place, what in [*places.items(), *own.items()]:
+        inside = [p for p in place.parents if p in places or p in own]
+        if inside or (place in places and place in own):
             raise SettingsError(
                 "an output holds what is not its own",
                 expected="outputs apart from one another and from the files of the cohort",
-                found=f"{what} would be in {outer}",
+                found=f"{what} would be in {(inside or [place])[0]}",
                 where=source,
                 hint="give each an output of its own",
             )

@@ -104,9 +104,12 @@ def _row(folder: JobFolder, entry: Entry, queued: Queued | None, lost: State | N
 def _held(folder: JobFolder, entry: Entry) -> bool:
     """Whether anybody works on a slide, as far as its output and its states say."""
     output, states = folder.output(entry), folder.state(entry)
-    if output.parent.is_dir() and any(holders(output).values()):
+    try:
+        if output.parent.is_dir() and any(holders(output).values()):
+            return True
+        return any(alive(path) for path in sorted(states.glob(f"*{SUFFIX}")))
+    except OSError:  # who may not look there, or cannot now, believes the state
         return True
-    return any(alive(path) for path in sorted(states.glob(f"*{SUFFIX}")))
 
 
 def exit_code(rows: list[Row]) -> int:
@@ -126,9 +129,9 @@ def time_left_text(rows: list[Row]) -> str:
     left = sum(r.standing in ("waiting", "running", "interrupted") for r in rows)
     if not ended or not left:
         return ""
-    begun = min(s.begun for s in ended)
-    pace = (max(s.updated for s in ended) - begun) / len(ended)
-    return f"about {clock_text(pace * left)} left"
+    took = sum(s.updated - s.begun for s in ended) / len(ended)
+    at_once = max(sum(r.standing == "running" for r in rows), 1)
+    return f"about {clock_text(took * left / at_once)} left"
 
 
 def summary_of(folder: JobFolder, rows: list[Row]) -> dict[str, Any]:

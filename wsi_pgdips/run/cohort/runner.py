@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,8 @@ from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
 from wsi_pgdips.run.cohort.options import CohortOptions
 from wsi_pgdips.run.cohort.report import REST, Row, rows_of, write_report
-from wsi_pgdips.run.cohort.state import State, StateFile, stamp_of
-from wsi_pgdips.run.cohort.work import WHOLE, work_on
+from wsi_pgdips.run.cohort.state import ABSENT, State, StateFile, stamp_of
+from wsi_pgdips.run.cohort.work import WHOLE, copy_is_current, unwritten, work_on
 from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.progress import Progress
 
@@ -73,7 +74,7 @@ def _check(cohort: Cohort) -> None:
     from wsi_pgdips.optics.stains import load_stains
 
     def is_file(path: str) -> None:
-        if not Path(path).is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 - it never raises
             raise SettingsError("there is no such file", found=path, where="--mask, --roi")
 
     looked: set[tuple[Callable[[str], Any], str | None]] = {(load_reference, "self")}
@@ -116,10 +117,16 @@ def run_cohort(
         if planned is not None:  # not before: workers of another process read the plan
             folder.keep(planned, progress.note)
         folder, cohort = JobFolder.opened(folder.path)
-        todo, lost = left_of(folder, cohort, failed_too=failed_too), {}
-        if todo:
-            with _telling(folder, cohort, progress):
-                lost = _work(folder, cohort, todo, progress, skip_errors)
+        todo = left_of(folder, cohort, failed_too=failed_too)
+        lost: dict[str, State] = {}
+        try:
+            if todo:
+                with _telling(folder, cohort, progress):
+                    _work(folder, cohort, todo, progress, skip_errors, lost)
+        except BaseException:  # broken off: what was done so far is reported all the same
+            with suppress(WsiPgdipsError, OSError):
+                write_report(folder, cohort, lost=lost)
+            raise
         return write_report(folder, cohort, lost=lost)
 
 
@@ -131,20 +138,18 @@ def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entr
             continue
         if row.standing in ("failed", "incomplete") and not failed_too and _as_before(row, cohort):
             continue
-        if row.standing == "done" and _as_before(row, cohort) and _is_there(folder, row.entry):
-            target = folder.normalised(row.entry)
-            if target is None or target.exists():
-                continue
+        if row.standing == "done" and _as_before(row, cohort) and _is_whole(folder, row.entry):
+            continue
         todo.append(row.entry)
     return todo
 
 
-def _is_there(folder: JobFolder, entry: Entry) -> bool:
+def _is_whole(folder: JobFolder, entry: Entry) -> bool:
     """Whether layers that were finished still are; what is wrong with them, their run will say."""
     from wsi_pgdips.layers.provenance import is_done
 
     try:
-        return is_done(folder.output(entry))
+        return is_done(folder.output(entry)) and copy_is_current(folder, entry)
     except OutputError:
         return False
 
@@ -154,8 +159,8 @@ def _as_before(row: Row, cohort: Cohort) -> bool:
     if row.state is None:
         return False
     digest, stamp = cohort.settings(row.entry).science.digest(), stamp_of(row.entry.slide)
-    # a file that is gone, to an archive perhaps, has not changed
-    same_file = not stamp or row.state.stamp in ("", stamp)
+    # a file that is gone, to an archive perhaps, has not changed; one that has come has
+    same_file = stamp in ("", ABSENT) or row.state.stamp in ("", stamp)
     return same_file and row.state.digest in ("", digest)
 
 
@@ -165,12 +170,15 @@ def _work(
     todo: Sequence[Entry],
     progress: Progress,
     skip_errors: bool,
-) -> dict[str, State]:
-    """Returns states that could not be written, by the names of their slides."""
+    lost: dict[str, State],
+) -> None:
+    """
+    Args:
+        lost: gets states that could not be written, by the names of their slides.
+    """
     from wsi_pgdips.run.pool import slide_pool
 
     how = cohort.settings(todo[0]).execution
-    lost: dict[str, State] = {}
     pool: Any
     pool, threads = slide_pool(how, folder.slurm / "dask", progress.note)
     try:
@@ -187,12 +195,14 @@ def _work(
                 break
     finally:
         pool.close()
-    return lost
 
 
 def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: None) -> SlideReport:
     """In a worker process: one slide of many."""
-    folder, cohort = JobFolder.opened(Path(job.folder))
+    try:
+        folder, cohort = JobFolder.opened(Path(job.folder))
+    except WsiPgdipsError as error:  # of this machine, or of a bad moment
+        return SlideReport(unwritten(error))
     with _ONE_AT_A_TIME:
         state = work_on(folder, cohort, cohort.entry(name), device=job.device, threads=job.threads)
     return SlideReport(state)
@@ -212,9 +222,9 @@ def _said(
         "again",
     }
     try:
-        file = StateFile(folder.state(entry), WHOLE, cohort.settings(entry).science.digest())
-        return file.write(**facts)
-    except OutputError:
+        digest, stamp = cohort.settings(entry).science.digest(), stamp_of(entry.slide)
+        return StateFile(folder.state(entry), WHOLE, digest, stamp).write(**facts)
+    except (OutputError, OSError):
         return State(WHOLE.name, unwritten=True, **facts)
 
 

@@ -19,6 +19,8 @@ from wsi_pgdips.run.parts import STAGES, Part
 
 Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped", "unready"]
 WRITE_S = 1.0  # between two writes of how far a stage is
+TO_BE_TRIED = "to be tried again"
+ABSENT = "absent"  # stamp of a file that is not there
 AGAIN_S = (1.0, 5.0, 15.0)  # before each new attempt to say what became of a slide
 
 
@@ -120,22 +122,24 @@ class StateFile:
                 time.sleep(wait)
         return self._write()
 
-    def stage(self, name: str, total: int, unit: str) -> None:
-        self._change(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
+    def say(self, **changes: Any) -> None:
+        """``write`` where there is no time, and what cannot be written is not missed."""
+        self._change(**changes)
         self._show()
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self.say(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
 
     def advance(self, n: int = 1) -> None:
         self.state = replace(self.state, done=self.state.done + n)
         if self._clock() - self._written >= WRITE_S:
-            self._change()
-            self._show()
+            self.say()
 
     def _change(self, **changes: Any) -> None:
         self._written = self._clock()
         self.state = replace(self.state, updated=self._written, **changes)
 
     def _show(self) -> None:
-        """How far it is may be missed: it is no fault of the slide."""
         with contextlib.suppress(OutputError):
             self._write()
 
@@ -149,9 +153,11 @@ class StateFile:
 
 
 def stamp_of(slide: str) -> str:
-    """What tells a slide's file from one that takes its place."""
+    """What tells a slide's file from one that takes its place; "" where it cannot be seen."""
     try:
         facts = Path(slide).stat()
+    except FileNotFoundError:
+        return ABSENT
     except OSError:
         return ""
     return f"{facts.st_size} {facts.st_mtime_ns}"
@@ -163,19 +169,34 @@ def read_states(folder: Path) -> tuple[State, ...]:
     return tuple(sorted((s for s in found if s is not None), key=_place))
 
 
-def forget_states(folder: Path) -> None:
-    """What is begun anew has no past; states of slides whose names go on below stay."""
+def forget_states(folder: Path, but: Part) -> None:
+    """What is begun anew has no past; states of slides whose names go on below stay.
+
+    Args:
+        but: whose state is written already, so that a slide that was begun counts as begun.
+    """
     for path in folder.glob("*.json"):
-        path.unlink(missing_ok=True)
+        if path.name != f"{but.name}.json":
+            path.unlink(missing_ok=True)
 
 
 def try_again(folder: Path) -> None:
     """What has ended counts as stopped from now on, and as begun: it is gone on with."""
     before = read_states(folder)
     if before:
-        forget_states(folder)
         digest = next((s.digest for s in before if s.digest), "")
-        StateFile(folder, Part(), digest).write(status="stopped", reason="to be tried again")
+        StateFile(folder, Part(), digest).write(status="stopped", reason=TO_BE_TRIED)
+        forget_states(folder, Part())
+
+
+def put_back(folder: Path, states: Sequence[State]) -> None:
+    """As it was before ``try_again``, unless somebody has begun since."""
+    now = state_of_slide(read_states(folder))
+    if states and now is not None and now.reason == TO_BE_TRIED:
+        for state in states:
+            write_atomic(folder / f"{state.part}.json", json.dumps(asdict(state)).encode())
+        if all(s.part != now.part for s in states):
+            (folder / f"{now.part}.json").unlink(missing_ok=True)
 
 
 def state_of_slide(states: Sequence[State]) -> State | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from wsi_pgdips.config import Settings
-from wsi_pgdips.errors import AnotherRunError, NotReadyError, OutputError, WsiPgdipsError
+from wsi_pgdips.errors import NotReadyError, OutputError, WsiPgdipsError
 from wsi_pgdips.layers.disk import writing
 from wsi_pgdips.layers.provenance import RUN_RECORD, is_done, read_run_record
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
@@ -24,15 +24,13 @@ from wsi_pgdips.run.cohort.state import (
     read_states,
     stamp_of,
 )
-from wsi_pgdips.run.holding import held_by_another, holding
-from wsi_pgdips.run.ledger import Ledger
+from wsi_pgdips.run.holding import held_by_another, holding, outwait
 from wsi_pgdips.run.parts import Part
 from wsi_pgdips.run.progress import LineProgress, Progress, Together
 from wsi_pgdips.run.stopping import Stop, Stopped
 from wsi_pgdips.run.summary import RunSummary
 
 WHOLE = Part()
-GO_ON = {"overwrite": False, "resume": True}
 
 
 def work_on(
@@ -57,9 +55,11 @@ def work_on(
     Raises:
         BaseException: only what is no fault of the slide: an interruption.
     """
-    own = folder.state(entry) / part.name
+    own, stop = folder.state(entry) / part.name, stop or Stop()
     try:
-        if held_by_another(folder.output(entry), part):
+        if not (
+            outwait(folder.output(entry), part, stop.check) and outwait(own, WHOLE, stop.check)
+        ):
             return None
         with ExitStack() as stack:
             try:  # also while nobody works on the output: before, between two attempts, and after
@@ -68,11 +68,16 @@ def work_on(
                 if held_by_another(own, WHOLE):
                     return None
                 raise
-            return _held(folder, cohort, entry, part, shown, stop or Stop(), device, threads)
+            return _held(folder, cohort, entry, part, shown, stop, device, threads)
     except (WsiPgdipsError, OSError) as error:  # of its state or log: others may have better luck
-        ours = error if isinstance(error, WsiPgdipsError) else OutputError(str(error))
-        said = _words(ours)
-        return State(part.name, "failed", exit_code=ours.exit_code, unwritten=True, **said)
+        return unwritten(error, part)
+
+
+def unwritten(error: WsiPgdipsError | OSError, part: Part = WHOLE) -> State:
+    """A failure that is not on disk."""
+    ours = error if isinstance(error, WsiPgdipsError) else OutputError(str(error))
+    said = _words(ours)
+    return State(part.name, "failed", exit_code=ours.exit_code, unwritten=True, **said)
 
 
 def _held(
@@ -86,29 +91,30 @@ def _held(
     threads: int | None,
 ) -> State:
     first, done_before = part.does("calibrate"), _finished(folder, entry)
-    begun_before = bool(read_states(folder.state(entry)))
-    if first:
-        forget_states(folder.state(entry))
+    # to overwrite what this cohort has made would never come to an end
+    begun = bool(read_states(folder.state(entry)))
+    stamp = stamp_of(entry.slide)
     try:
-        settings = _settings(cohort, entry, begun_before, device, threads)
+        settings = _settings(cohort, entry, device, threads)
     except WsiPgdipsError as error:
-        return _failed(StateFile(folder.state(entry), part, ""), error)
-    digest, stamp = settings.science.digest(), stamp_of(entry.slide)
-    file = StateFile(folder.state(entry), part, digest, stamp)
+        return _failed(StateFile(folder.state(entry), part, "", stamp), error)
+    file = StateFile(folder.state(entry), part, settings.science.digest(), stamp)
+    if first:
+        forget_states(folder.state(entry), part)
     log = folder.log(entry)
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         opened = log.open("a", encoding="utf-8", errors="backslashreplace")
 
     def stopped(by: object) -> None:
-        file.write(status="stopped", reason=f"stopped: {by or 'interrupted'}")
+        file.say(status="stopped", reason=f"stopped: {by or 'interrupted'}")
 
     with opened as lines, stop.telling(lambda number: stopped(Stopped(number))):
-        told = LineProgress(lines)
+        told = _Log(lines)
         progress = Together([file, told, *([shown] if shown else [])], stop.check)
         try:
             try:
-                summary = _with_retries(folder, cohort, entry, settings, part, progress)
+                summary = _with_retries(folder, cohort, entry, settings, part, progress, begun)
             except Exception:  # who was taken for dead may find its files gone
                 summary = None if done_before else _finished(folder, entry)
                 if summary is None:
@@ -140,20 +146,21 @@ def _held(
             return file.write(status="failed", exit_code=1, reason=reason, hint=hint)
 
 
-def _settings(
-    cohort: Cohort, entry: Entry, begun_before: bool, device: str | None, threads: int | None
-) -> Settings:
+class _Log(LineProgress):
+    """A slide is not to fail for its log."""
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):
+            super()._say(line)
+
+
+def _settings(cohort: Cohort, entry: Entry, device: str | None, threads: int | None) -> Settings:
     settings = cohort.settings(entry)
-    changes: dict[str, object] = {}
-    if device is not None:  # this process is one of the cohort's workers
-        changes |= {"device": device, "threads": threads, "workers": 1, "cluster": "local"}
-    if begun_before:  # to overwrite what this cohort has made would never come to an end
-        changes |= GO_ON
-    return _changed(settings, **changes)
-
-
-def _changed(settings: Settings, **changes: object) -> Settings:
-    execution = settings.execution.model_copy(update=changes)
+    if device is None:
+        return settings
+    # this process is one of the cohort's workers
+    own = {"device": device, "threads": threads, "workers": 1, "cluster": "local"}
+    execution = settings.execution.model_copy(update=own)
     return settings.model_copy(update={"execution": execution})
 
 
@@ -164,12 +171,15 @@ def _with_retries(
     settings: Settings,
     part: Part,
     progress: Progress,
+    begun: bool,
 ) -> RunSummary | None:
-    replaces = cohort.settings(entry).execution.overwrite
+    from wsi_pgdips.run.pipeline import run_part
+
+    slide, output = Path(entry.slide), folder.output(entry)
     for attempt in itertools.count():
         wait = WAITS_S[min(attempt, len(WAITS_S) - 1)]
         try:
-            summary = _run(folder, entry, settings, part, progress, replaces)
+            summary = run_part(slide, output, settings, part, progress, begun=begun or attempt > 0)
             if (
                 part.stage
                 or summary is None
@@ -179,7 +189,7 @@ def _with_retries(
                 return summary
             progress.note(f"{summary.failed_tiles} tiles failed: looking at them in {wait:g} s")
             time.sleep(wait)
-            if not has_passed(Path(entry.slide), folder.output(entry), settings.science):
+            if not has_passed(slide, output, settings.science):
                 return summary
             progress.note("they can be read now: trying again")
         except (WsiPgdipsError, OSError) as error:
@@ -187,36 +197,13 @@ def _with_retries(
                 raise
             progress.note(f"{error}\nthis may pass: trying again in {wait:g} s")
             time.sleep(wait)
-        settings = _changed(settings, **GO_ON)
     raise AssertionError("unreachable")
-
-
-def _run(
-    folder: JobFolder,
-    entry: Entry,
-    settings: Settings,
-    part: Part,
-    progress: Progress,
-    replaces: bool,
-) -> RunSummary | None:
-    from wsi_pgdips.run.pipeline import run_part
-
-    slide, output = Path(entry.slide), folder.output(entry)
-    try:
-        return run_part(slide, output, settings, part, progress)
-    except AnotherRunError:
-        if not replaces or settings.execution.overwrite:
-            raise
-    # begun before, but the slide or its settings have changed since
-    return run_part(slide, output, _changed(settings, overwrite=True), part, progress)
 
 
 def _normalise(
     folder: JobFolder, cohort: Cohort, entry: Entry, target: Path, progress: Progress
 ) -> None:
-    record = folder.output(entry) / RUN_RECORD  # the last file of the layers
-    # an export appears whole or not at all; an older one is of layers that were replaced
-    if target.exists() and target.stat().st_mtime >= record.stat().st_mtime:
+    if copy_is_current(folder, entry):
         return
     from wsi_pgdips.run.export_place import is_export
     from wsi_pgdips.run.normalize import normalize_slide
@@ -229,6 +216,17 @@ def _normalise(
         overwrite=cohort.settings(entry).execution.overwrite or is_export(target),
         progress=progress,
     )
+
+
+def copy_is_current(folder: JobFolder, entry: Entry) -> bool:
+    """Whether a slide has its copy in another look, where it is to have one."""
+    target = folder.normalised(entry)
+    if target is None or entry.reference is None:
+        return True
+    # an export appears whole or not at all; an older one is of layers or a look that were replaced
+    made = [folder.output(entry) / RUN_RECORD, Path(entry.reference)]
+    times = [path.stat().st_mtime for path in made if path.is_file()]
+    return target.exists() and target.stat().st_mtime >= max(times, default=0.0)
 
 
 def _ended(file: StateFile, summary: RunSummary) -> State:
@@ -273,9 +271,3 @@ def _words(error: WsiPgdipsError) -> dict[str, Any]:
 def _keep(error: Exception, log: TextIO) -> None:
     traceback.print_exception(error, file=log)
     log.flush()
-
-
-def pieces(folder: JobFolder, entry: Entry) -> int:
-    """How many pieces of the work on a slide are finished."""
-    work = Ledger(folder.output(entry)).work
-    return sum(1 for path in work.rglob("*") if path.suffix in (".npz", ".npy"))

@@ -15,7 +15,7 @@ from wsi_pgdips.layers.disk import write_atomic, writing
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.runner import left_of
-from wsi_pgdips.run.cohort.state import try_again
+from wsi_pgdips.run.cohort.state import put_back, read_states, try_again
 from wsi_pgdips.run.holding import holders, holding
 from wsi_pgdips.run.slurm import queue
 from wsi_pgdips.run.slurm.plan import REPORT, Job, plan_jobs
@@ -171,6 +171,7 @@ def submit(
         for name, text in scripts_of(folder, planned).items():
             write_atomic(planned.path / f"{name}.sbatch", os.fsencode(text))
         planned.keep()
+        before = [(entry, read_states(folder.state(entry))) for entry in todo]
         for entry in todo:  # a job leaves alone what has ended
             try_again(folder.state(entry))
         ids: dict[str, str] = {}
@@ -185,6 +186,8 @@ def submit(
         except BaseException:
             with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
                 queue.cancel(list(ids.values()))
+            for entry, states in before:
+                put_back(folder.state(entry), states)
             raise
         return list(_with_report(planned, note).ids.values())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
@@ -12,20 +10,20 @@ from wsi_pgdips.run.cohort.state import (
     State,
     StateFile,
     read_states,
+    stamp_of,
     state_of_slide,
     unready_before,
 )
-from wsi_pgdips.run.cohort.work import pieces, work_on
-from wsi_pgdips.run.holder import DEAD_S
-from wsi_pgdips.run.holding import held_by_another
+from wsi_pgdips.run.cohort.work import work_on
+from wsi_pgdips.run.ledger import Ledger
 from wsi_pgdips.run.parts import Part
+from wsi_pgdips.run.pipeline import is_restarted
 from wsi_pgdips.run.progress import Progress
 from wsi_pgdips.run.slurm.queue import requeue_this
 from wsi_pgdips.run.slurm.submission import Submission
-from wsi_pgdips.run.stopping import Stop, Stopped, stoppable
+from wsi_pgdips.run.stopping import LONGER, TOO_SHORT, Stop, Stopped, stoppable
 
 EXIT_FAILED = 3
-_WAIT_S = 5.0
 
 
 def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Progress) -> int:
@@ -53,7 +51,7 @@ def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Pro
         nonlocal in_vain
         if not Stopped(number).asks_for_more:
             return
-        in_vain = bool(os.environ.get("SLURM_RESTART_COUNT")) and _done(folder, slides) == before
+        in_vain = is_restarted() and _done(folder, slides) == before
         if not in_vain:
             start_anew()
 
@@ -92,11 +90,6 @@ def _one(
     if before is not None:
         shown.note(f"{entry.name}: {before.status} before {before.reason}")
         return before
-    until = time.monotonic() + DEAD_S + 60
-    # of a machine that Slurm has given up, and which goes on all the same
-    while held_by_another(folder.output(entry), part) and time.monotonic() < until:
-        stop.check()
-        time.sleep(_WAIT_S)
     state = work_on(folder, cohort, entry, part, shown=shown, stop=stop)
     word = "another process works on it" if state is None else f"{state.status} {state.reason}"
     shown.note(f"{entry.name}: {word}")
@@ -107,14 +100,14 @@ def _done(folder: JobFolder, slides: Sequence[Entry]) -> int:
     """Finished pieces, of slides that are done too."""
     ended = [state_of_slide(read_states(folder.state(e))) for e in slides]
     over = sum(s is not None and s.ended for s in ended)
-    return 10**6 * over + sum(pieces(folder, e) for e in slides)
+    return 10**6 * over + sum(Ledger(folder.output(e)).pieces() for e in slides)
 
 
 def _give_up(folder: JobFolder, cohort: Cohort, entry: Entry, part: Part) -> None:
     digest = cohort.settings(entry).science.digest()
-    StateFile(folder.state(entry), part, digest).write(
+    StateFile(folder.state(entry), part, digest, stamp_of(entry.slide)).write(
         status="failed",
         exit_code=EXIT_FAILED,
-        reason="the time limit is too short to finish a single piece of the work",
-        hint="give a longer --time, more --cpus-per-task, or a smaller --block",
+        reason=TOO_SHORT,
+        hint=LONGER,
     )
