@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.optics.density import od_to_rgb
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import TileFlag
-from wsi_pgdips.run import fitting, rendering
+from wsi_pgdips.run import fitting, rendering, stages
 from wsi_pgdips.slide import image, reader, source
 from wsi_pgdips.solver import optimise
 
@@ -224,6 +225,32 @@ def test_a_block_that_breaks(
     monkeypatch.undo()
     assert slide.run(output, **FAST).exit_code == 0
     assert differing(finished.path, output) == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_block_that_a_passing_fault_has_struck_is_tried_again(
+    times: int,
+    slide: Slide,
+    finished: Layers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, waits, left = tmp_path / "out.ome.zarr", list[float](), [times]
+    genuine = fitting.fit_block
+
+    def fit_block(context: Any, prior: Any, plan: Any, *a: Any, **k: Any) -> Any:
+        if (plan.by, plan.bx) == (0, 1) and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return genuine(context, prior, plan, *a, **k)
+
+    monkeypatch.setattr(fitting, "fit_block", fit_block)
+    monkeypatch.setattr(stages.time, "sleep", waits.append)
+    done = slide.run(output, **FAST)
+    assert waits == [stages.AGAIN_S]
+    assert (done.exit_code, done.failed_blocks) == ((0, 0) if times == 1 else (3, 1))
+    if times == 1:
+        assert differing(finished.path, output) == []
 
 
 def test_where_no_block_can_be_fitted_it_says_so(

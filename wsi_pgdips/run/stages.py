@@ -15,6 +15,7 @@ from wsi_pgdips.run.context import UNREADABLE, Context, SlideJob
 from wsi_pgdips.run.fitting import UNREAD
 from wsi_pgdips.run.ledger import Block, Ledger
 from wsi_pgdips.run.parts import Part, Stage
+from wsi_pgdips.run.passing import is_passing
 from wsi_pgdips.run.pixels import KeptPixels
 from wsi_pgdips.run.pool import usable_cpus
 from wsi_pgdips.run.progress import Progress
@@ -24,6 +25,8 @@ from wsi_pgdips.solver.prior import trains
 
 if TYPE_CHECKING:
     from wsi_pgdips.run.pool import Pool
+
+AGAIN_S = 5.0  # after a fault of a disk that may have passed by then
 
 
 @dataclass
@@ -228,10 +231,21 @@ class SlideRun:
             if b in chosen and not ledger.failed(stage, b).exists()
         ]
         self.progress.stage(stage, sum(tiles[b] for b in own), "tiles")
-        for block, outcome in self.pool.map(work, self.job, own, self.progress.advance):
-            if isinstance(outcome, Exception):
-                ledger.give_up(stage, block, f"{type(outcome).__name__}: {outcome}")
-                self.progress.note(f"{stage}: block {block} failed: {outcome!r}")
+        for wait in (AGAIN_S, None):
+            again = []
+            for block, outcome in self.pool.map(work, self.job, own, self.progress.advance):
+                if not isinstance(outcome, Exception):
+                    continue
+                if wait is not None and is_passing(outcome):
+                    again.append(block)
+                else:
+                    ledger.give_up(stage, block, f"{type(outcome).__name__}: {outcome}")
+                    self.progress.note(f"{stage}: block {block} failed: {outcome!r}")
+            if not again or wait is None:
+                return
+            self.progress.note(f"{stage}: {len(again)} blocks are tried again in {wait:g} s")
+            time.sleep(wait)
+            own = again
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.disk import PARTIAL, write_atomic
-from wsi_pgdips.run.cohort.passing import is_passing
 from wsi_pgdips.run.parts import STAGES, Part
+from wsi_pgdips.run.passing import is_passing
 
 Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped", "unready"]
 WRITE_S = 1.0  # between two writes of how far a stage is

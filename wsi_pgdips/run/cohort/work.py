@@ -15,7 +15,6 @@ from wsi_pgdips.layers.disk import writing
 from wsi_pgdips.layers.provenance import RUN_RECORD, is_done, read_run_record
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
-from wsi_pgdips.run.cohort.passing import WAITS_S, has_passed, is_passing
 from wsi_pgdips.run.cohort.state import (
     State,
     StateFile,
@@ -26,6 +25,7 @@ from wsi_pgdips.run.cohort.state import (
 )
 from wsi_pgdips.run.holding import held_by_another, holding, outwait
 from wsi_pgdips.run.parts import Part
+from wsi_pgdips.run.passing import WAITS_S, has_passed, is_passing
 from wsi_pgdips.run.progress import LineProgress, Progress, Together
 from wsi_pgdips.run.stopping import Stop, Stopped
 from wsi_pgdips.run.summary import RunSummary
