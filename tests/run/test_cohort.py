@@ -43,6 +43,7 @@ from wsi_pgdips.run.cohort.folder import JobFolder
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.run.holder import Holder
 from wsi_pgdips.run.progress import LineProgress
+from wsi_pgdips.run.slurm.submission import queue_of
 from wsi_pgdips.slide import image, reader
 
 
@@ -178,6 +179,30 @@ def test_failures_are_tried_again_when_they_are_repaired(
     assert failures(mine.job) == {}
     assert summary(mine.job)["exit_code"] == 0
     assert leftovers(mine.job) == []
+
+
+def test_what_failed_waits_while_it_is_tried_again(
+    ran: Study, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, seen = ran.copied(tmp_path), []
+
+    def before(name: str) -> None:
+        folder, cohort = JobFolder.opened(mine.job)
+        rows = runner.rows_of(folder, cohort, queue_of(folder))
+        seen.append({r.entry.name: r.standing for r in rows if r.standing != "done"})
+        if name == "blank":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "slide_pool", OneByOne(before))
+    reason = failures(mine.job)["blank"]["reason"]
+    assert call("cohort", "retry", mine.job, "--failed", "--quiet") == 130
+    assert seen == [
+        {"truncated": "waiting", "blank": "waiting"},
+        {"truncated": "failed", "blank": "waiting"},
+    ]
+    # it was not come to: why it failed is known as before
+    assert standings(mine.job)["blank"] == "failed"
+    assert failures(mine.job)["blank"]["reason"] == reason
 
 
 def test_a_manifest_may_grow_and_settings_may_not_change(

@@ -16,7 +16,14 @@ from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry, read_cohort
 from wsi_pgdips.run.cohort.options import CohortOptions
 from wsi_pgdips.run.cohort.report import REST, Row, rows_of, write_report
-from wsi_pgdips.run.cohort.state import ABSENT, State, StateFile, stamp_of
+from wsi_pgdips.run.cohort.state import (
+    ABSENT,
+    State,
+    StateFile,
+    put_back,
+    stamp_of,
+    try_again,
+)
 from wsi_pgdips.run.cohort.work import WHOLE, copy_is_current, unwritten, work_on
 from wsi_pgdips.run.holding import holding
 from wsi_pgdips.run.progress import Progress
@@ -121,13 +128,28 @@ def run_cohort(
         lost: dict[str, State] = {}
         try:
             if todo:
-                with _telling(folder, cohort, progress):
+                with _waiting(folder, todo), _telling(folder, cohort, progress):
                     _work(folder, cohort, todo, progress, skip_errors, lost)
         except BaseException:  # broken off: what was done so far is reported all the same
             with suppress(WsiPgdipsError, OSError):
                 write_report(folder, cohort, lost=lost)
             raise
         return write_report(folder, cohort, lost=lost)
+
+
+@contextmanager
+def _waiting(folder: JobFolder, todo: Sequence[Entry]) -> Iterator[None]:
+    """What failed before has not failed while it waits; what was not come to is as it was."""
+    before = []
+    try:
+        for entry in todo:
+            with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
+                before.append((entry, try_again(folder.state(entry))))
+        yield
+    finally:
+        for entry, states in before:
+            with suppress(WsiPgdipsError, OSError):
+                put_back(folder.state(entry), states)
 
 
 def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:

@@ -180,13 +180,18 @@ def forget_states(folder: Path, but: Part) -> None:
             path.unlink(missing_ok=True)
 
 
-def try_again(folder: Path) -> None:
-    """What has ended counts as stopped from now on, and as begun: it is gone on with."""
+def try_again(folder: Path) -> tuple[State, ...]:
+    """What has ended counts as stopped from now on, and as begun: it is gone on with.
+
+    Returns:
+        The states before, for ``put_back``.
+    """
     before = read_states(folder)
     if before:
         digest = next((s.digest for s in before if s.digest), "")
         StateFile(folder, Part(), digest).write(status="stopped", reason=TO_BE_TRIED)
         forget_states(folder, Part())
+    return before
 
 
 def put_back(folder: Path, states: Sequence[State]) -> None:

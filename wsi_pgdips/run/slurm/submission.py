@@ -15,7 +15,7 @@ from wsi_pgdips.layers.disk import write_atomic, writing
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.runner import left_of
-from wsi_pgdips.run.cohort.state import put_back, read_states, try_again
+from wsi_pgdips.run.cohort.state import put_back, try_again
 from wsi_pgdips.run.holding import holders, holding
 from wsi_pgdips.run.slurm import queue
 from wsi_pgdips.run.slurm.plan import REPORT, Job, plan_jobs
@@ -171,9 +171,8 @@ def submit(
         for name, text in scripts_of(folder, planned).items():
             write_atomic(planned.path / f"{name}.sbatch", os.fsencode(text))
         planned.keep()
-        before = [(entry, read_states(folder.state(entry))) for entry in todo]
-        for entry in todo:  # a job leaves alone what has ended
-            try_again(folder.state(entry))
+        # a job leaves alone what has ended
+        before = [(entry, try_again(folder.state(entry))) for entry in todo]
         ids: dict[str, str] = {}
         try:
             for job in planned.jobs:
