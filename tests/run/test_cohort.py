@@ -42,7 +42,6 @@ from wsi_pgdips.run.cohort import runner, state, work
 from wsi_pgdips.run.cohort.folder import JobFolder
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.run.holder import Holder
-from wsi_pgdips.run.progress import LineProgress
 from wsi_pgdips.run.slurm.submission import queue_of
 from wsi_pgdips.slide import image, reader
 
@@ -796,14 +795,18 @@ def test_a_state_that_cannot_be_written_leaves_that_of_before(
     assert (kept.status, kept.reason) == ("failed", "broken")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("surprise", [False, True])
 def test_a_log_that_cannot_be_written_is_no_fault_of_the_slide(
-    one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
+    surprise: bool, one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def say(self: LineProgress, line: str) -> None:
-        raise OSError(errno.ESTALE, "Stale file handle")
-
-    monkeypatch.setattr(LineProgress, "_say", say)
-    assert run_one(call, one)[0] == 0
+    (one.job / "logs").mkdir(parents=True)
+    (one.job / "logs" / "a.log").symlink_to("/dev/full")
+    if surprise:
+        monkeypatch.setattr(pipeline, "run_part", failing(RuntimeError("a surprise")))
+    code, found = run_one(call, one)
+    assert (code, found.status) == ((3, "failed") if surprise else (0, "done"))
+    assert not surprise or "a surprise" in failures(one.job)["a"]["reason"]
 
 
 def test_another_look_of_the_same_name(one: Study, here: OneByOne, call: Any) -> None:

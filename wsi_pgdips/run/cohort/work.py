@@ -109,7 +109,12 @@ def _held(
     def stopped(by: object) -> None:
         file.say(status="stopped", reason=f"stopped: {by or 'interrupted'}")
 
-    with opened as lines, stop.telling(lambda number: stopped(Stopped(number))):
+    # a full disk says so again when the log is closed
+    with (
+        suppress(OSError),
+        opened as lines,
+        stop.telling(lambda number: stopped(Stopped(number))),
+    ):
         told = _Log(lines)
         progress = Together([file, told, *([shown] if shown else [])], stop.check)
         try:
@@ -144,6 +149,7 @@ def _held(
             )
             reason = f"unexpected {type(error).__name__}: {error}"
             return file.write(status="failed", exit_code=1, reason=reason, hint=hint)
+    return file.state
 
 
 class _Log(LineProgress):
@@ -269,5 +275,6 @@ def _words(error: WsiPgdipsError) -> dict[str, Any]:
 
 
 def _keep(error: Exception, log: TextIO) -> None:
-    traceback.print_exception(error, file=log)
-    log.flush()
+    with suppress(OSError):
+        traceback.print_exception(error, file=log)
+        log.flush()
