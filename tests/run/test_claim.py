@@ -120,8 +120,10 @@ def test_a_job_that_is_started_anew_replaces_once(
     slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = Path(shutil.copytree(finished.path, tmp_path / "out.ome.zarr"))
-    stop_at(slide, output, "render", overwrite=True, **FAST)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    # its first start did not come to replace what others have made
+    stop_at(slide, output, "render", overwrite=True, **FAST)
 
     def fit_block(*_: Any, **__: Any) -> Any:
         raise AssertionError("it is fitted already")
@@ -130,7 +132,7 @@ def test_a_job_that_is_started_anew_replaces_once(
         fitted.setattr(fitting, "fit_block", fit_block)
         assert slide.run(output, overwrite=True, **FAST).exit_code == 0
     assert differing(finished.path, output) == []
-    # what the first start did not come to is replaced by the second
+    assert slide.run(output, overwrite=True, **FAST).already_done  # by this job
     assert slide.run(output, overwrite=True, **{**FAST, "seed": 5}).exit_code == 0
     with pytest.raises(OutputError, match="seed = 5, now 0"):
         slide.run(output, **FAST)

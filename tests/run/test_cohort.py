@@ -40,6 +40,7 @@ from wsi_pgdips.looks.files import load_reference, save_reference
 from wsi_pgdips.run import fitting, holding, pipeline, pool
 from wsi_pgdips.run.cohort import runner, state, work
 from wsi_pgdips.run.cohort.folder import JobFolder
+from wsi_pgdips.run.cohort.options import CohortOptions
 from wsi_pgdips.run.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.run.holder import Holder
 from wsi_pgdips.run.slurm.submission import queue_of
@@ -796,6 +797,23 @@ def test_a_state_that_cannot_be_written_leaves_that_of_before(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_signal_is_seen_also_where_the_log_is_full(
+    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cohort = runner.plan_cohort(one.manifest, one.job, CohortOptions.of(None, {}, {}))
+    folder.keep(cohort)
+    (one.job / "logs").mkdir()
+    (one.job / "logs" / "a.log").symlink_to("/dev/full")
+
+    def run_part(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_part", run_part)
+    with pytest.raises(KeyboardInterrupt):
+        work.work_on(folder, cohort, cohort.entries[0])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 @pytest.mark.parametrize("surprise", [False, True])
 def test_a_log_that_cannot_be_written_is_no_fault_of_the_slide(
     surprise: bool, one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
@@ -820,9 +838,16 @@ def test_another_look_of_the_same_name(one: Study, here: OneByOne, call: Any) ->
     before = copy.stat().st_mtime_ns
     assert run_one(*command)[0] == 0
     assert copy.stat().st_mtime_ns == before
-    os.utime(looks[0])  # fitted anew
+    os.utime(looks[0])  # the same as before
+    assert run_one(*command)[0] == 0
+    assert copy.stat().st_mtime_ns == before
+    save_reference(replace(load_reference("he"), off_plane=0.02), looks[0])
     assert run_one(*command)[0] == 0
     assert (anew := copy.stat().st_mtime_ns) > before
+    os.utime(looks[0])
+    away = (one.slides / "a.tiff").rename(one.slides / "away.tiff")  # archived
+    assert run_one(*command)[0] == 0
+    away.rename(one.slides / "a.tiff")
     assert run_one(call, one, f"--reference={looks[1]}")[0] == 2
     assert run_one(call, one, f"--reference={looks[1]}", "--overwrite")[0] == 0
     assert copy.stat().st_mtime_ns > anew

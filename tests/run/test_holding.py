@@ -19,6 +19,7 @@ from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.run import holder, holding
 from wsi_pgdips.run.holder import DEAD_S, QUIET_S, UNKNOWN, Holder
 from wsi_pgdips.run.holding import alive, holders, place
+from wsi_pgdips.run.parts import Part
 
 
 @pytest.fixture
@@ -138,6 +139,28 @@ def test_an_earlier_start_of_the_job_is_waited_for(
     with holding.holding(output):
         assert waits == [holding.WAIT_S] * 3
     assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_goes_on_is_not_waited_for_unless_its_job_was_started_anew(
+    restarted: bool, elsewhere: Holder, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, waits = place(output, "run"), list[float]()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) < 9:
+            os.utime(path, (1e9 + len(waits),) * 2)
+        else:
+            path.unlink()
+
+    leave(path, elsewhere)
+    if restarted:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(Holder, "lives", lambda *_: True)
+    monkeypatch.setattr(holding.time, "sleep", sleep)
+    assert holding.outwait(output, Part()) == restarted
+    assert len(waits) == (9 if restarted else holding.BEATS)
 
 
 def test_a_torn_file_is_nobodys_when_it_is_silent(

@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.disk import PARTIAL, writing
@@ -71,7 +72,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
 def is_export(path: Path) -> bool:
     """Whether a TIFF, or a Zarr folder of either version, says that it is an export of ours."""
     if path.is_file():
-        return _is_export_tiff(path)
+        return bool(tiff_record(path))
     for name in (".zattrs", "zarr.json"):
         try:
             root = json.loads((path / name).read_bytes())
@@ -82,15 +83,16 @@ def is_export(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _is_export_tiff(path: Path) -> bool:
+def tiff_record(path: Path) -> dict[str, Any]:
+    """What a TIFF of ours says of where it comes from; empty for others."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
             said = json.loads(tiff.pages.first.description)
     except (OSError, ValueError, tifffile.TiffFileError):
-        return False
-    return isinstance(said, dict) and OWN_KEY in said
+        return {}
+    return dict(said.get(OWN_KEY) or {}) if isinstance(said, dict) else {}
 
 
 def _remove_dead(path: Path) -> None:

@@ -109,9 +109,11 @@ def outwait(output: Path, part: Part, check: Callable[[], None] = lambda: None) 
     beats: dict[Path, set[float]] = {}
     until = time.monotonic() + DEAD_S + 60
     while rivals := _held_by(output, part.name, part.beside):
-        for path in rivals:
-            with contextlib.suppress(OSError):
-                beats.setdefault(path, set()).add(path.stat().st_mtime)
+        for path, holder in rivals.items():
+            # an earlier start of this job will be ended, by the machine that was given up at last
+            if not holder.is_earlier_start:
+                with contextlib.suppress(OSError):
+                    beats.setdefault(path, set()).add(path.stat().st_mtime)
         if time.monotonic() > until or any(len(seen) > BEATS for seen in beats.values()):
             return False
         check()

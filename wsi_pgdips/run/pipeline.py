@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.errors import AnotherRunError, SettingsError, WsiPgdipsError
+from wsi_pgdips.errors import AnotherRunError, OutputError, SettingsError, WsiPgdipsError
 from wsi_pgdips.run.claim import claim_output, discard
 from wsi_pgdips.run.holding import clear_dead, holding
 from wsi_pgdips.run.ledger import Ledger, digest, identity
@@ -63,7 +63,7 @@ def deconvolve_slide(
             that a second run would not finish.
     """
     settings = make_settings(options, config)
-    begun = is_restarted()
+    begun = _has_begun(Path(output))
     summary = run_part(Path(slide), Path(output), settings, WHOLE, progress, begun=begun)
     if summary is None:
         raise RuntimeError("a whole run has a summary")
@@ -94,8 +94,21 @@ def run_stage(
         WsiPgdipsError: as ``deconvolve_slide``.
     """
     part, settings = Part.of(stage, share), make_settings(options, config)
-    begun = is_restarted()
+    begun = _has_begun(Path(output))
     return run_part(Path(slide), Path(output), settings, part, progress, begun=begun)
+
+
+def _has_begun(output: Path) -> bool:
+    """Whether an earlier start of this job has replaced what is there, or finished it."""
+    from wsi_pgdips.layers.provenance import DONE, read_run_record
+
+    if not is_restarted():
+        return False
+    try:
+        record = read_run_record(output)
+    except OutputError:
+        return False
+    return record.get("status") != DONE or record.get("job") == os.environ.get("SLURM_JOB_ID")
 
 
 def is_restarted() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,6 +169,7 @@ class SlideRun:
             "device_name": device_name,
             "workers": self.workers,
             "threads": self.job.threads,
+            "job": os.environ.get("SLURM_JOB_ID", ""),
         }
         if incomplete:
             provenance.write_json(ledger.output / provenance.RUN_RECORD, record)

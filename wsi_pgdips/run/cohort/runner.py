@@ -172,7 +172,7 @@ def _is_whole(folder: JobFolder, entry: Entry) -> bool:
 
     try:
         return is_done(folder.output(entry)) and copy_is_current(folder, entry)
-    except OutputError:
+    except WsiPgdipsError:
         return False
 
 

@@ -211,11 +211,11 @@ def state_of_slide(states: Sequence[State]) -> State | None:
     """
     if not states:
         return None
+    since = min(s.begun for s in states)
     for status in ("done", "failed", "incomplete"):
         for state in states:
             if state.status == status:
-                return state
-    since = min(s.begun for s in states)
+                return replace(state, begun=since)
     unready = [s for s in states if s.status == "unready"]
     begun = [s for s in states if s not in unready]
     if unready and all(s.status == "stage_done" for s in begun):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 import traceback
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ from wsi_pgdips.layers.provenance import RUN_RECORD, is_done, read_run_record
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.state import (
+    ABSENT,
     State,
     StateFile,
     Status,
@@ -109,12 +111,7 @@ def _held(
     def stopped(by: object) -> None:
         file.say(status="stopped", reason=f"stopped: {by or 'interrupted'}")
 
-    # a full disk says so again when the log is closed
-    with (
-        suppress(OSError),
-        opened as lines,
-        stop.telling(lambda number: stopped(Stopped(number))),
-    ):
+    with _closing(opened) as lines, stop.telling(lambda number: stopped(Stopped(number))):
         told = _Log(lines)
         progress = Together([file, told, *([shown] if shown else [])], stop.check)
         try:
@@ -149,7 +146,16 @@ def _held(
             )
             reason = f"unexpected {type(error).__name__}: {error}"
             return file.write(status="failed", exit_code=1, reason=reason, hint=hint)
-    return file.state
+
+
+@contextmanager
+def _closing(log: TextIO) -> Iterator[TextIO]:
+    """A full disk says so again when what it did not take is to be closed."""
+    try:
+        yield log
+    finally:
+        with suppress(OSError):
+            log.close()
 
 
 class _Log(LineProgress):
@@ -229,10 +235,19 @@ def copy_is_current(folder: JobFolder, entry: Entry) -> bool:
     target = folder.normalised(entry)
     if target is None or entry.reference is None:
         return True
+    if not target.exists() or stamp_of(entry.slide) in ("", ABSENT):
+        return target.exists()  # without its slide no other can be made
     # an export appears whole or not at all; an older one is of layers or a look that were replaced
-    made = [folder.output(entry) / RUN_RECORD, Path(entry.reference)]
-    times = [path.stat().st_mtime for path in made if path.is_file()]
-    return target.exists() and target.stat().st_mtime >= max(times, default=0.0)
+    made, record = target.stat().st_mtime, folder.output(entry) / RUN_RECORD
+    if record.is_file() and record.stat().st_mtime > made:
+        return False
+    look = Path(entry.reference)
+    if not look.is_file() or look.stat().st_mtime <= made:
+        return True
+    from wsi_pgdips.looks.files import load_reference
+    from wsi_pgdips.run.export_place import tiff_record
+
+    return bool(tiff_record(target).get("reference_sha256") == load_reference(look).digest)
 
 
 def _ended(file: StateFile, summary: RunSummary) -> State:

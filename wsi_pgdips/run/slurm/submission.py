@@ -186,7 +186,8 @@ def submit(
             with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
                 queue.cancel(list(ids.values()))
             for entry, states in before:
-                put_back(folder.state(entry), states)
+                with contextlib.suppress(OutputError, OSError):
+                    put_back(folder.state(entry), states)
             raise
         return list(_with_report(planned, note).ids.values())
 
