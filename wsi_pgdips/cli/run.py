@@ -59,7 +59,8 @@ def run(
     from wsi_pgdips.run.progress import Together
     from wsi_pgdips.run.stopping import Stopped, stoppable
 
-    before = Ledger(output).pieces()
+    # only a start after another can be in vain: no other has the files counted
+    before = Ledger(output).pieces() if pipeline.is_restarted() else None
     try:
         with stoppable() as stop:
             shown = Together([progress_of(quiet)], stop.check)
@@ -70,7 +71,7 @@ def run(
                 else pipeline.run_stage(slide, output, stage, part, **given)
             )
     except Stopped as stopped:
-        in_vain = pipeline.is_restarted() and Ledger(output).pieces() == before
+        in_vain = before is not None and Ledger(output).pieces() == before
         raise typer.Exit(_say_stopped(stopped, in_vain)) from None
     except KeyboardInterrupt:
         say_error("interrupted; the same command goes on where it stopped", kind="stopped")

@@ -125,7 +125,8 @@ class StateFile:
     def say(self, **changes: Any) -> None:
         """``write`` where there is no time, and what cannot be written is not missed."""
         self._change(**changes)
-        self._show()
+        with contextlib.suppress(OutputError):
+            self._write()
 
     def stage(self, name: str, total: int, unit: str) -> None:
         self.say(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
@@ -138,10 +139,6 @@ class StateFile:
     def _change(self, **changes: Any) -> None:
         self._written = self._clock()
         self.state = replace(self.state, updated=self._written, **changes)
-
-    def _show(self) -> None:
-        with contextlib.suppress(OutputError):
-            self._write()
 
     def _write(self) -> State:
         write_atomic(self._path, json.dumps(asdict(self.state)).encode())

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from wsi_pgdips.config import Settings
 from wsi_pgdips.errors import NotReadyError, OutputError, WsiPgdipsError
 from wsi_pgdips.layers.disk import writing
-from wsi_pgdips.layers.provenance import RUN_RECORD, is_done, read_run_record
+from wsi_pgdips.layers.provenance import DONE, RUN_RECORD, read_run_record
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.state import (
@@ -271,11 +271,12 @@ def _finished(folder: JobFolder, entry: Entry) -> RunSummary | None:
     """Of layers that are done, whoever has made them."""
     output = folder.output(entry)
     try:
-        if not is_done(output):
-            return None
-        return RunSummary.of_record(output, read_run_record(output), already_done=True)
+        record = read_run_record(output)
     except OutputError:
         return None
+    if record.get("status") != DONE:
+        return None
+    return RunSummary.of_record(output, record, already_done=True)
 
 
 def _failed(file: StateFile, error: WsiPgdipsError, status: Status = "failed") -> State:
