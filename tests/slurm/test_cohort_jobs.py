@@ -26,6 +26,14 @@ def phantom(path: Path, size: str) -> Path:
     return path
 
 
+def one_slide(path: Path, size: str, *options: str) -> tuple[Path, Path]:
+    """(a manifest of one phantom, the layers of a run of it in one process)."""
+    whole, manifest = path.with_suffix(".whole.ome.zarr"), path.with_suffix(".csv")
+    program("run", phantom(path, size), whole, *options, "--quiet")
+    manifest.write_text(f"slide\n{path.name}\n")
+    return manifest, whole
+
+
 def blank(path: Path) -> Path:
     """A slide without tissue: glass, with its scale in the file."""
     glass = np.full((700, 900, 3), 244, np.uint8)
@@ -98,11 +106,8 @@ def test_a_cohort_of_real_slides_with_broken_ones_among_them(
 
 
 def test_one_slide_over_four_tasks_on_two_nodes(tmp_path: Path) -> None:
-    slide = phantom(tmp_path / "large.tiff", "3100x2100")
-    whole, folder = tmp_path / "whole.ome.zarr", tmp_path / "job"
-    program("run", slide, whole, *MANY_BLOCKS, "--quiet")
-    manifest = tmp_path / "one.csv"
-    manifest.write_text("slide\nlarge.tiff\n")
+    folder = tmp_path / "job"
+    manifest, whole = one_slide(tmp_path / "large.tiff", "3100x2100", *MANY_BLOCKS)
     resources = [*JOB, "--split-slide", "--split-tasks=4"]
     program("slurm", "submit", manifest, folder, *MANY_BLOCKS, *resources)
     wait(folder)
@@ -123,11 +128,8 @@ def test_one_slide_over_four_tasks_on_two_nodes(tmp_path: Path) -> None:
 
 
 def test_a_task_of_a_split_slide_is_cancelled_and_tried_again(tmp_path: Path) -> None:
-    slide = phantom(tmp_path / "small.tiff", "1500x1100")
-    whole, folder = tmp_path / "whole.ome.zarr", tmp_path / "job"
-    program("run", slide, whole, *FAST, "--quiet")
-    manifest = tmp_path / "one.csv"
-    manifest.write_text("slide\nsmall.tiff\n")
+    folder = tmp_path / "job"
+    manifest, whole = one_slide(tmp_path / "small.tiff", "1500x1100", *FAST)
     split = ("--split-slide", "--split-tasks=2")
     program("slurm", "submit", manifest, folder, *FAST, *JOB, *split)
     slurm("scancel", f"{jobs_of(folder)['split-0-small-fit']}_0")
@@ -197,12 +199,9 @@ def test_of_two_submissions_at_once_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_out_of_time_it_is_started_anew_until_it_is_done(tmp_path: Path) -> None:
-    slide = phantom(tmp_path / "slow.tiff", "3100x2100")
     slow = (*CHEAP, "--preset=paper", "--iterations=1")
-    undisturbed, folder = tmp_path / "undisturbed.ome.zarr", tmp_path / "job"
-    program("run", slide, undisturbed, *slow, "--quiet")
-    manifest = tmp_path / "one.csv"
-    manifest.write_text("slide\nslow.tiff\n")
+    folder = tmp_path / "job"
+    manifest, undisturbed = one_slide(tmp_path / "slow.tiff", "3100x2100", *slow)
     # Slurm counts in minutes, and looks every half of one: the signal comes after 20 s or so
     short = ("--mem=3G", "--cpus-per-task=1", "--time=2", "--signal-before=115")
     program("slurm", "submit", manifest, folder, *slow, *short)

@@ -20,7 +20,7 @@ from wsi_pgdips.run.cohort.state import (
     ABSENT,
     State,
     StateFile,
-    put_back,
+    put_all_back,
     stamp_of,
     try_again,
 )
@@ -144,12 +144,10 @@ def _waiting(folder: JobFolder, todo: Sequence[Entry]) -> Iterator[None]:
     try:
         for entry in todo:
             with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
-                before.append((entry, try_again(folder.state(entry))))
+                before.append((folder.state(entry), try_again(folder.state(entry))))
         yield
     finally:
-        for entry, states in before:
-            with suppress(WsiPgdipsError, OSError):
-                put_back(folder.state(entry), states)
+        put_all_back(before)
 
 
 def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:

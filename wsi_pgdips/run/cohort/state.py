@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -199,6 +199,13 @@ def put_back(folder: Path, states: Sequence[State]) -> None:
             write_atomic(folder / f"{state.part}.json", json.dumps(asdict(state)).encode())
         if all(s.part != now.part for s in states):
             (folder / f"{now.part}.json").unlink(missing_ok=True)
+
+
+def put_all_back(before: Iterable[tuple[Path, Sequence[State]]]) -> None:
+    """``put_back`` of as many as can be written."""
+    for folder, states in before:
+        with contextlib.suppress(OutputError, OSError):
+            put_back(folder, states)
 
 
 def state_of_slide(states: Sequence[State]) -> State | None:

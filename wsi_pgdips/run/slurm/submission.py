@@ -15,7 +15,7 @@ from wsi_pgdips.layers.disk import write_atomic, writing
 from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.run.cohort.manifest import Entry
 from wsi_pgdips.run.cohort.runner import left_of
-from wsi_pgdips.run.cohort.state import put_back, try_again
+from wsi_pgdips.run.cohort.state import put_all_back, try_again
 from wsi_pgdips.run.holding import holders, holding
 from wsi_pgdips.run.slurm import queue
 from wsi_pgdips.run.slurm.plan import REPORT, Job, plan_jobs
@@ -172,7 +172,7 @@ def submit(
             write_atomic(planned.path / f"{name}.sbatch", os.fsencode(text))
         planned.keep()
         # a job leaves alone what has ended
-        before = [(entry, try_again(folder.state(entry))) for entry in todo]
+        before = [(folder.state(e), try_again(folder.state(e))) for e in todo]
         ids: dict[str, str] = {}
         try:
             for job in planned.jobs:
@@ -185,9 +185,7 @@ def submit(
         except BaseException:
             with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
                 queue.cancel(list(ids.values()))
-            for entry, states in before:
-                with contextlib.suppress(OutputError, OSError):
-                    put_back(folder.state(entry), states)
+            put_all_back(before)
             raise
         return list(_with_report(planned, note).ids.values())
 
