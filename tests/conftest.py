@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from support.cheap_runs import BALANCED, FAST, SHAPE, Slide, phantom
 from wsi_pgdips import cli
+from wsi_pgdips.layers.reader import Layers, open_layers
 
 REQUIRED_MARKERS = ("realslide", "slurm")
 
@@ -53,6 +55,27 @@ def snakemake() -> str:
             "environment of its own, and WSI_PGDIPS_SNAKEMAKE names its program"
         )
     return found
+
+
+@pytest.fixture(scope="session")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Slide:
+    return phantom(tmp_path_factory.mktemp("slide"), "tiny", SHAPE)
+
+
+@pytest.fixture(scope="session")
+def finished(slide: Slide, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    """A clean ``fast`` run of ``slide``."""
+    output = tmp_path_factory.mktemp("fast") / "out.ome.zarr"
+    assert slide.run(output, **FAST).exit_code == 0
+    return open_layers(output)
+
+
+@pytest.fixture(scope="session")
+def balanced(slide: Slide, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    """A clean ``balanced`` run of ``slide``."""
+    output = tmp_path_factory.mktemp("balanced") / "out.ome.zarr"
+    assert slide.run(output, **BALANCED).exit_code == 0
+    return open_layers(output)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import open_layers
     from wsi_pgdips.looks.files import load_reference
-    from wsi_pgdips.run.image import deconvolve_image
-    from wsi_pgdips.run.normalized import NormalizedSlide
-    from wsi_pgdips.run.pipeline import deconvolve_slide
+    from wsi_pgdips.looks.normalized_slide import NormalizedSlide
+    from wsi_pgdips.pipeline.image import deconvolve_image
+    from wsi_pgdips.pipeline.slide import deconvolve_slide
 
 __version__ = "0.1.0"
 
@@ -28,9 +28,9 @@ __all__ = [
 
 # loaded when first asked for: they bring torch and zarr
 _HOMES = {
-    "NormalizedSlide": "wsi_pgdips.run.normalized",
-    "deconvolve_image": "wsi_pgdips.run.image",
-    "deconvolve_slide": "wsi_pgdips.run.pipeline",
+    "NormalizedSlide": "wsi_pgdips.looks.normalized_slide",
+    "deconvolve_image": "wsi_pgdips.pipeline.image",
+    "deconvolve_slide": "wsi_pgdips.pipeline.slide",
     "load_reference": "wsi_pgdips.looks.files",
     "open_layers": "wsi_pgdips.layers.reader",
 }

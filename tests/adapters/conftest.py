@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-from adapter_case import Case
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "run"))
-from cheap_runs import FAST, phantom
+from support.adapter_case import Case
+from support.cheap_runs import FAST, phantom
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 import pytest
-from adapter_case import Case
 
-from wsi_pgdips.run.export import export_tiff
-from wsi_pgdips.run.normalized import NormalizedSlide
+from support.adapter_case import Case
+from wsi_pgdips.export.slides import export_tiff
+from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 
 SIZE = 128
 

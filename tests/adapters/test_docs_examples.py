@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from adapter_case import Case
+
+from support.adapter_case import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 # what a block may need that is not among our own dependencies

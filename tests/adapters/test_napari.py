@@ -7,7 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
-from adapter_case import Case
+
+from support.adapter_case import Case
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("napari_ome_zarr") is None, reason="napari-ome-zarr is not installed"

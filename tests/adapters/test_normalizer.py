@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import openslide
 import pytest
-from adapter_case import Case
 
+from support.adapter_case import Case
 from wsi_pgdips.adapters.normalizer import PgdipsNormalizer
 from wsi_pgdips.errors import SettingsError, SlideError, StainError
 from wsi_pgdips.looks.files import load_reference
-from wsi_pgdips.run.normalized import NormalizedSlide
-from wsi_pgdips.run.own_look import slide_look
+from wsi_pgdips.looks.normalized_slide import NormalizedSlide
+from wsi_pgdips.looks.slide_look import slide_look
 
 
 @pytest.fixture(scope="module")

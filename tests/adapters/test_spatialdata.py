@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapter_case import Case
 
+from support.adapter_case import Case
 from wsi_pgdips.adapters.spatial import to_spatialdata
 from wsi_pgdips.errors import OutputError, SettingsError
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_case import Case
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from support.adapter_case import Case
 from wsi_pgdips.adapters.augment import StainAugment
 from wsi_pgdips.adapters.dataset import NormalizedTiles
 from wsi_pgdips.errors import SettingsError, SlideError
-from wsi_pgdips.run.normalized import NormalizedSlide
+from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 
 
 def tiles(case: Case, **options: Any) -> NormalizedTiles:

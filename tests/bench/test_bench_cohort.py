@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wsi_pgdips.bench.cohort import QUICK_KILLS, QUICK_SLIDES, CohortRequest, run_cohort_bench
-from wsi_pgdips.bench.cohort_moments import Place, blocks_of, difference
-from wsi_pgdips.bench.cohort_page import write_cohort_page
-from wsi_pgdips.bench.cohort_records import (
+from benchmarks.cohort.moments import Place, blocks_of, difference
+from benchmarks.cohort.page import write_cohort_page
+from benchmarks.cohort.records import (
     FAULTS,
     KILLS,
     MOMENTS,
@@ -21,8 +20,9 @@ from wsi_pgdips.bench.cohort_records import (
     load_figures,
     save_figures,
 )
+from benchmarks.cohort.run import QUICK_KILLS, QUICK_SLIDES, CohortRequest, run_cohort_bench
 from wsi_pgdips.errors import OutputError, SettingsError
-from wsi_pgdips.run.ledger import Ledger
+from wsi_pgdips.pipeline.ledger import Ledger
 
 
 def total(records: list[CohortRecord], metric: str) -> int:

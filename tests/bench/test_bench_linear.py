@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsi_pgdips.bench.linear import LinearMethods, complement
-from wsi_pgdips.bench.picture import Picture, unmix_od
+from benchmarks.quality.linear import LinearMethods, complement
+from benchmarks.quality.picture import Picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.density import od_to_rgb
 from wsi_pgdips.optics.physics import angle_deg, compose_od, unit_rows

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_pgdips.bench.looks import LooksRequest, measure_pair, run_looks
-from wsi_pgdips.bench.looks_bars import bars, ratios
-from wsi_pgdips.bench.looks_cameras import CAMERAS, Camera
-from wsi_pgdips.bench.looks_features import TILE, Features, drift
-from wsi_pgdips.bench.looks_masks import structures
-from wsi_pgdips.bench.looks_methods import Studio
-from wsi_pgdips.bench.looks_page import render_looks, write_looks_page
-from wsi_pgdips.bench.looks_pairs import LookPair, phantom_pairs
-from wsi_pgdips.bench.looks_plots import panel
-from wsi_pgdips.bench.looks_reading import LAYERS_PSNR, PSNR, RANDOM, RASTER, RATIO
-from wsi_pgdips.bench.looks_records import (
+from benchmarks.looks.bars import bars, ratios
+from benchmarks.looks.cameras import CAMERAS, Camera
+from benchmarks.looks.features import TILE, Features, drift
+from benchmarks.looks.masks import structures
+from benchmarks.looks.methods import Studio
+from benchmarks.looks.page import render_looks, write_looks_page
+from benchmarks.looks.pairs import LookPair, phantom_pairs
+from benchmarks.looks.plots import panel
+from benchmarks.looks.reading import LAYERS_PSNR, PSNR, RANDOM, RASTER, RATIO
+from benchmarks.looks.records import (
     FAITHFUL,
     IDENTICAL,
     LAB,
@@ -37,7 +36,8 @@ from wsi_pgdips.bench.looks_records import (
     load_looks,
     save_looks,
 )
-from wsi_pgdips.bench.looks_scores import distances, gradient, gradient_ssim
+from benchmarks.looks.run import LooksRequest, measure_pair, run_looks
+from benchmarks.looks.scores import distances, gradient, gradient_ssim
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE, wasserstein
 from wsi_pgdips.records import ByteArray

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_pgdips.bench import consistency, phantoms, product
-from wsi_pgdips.bench.cases import all_cases, choose
-from wsi_pgdips.bench.methods import SHIFT, TIME_QUALITY
-from wsi_pgdips.bench.methods import choose as choose_methods
-from wsi_pgdips.bench.records import Record, Sheet, select
+from benchmarks.quality import consistency, phantoms, product
+from benchmarks.quality.cases import all_cases, choose
+from benchmarks.quality.methods import SHIFT, TIME_QUALITY
+from benchmarks.quality.methods import choose as choose_methods
+from benchmarks.records import Record, Sheet, select
 from wsi_pgdips.config import ScientificSettings
 
 SHAPE = (768, 1024)
@@ -118,7 +118,7 @@ def test_a_method_that_cannot_cope_leaves_a_null(monkeypatch):
     def nothing(*_: object) -> None:
         raise ValueError("no stain vectors")
 
-    monkeypatch.setattr("wsi_pgdips.bench.linear._macenko", nothing)
+    monkeypatch.setattr("benchmarks.quality.linear._macenko", nothing)
     said: list[str] = []
     made = phantoms.measure_phantom(
         case,
@@ -147,7 +147,7 @@ def test_a_shifted_grid_changes_tiles_more_than_fields():
 
 
 def test_time_and_quality_compares_paper_with_balanced(monkeypatch):
-    from wsi_pgdips.bench import time_quality
+    from benchmarks.quality import time_quality
 
     asked: list[dict[str, int]] = []
 

@@ -10,10 +10,10 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from wsi_pgdips.bench.cases import all_cases, choose
-from wsi_pgdips.bench.methods import choose as choose_methods
-from wsi_pgdips.bench.pictures import measure_picture, read_truth
-from wsi_pgdips.bench.records import select
+from benchmarks.quality.cases import all_cases, choose
+from benchmarks.quality.methods import choose as choose_methods
+from benchmarks.quality.pictures import measure_picture, read_truth
+from benchmarks.records import select
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.optics.density import od_to_rgb
 from wsi_pgdips.optics.physics import compose_od

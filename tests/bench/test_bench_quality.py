@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from wsi_pgdips.bench import quality
-from wsi_pgdips.bench.methods import Method
-from wsi_pgdips.bench.page import render
-from wsi_pgdips.bench.quality import Request, run
-from wsi_pgdips.bench.records import Record, Sheet
+from benchmarks.quality import run as quality
+from benchmarks.quality.methods import Method
+from benchmarks.quality.page import render
+from benchmarks.quality.run import Request, run
+from benchmarks.records import Record, Sheet
 from wsi_pgdips.errors import SettingsError
 
 
@@ -216,7 +216,7 @@ def test_an_interrupted_benchmark_says_how_to_go_on(call, tmp_path, monkeypatch,
 
 
 def test_kinds_of_scenes_reach_what_measures_them(monkeypatch, tmp_path):
-    from wsi_pgdips.bench import consistency, phantoms, pictures, time_quality
+    from benchmarks.quality import consistency, phantoms, pictures, time_quality
 
     came: list[str] = []
     for module, name in (

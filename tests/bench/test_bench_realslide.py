@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from wsi_pgdips.bench.cases import all_cases, choose
-from wsi_pgdips.bench.methods import choose as choose_methods
-from wsi_pgdips.bench.pictures import measure_picture
-from wsi_pgdips.bench.records import select
+from benchmarks.quality.cases import all_cases, choose
+from benchmarks.quality.methods import choose as choose_methods
+from benchmarks.quality.pictures import measure_picture
+from benchmarks.records import select
 
 pytestmark = pytest.mark.realslide
 

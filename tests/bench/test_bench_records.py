@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from wsi_pgdips.bench import cases, methods
-from wsi_pgdips.bench.records import KEYS, Sheet, load_records, open_results, select
+from benchmarks.quality import cases, methods
+from benchmarks.records import KEYS, Sheet, load_records, open_results, select
 from wsi_pgdips.errors import OutputError, SettingsError
-from wsi_pgdips.slide.phantom_config import load_phantom_config
+from wsi_pgdips.phantom.config import load_phantom_config
 
 
 def sheet(method: str, value: float = 1.0, *, case: str = "he", seed: int | None = 1) -> Sheet:

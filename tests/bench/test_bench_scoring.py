@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from wsi_pgdips.bench.blur import blurred
-from wsi_pgdips.bench.fields import gap_closed
-from wsi_pgdips.bench.scoring import Truth
+from benchmarks.quality.blur import blurred
+from benchmarks.quality.fields import gap_closed
+from benchmarks.quality.scoring import Truth
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from wsi_pgdips.bench import similarity
+from benchmarks.quality import similarity
 
 
 @pytest.fixture

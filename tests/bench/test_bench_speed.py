@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wsi_pgdips.bench.speed_page import Figures, bars, slug, write_speed_page
-from wsi_pgdips.bench.speed_plots import number, series
-from wsi_pgdips.bench.speed_records import (
+from benchmarks.speed.page import Figures, bars, slug, write_speed_page
+from benchmarks.speed.plots import number, series
+from benchmarks.speed.records import (
     CPU_SECONDS,
     END_TO_END,
     ESTIMATE,
@@ -22,7 +22,7 @@ from wsi_pgdips.bench.speed_records import (
     load_speeds,
     save_speeds,
 )
-from wsi_pgdips.bench.speed_runs import STAGES, slope
+from benchmarks.speed.runs import STAGES, slope
 from wsi_pgdips.errors import OutputError, SettingsError
 
 CPU, GPU = "Some Processor(R) @ 2.10GHz, 2 cores", "Some GPU, 16 cores"

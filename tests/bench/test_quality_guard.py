@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from wsi_pgdips.bench.cases import QUICK_CASES
-from wsi_pgdips.bench.quality import Request, run
-from wsi_pgdips.bench.records import Record, select
+from benchmarks.quality.cases import QUICK_CASES
+from benchmarks.quality.run import Request, run
+from benchmarks.records import Record, select
 
 BOUNDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("quality_bounds.toml").read_text())
 TOLERANCE = BOUNDS.pop("tolerance")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
+from wsi_pgdips.disk import remove_partials, write_atomic
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.layers.disk import remove_partials, write_atomic
 from wsi_pgdips.layers.provenance import (
     is_done,
     mark_done,

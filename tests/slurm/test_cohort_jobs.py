@@ -9,10 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cheap_runs import differing
-from cluster import CHEAP, JOB, PROGRAM, jobs_of, leftovers, logs, program, slurm, summary, until
-from cluster import wait_for_jobs as wait
 from PIL import Image
+
+from support.cheap_runs import differing
+from support.cluster import (
+    CHEAP,
+    JOB,
+    PROGRAM,
+    jobs_of,
+    leftovers,
+    logs,
+    program,
+    slurm,
+    summary,
+    until,
+)
+from support.cluster import wait_for_jobs as wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 

@@ -10,9 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cheap_runs import differing
-from cluster import CHEAP, JOB, jobs_of, leftovers, logs, program, slurm, states, summary, until
-from cluster import wait_for_jobs as wait
+
+from support.cheap_runs import differing
+from support.cluster import (
+    CHEAP,
+    JOB,
+    jobs_of,
+    leftovers,
+    logs,
+    program,
+    slurm,
+    states,
+    summary,
+    until,
+)
+from support.cluster import wait_for_jobs as wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

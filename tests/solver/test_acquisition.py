@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from synthetic import GLASS, HE, concentrations, of_all_sizes, tile_of
 
+from support.synthetic import GLASS, HE, concentrations, of_all_sizes, tile_of
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.records import Acquisition, FloatArray
 from wsi_pgdips.solver.acquisition import estimate_acquisition

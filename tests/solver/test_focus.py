@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from synthetic import HDAB, concentrations, prior_of, tile_of
 
+from support.synthetic import HDAB, concentrations, prior_of, tile_of
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.records import Acquisition, FloatArray

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import GLASS, HDAB, HE, THREE, concentrations, of_all_sizes, tile_of
 
+from support.synthetic import GLASS, HDAB, HE, THREE, concentrations, of_all_sizes, tile_of
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.physics import angle_deg
 from wsi_pgdips.records import FloatArray, SlidePrior

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic import HDAB, HE, THREE
 
+from support.synthetic import HDAB, HE, THREE
 from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray

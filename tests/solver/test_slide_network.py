@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import GLASS, HDAB, HE, THREE, concentrations, prior_of
 
+from support.synthetic import GLASS, HDAB, HE, THREE, concentrations, prior_of
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.records import Acquisition, FloatArray, SlidePrior

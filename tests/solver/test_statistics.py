@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from synthetic import GLASS, HDAB, HE, THREE, concentrations, tile_of
 
+from support.synthetic import GLASS, HDAB, HE, THREE, concentrations, tile_of
 from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.rays import pool_od

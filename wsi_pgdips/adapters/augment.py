@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.looks.normalized_slide import find_reference
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.density import I0, OD_MAX
 from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.run.normalized import find_reference
 
 
 class StainAugment(torch.nn.Module):

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.geometry import choose_factor
 from wsi_pgdips.layers.reader import Layers
+from wsi_pgdips.looks.normalized_slide import NormalizedSlide, SlideLike
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method
-from wsi_pgdips.run.normalized import NormalizedSlide, SlideLike
 
 _SAME_LEVEL = 0.002  # downsamples are seldom whole: 4.0006 where 4 is meant
 _MASK_PIXELS = 32  # a tile is about as many pixels of the tissue mask a side

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.looks.normalized_slide import find_reference
 from wsi_pgdips.looks.pixels import planes_od
 from wsi_pgdips.looks.place import Place
 from wsi_pgdips.looks.reader import windows
@@ -21,9 +22,8 @@ from wsi_pgdips.looks.transfer import (
     make_transfer,
 )
 from wsi_pgdips.looks.weight import even_weight, pixel_weight
+from wsi_pgdips.pipeline.image import checked_image, deconvolve_image
 from wsi_pgdips.records import ByteArray
-from wsi_pgdips.run.image import checked_image, deconvolve_image
-from wsi_pgdips.run.normalized import find_reference
 
 _LOG = logging.getLogger(__name__)
 ReferenceLike = str | os.PathLike[str] | Reference

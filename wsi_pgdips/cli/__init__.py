@@ -3,17 +3,8 @@
 Heavy imports happen inside the commands, so that help comes at once.
 """
 
-from wsi_pgdips.cli import (
-    bench,
-    cohort,
-    estimate,
-    normalize,
-    phantom,
-    reference,
-    run,
-    slurm,
-    stains,
-)
+from benchmarks import commands as bench
+from wsi_pgdips.cli import cohort, estimate, normalize, phantom, reference, run, slurm, stains
 from wsi_pgdips.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -19,8 +19,8 @@ from wsi_pgdips.cli.run_options import with_run_options
 from wsi_pgdips.cli.say import print_rows, progress_of, say_error, say_note, speak_up, stdout
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.cohort.folder import Cohort, JobFolder
-    from wsi_pgdips.run.cohort.report import Row
+    from wsi_pgdips.cohort.folder import Cohort, JobFolder
+    from wsi_pgdips.cohort.report import Row
 
 cohort_app = typer.Typer(help="Many slides: run, watch, try again, verify.", no_args_is_help=True)
 
@@ -76,13 +76,13 @@ def cohort_run(
     """Run every slide of a cohort; those that are done are left alone, and none stops another."""
     if verbose:
         speak_up()
-    from wsi_pgdips.run.cohort.options import CohortOptions
-    from wsi_pgdips.run.cohort.runner import plan_cohort
+    from wsi_pgdips.cohort.options import CohortOptions
+    from wsi_pgdips.cohort.runner import plan_cohort
 
     own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
     asked = CohortOptions.of(config, own, options)
     folder, cohort = plan_cohort(manifest, job, asked)
-    from wsi_pgdips.run.slurm.submission import refuse_while_queued
+    from wsi_pgdips.slurm.submission import refuse_while_queued
 
     refuse_while_queued(folder)
     _go(folder, quiet, planned=cohort, skip_errors=asked.skip_errors)
@@ -96,9 +96,9 @@ def _go(
     skip_errors: bool = True,
     failed_too: bool = False,
 ) -> None:
-    from wsi_pgdips.run.cohort.report import exit_code
-    from wsi_pgdips.run.cohort.runner import run_cohort
-    from wsi_pgdips.run.stopping import stoppable
+    from wsi_pgdips.cohort.report import exit_code
+    from wsi_pgdips.cohort.runner import run_cohort
+    from wsi_pgdips.pipeline.signals import stoppable
 
     progress = progress_of(quiet)
     try:
@@ -130,9 +130,9 @@ def cohort_status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say how every slide stands: stage, tiles, rate, time left, failures."""
-    from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.cohort.report import REST, exit_code, rows_of, summary_of
-    from wsi_pgdips.run.slurm.submission import queue_of
+    from wsi_pgdips.cohort.folder import JobFolder
+    from wsi_pgdips.cohort.report import REST, exit_code, rows_of, summary_of
+    from wsi_pgdips.slurm.submission import queue_of
 
     folder, cohort = JobFolder.opened(job)
 
@@ -173,8 +173,8 @@ def cohort_retry(
     quiet: Quiet = False,
 ) -> None:
     """Work on what is not done once more, where it was worked on before: here, or under Slurm."""
-    from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.slurm.submission import refuse_while_queued, submit_again, was_submitted
+    from wsi_pgdips.cohort.folder import JobFolder
+    from wsi_pgdips.slurm.submission import refuse_while_queued, submit_again, was_submitted
 
     folder, _ = JobFolder.opened(job)
     if was_submitted(folder) and not local:
@@ -190,9 +190,9 @@ def cohort_retry(
 @cohort_app.command("report")
 def cohort_report(job: Job, quiet: Quiet = False) -> None:
     """Write summary.json and failures.csv of how the slides stand now."""
-    from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.cohort.report import exit_code, write_report
-    from wsi_pgdips.run.slurm.submission import queue_of
+    from wsi_pgdips.cohort.folder import JobFolder
+    from wsi_pgdips.cohort.report import exit_code, write_report
+    from wsi_pgdips.slurm.submission import queue_of
 
     folder, cohort = JobFolder.opened(job)
     rows = write_report(folder, cohort, queue_of(folder))
@@ -204,9 +204,9 @@ def cohort_report(job: Job, quiet: Quiet = False) -> None:
 @cohort_app.command("verify")
 def cohort_verify(job: Job, quiet: Quiet = False) -> None:
     """Check every finished slide: files as they were written, no block missing, the format."""
-    from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.cohort.runner import verify_cohort
-    from wsi_pgdips.run.verify import missing_validators
+    from wsi_pgdips.checks.verify import missing_validators
+    from wsi_pgdips.cohort.folder import JobFolder
+    from wsi_pgdips.cohort.runner import verify_cohort
 
     folder, cohort = JobFolder.opened(job)
     found = verify_cohort(folder, cohort, progress_of(quiet))
@@ -228,7 +228,7 @@ def _in_hand(rows: list[Row]) -> bool:
 
 
 def _table(rows: list[Row]) -> RenderableType:
-    from wsi_pgdips.run.cohort.report import count_text, time_left_text
+    from wsi_pgdips.cohort.report import count_text, time_left_text
 
     shown = rows if len(rows) <= SHOWN else [r for r in rows if r.standing not in _PLAIN][:SHOWN]
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -252,7 +252,7 @@ def _done_text(row: Row) -> str:
 
 
 def _print_end(folder: JobFolder, rows: list[Row]) -> None:
-    from wsi_pgdips.run.cohort.report import exit_code
+    from wsi_pgdips.cohort.report import exit_code
 
     stdout().print(_table(rows))
     print_rows([("summary", str(folder.summary))])

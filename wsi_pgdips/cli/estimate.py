@@ -12,7 +12,7 @@ import typer
 from wsi_pgdips.cli.say import print_rows
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.estimate import Estimate
+    from wsi_pgdips.pipeline.estimate import Estimate
 
 
 def estimate(
@@ -56,7 +56,7 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say how long a run would take, and how much memory and disk."""
-    from wsi_pgdips.run.estimate import estimate_slide
+    from wsi_pgdips.pipeline.estimate import estimate_slide
 
     found = estimate_slide(
         slide,
@@ -80,7 +80,7 @@ def estimate(
 
 
 def _rows(found: Estimate) -> list[tuple[str, str]]:
-    from wsi_pgdips.run.inspect import times_text
+    from wsi_pgdips.checks.info import times_text
 
     who = f"{found.threads} threads" if found.threads > 1 else "one thread"
     alike = found.workers > 1

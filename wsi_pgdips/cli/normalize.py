@@ -12,7 +12,7 @@ from wsi_pgdips.cli.app import EXIT_INTERRUPTED
 from wsi_pgdips.cli.say import print_rows, progress_of, say_error
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.progress import Progress
+    from wsi_pgdips.progress import Progress
 
 
 def normalize(
@@ -74,7 +74,7 @@ def normalize(
     """Write a slide in the look of a reference, or one of its stains, for other programs."""
 
     def work(progress: Progress) -> Path:
-        from wsi_pgdips.run.normalize import normalize_slide
+        from wsi_pgdips.export.normalize import normalize_slide
 
         return normalize_slide(
             layers,
@@ -110,7 +110,7 @@ def export(
     """Write the concentrations for programs that do not read the layers as they are."""
 
     def work(progress: Progress) -> Path:
-        from wsi_pgdips.run.normalize import export_layers
+        from wsi_pgdips.export.normalize import export_layers
 
         return export_layers(
             layers, output, profile=profile, overwrite=overwrite, progress=progress

@@ -33,7 +33,7 @@ def phantom(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
 ) -> None:
     """Write a synthetic slide with exact truth, and a stain file to run it with."""
-    from wsi_pgdips.run.phantoms import make_phantom
+    from wsi_pgdips.phantom.make import make_phantom
 
     shape = None if size is None else _shape(size)
     progress = progress_of(quiet)
@@ -68,7 +68,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
 ) -> None:
     """Run a synthetic slide through everything, and compare with its truth."""
-    from wsi_pgdips.run.demo import run_demo
+    from wsi_pgdips.phantom.demo import run_demo
 
     progress = progress_of(quiet)
     try:

@@ -56,7 +56,7 @@ def reference_fit(
     if out.suffix.lower() != ".json":
         refuse(f"a reference is a .json file, found {out.name}", "--out")
     from wsi_pgdips.looks.files import save_reference
-    from wsi_pgdips.run.references import fit_reference
+    from wsi_pgdips.pipeline.fit_reference import fit_reference
 
     fitted = fit_reference(
         slides,
@@ -97,7 +97,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Colour distance of two slides, as a whole and between structures of the same kind."""
-    from wsi_pgdips.run.compare import compare_slides
+    from wsi_pgdips.looks.compare import compare_slides
 
     found = compare_slides(a, b, before=before, stains=stains, mpp=mpp, mpp_source=mpp_source)
     if as_json:

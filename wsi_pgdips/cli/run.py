@@ -13,7 +13,7 @@ from wsi_pgdips.cli.run_options import with_run_options
 from wsi_pgdips.cli.say import print_rows, print_summary, progress_of, say_error, speak_up
 
 if TYPE_CHECKING:
-    from wsi_pgdips.run.stopping import Stopped
+    from wsi_pgdips.pipeline.signals import Stopped
 
 _JOBS = "As one job of several"
 
@@ -54,10 +54,10 @@ def run(
     """Turn a slide into layers of stain concentration; goes on where it stopped."""
     if verbose:
         speak_up()
-    from wsi_pgdips.run import pipeline
-    from wsi_pgdips.run.ledger import Ledger
-    from wsi_pgdips.run.progress import Together
-    from wsi_pgdips.run.stopping import Stopped, stoppable
+    from wsi_pgdips.pipeline import slide as pipeline
+    from wsi_pgdips.pipeline.ledger import Ledger
+    from wsi_pgdips.pipeline.signals import Stopped, stoppable
+    from wsi_pgdips.progress import Together
 
     # only a start after another can be in vain: no other has the files counted
     before = Ledger(output).pieces() if pipeline.is_restarted() else None
@@ -86,8 +86,8 @@ def run(
 def _say_stopped(stopped: Stopped, in_vain: bool) -> int:
     """Exit code after a signal; that of a time limit asks Slurm for a new start."""
     from wsi_pgdips.errors import IncompleteRunError
-    from wsi_pgdips.run.slurm.queue import requeue_this
-    from wsi_pgdips.run.stopping import LONGER, TOO_SHORT
+    from wsi_pgdips.pipeline.signals import LONGER, TOO_SHORT
+    from wsi_pgdips.slurm.queue import requeue_this
 
     if stopped.asks_for_more and in_vain:
         error = IncompleteRunError(f"{TOO_SHORT}; it is not started anew", hint=LONGER)
@@ -108,7 +108,7 @@ def info(
     ] = None,
 ) -> None:
     """Say what a slide or the output of a run holds."""
-    from wsi_pgdips.run.inspect import describe, inspect
+    from wsi_pgdips.checks.info import describe, inspect
 
     facts = inspect(path, mpp_source=mpp_source)
     if as_json:

@@ -14,12 +14,12 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wsi_pgdips.run.progress import Progress
-    from wsi_pgdips.run.summary import RunSummary
+    from wsi_pgdips.pipeline.record import RunSummary
+    from wsi_pgdips.progress import Progress
 
 
 def print_summary(summary: RunSummary, *, times: bool = False) -> None:
-    from wsi_pgdips.run.inspect import seam_texts, times_text
+    from wsi_pgdips.checks.info import seam_texts, times_text
 
     done = "finished before, nothing to do" if summary.already_done else "done"
     counts = f"{summary.tiles}, {summary.fitted} fitted on their own, {summary.inherited} inherited"
@@ -62,7 +62,7 @@ def stdout() -> Console:
 
 
 def progress_of(quiet: bool) -> Progress:
-    from wsi_pgdips.run.progress import QuietProgress, make_progress
+    from wsi_pgdips.progress import QuietProgress, make_progress
 
     return QuietProgress() if quiet else make_progress(sys.stderr)
 

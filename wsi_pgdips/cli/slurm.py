@@ -106,10 +106,10 @@ def slurm_submit(
     **options: Any,
 ) -> None:
     """Submit what is not done of a cohort: small slides as arrays, big ones stage by stage."""
-    from wsi_pgdips.run.cohort.options import CohortOptions
-    from wsi_pgdips.run.cohort.runner import left_of, plan_cohort
-    from wsi_pgdips.run.slurm.resources import Resources
-    from wsi_pgdips.run.slurm.submission import Splitting, plan_submission, scripts_of, submit
+    from wsi_pgdips.cohort.options import CohortOptions
+    from wsi_pgdips.cohort.runner import left_of, plan_cohort
+    from wsi_pgdips.slurm.resources import Resources
+    from wsi_pgdips.slurm.submission import Splitting, plan_submission, scripts_of, submit
 
     asked = CohortOptions.of(config, {"reference": reference, "retries": retries}, options)
     if asked.settings.get("cluster", "local") != "local":
@@ -152,8 +152,8 @@ def slurm_submit(
 @slurm_app.command("cancel")
 def slurm_cancel(job: Job, quiet: Quiet = False) -> None:
     """End the jobs of a cohort; what is done is kept, and `cohort retry` goes on."""
-    from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.slurm.submission import cancel
+    from wsi_pgdips.cohort.folder import JobFolder
+    from wsi_pgdips.slurm.submission import cancel
 
     folder, _ = JobFolder.opened(job)
     ids = cancel(folder)
@@ -169,9 +169,9 @@ def slurm_task(
     task: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """What a job of `slurm submit` runs."""
-    from wsi_pgdips.run.cohort.folder import JobFolder
-    from wsi_pgdips.run.progress import make_progress
-    from wsi_pgdips.run.slurm.task import run_task
+    from wsi_pgdips.cohort.folder import JobFolder
+    from wsi_pgdips.progress import make_progress
+    from wsi_pgdips.slurm.task import run_task
 
     folder, _ = JobFolder.opened(job_folder.absolute())
     progress = make_progress(sys.stderr)

@@ -19,8 +19,8 @@ stains_app = typer.Typer(help="The stain library, and stain vectors from a slide
 def _stains(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
+    from wsi_pgdips.checks.info import vector_text
     from wsi_pgdips.optics.stains import load_stains, stain_names
-    from wsi_pgdips.run.inspect import vector_text
 
     table = Table("name", "stain", "OD (r, g, b)", "source", box=None, header_style="bold")
     for name in stain_names():
@@ -43,7 +43,7 @@ def stains_show(
 ) -> None:
     """Print a stain set as TOML, to start your own from."""
     from wsi_pgdips.optics.stains import load_stains
-    from wsi_pgdips.run.stain_fit import stains_toml
+    from wsi_pgdips.pipeline.stain_fit import stains_toml
 
     typer.echo(stains_toml(load_stains(name)), nl=False)
 
@@ -66,8 +66,8 @@ def stains_fit(
     ] = None,
 ) -> None:
     """Take the vector of one stain from a region of a slide, less the slide's glass."""
-    from wsi_pgdips.run.inspect import vector_text
-    from wsi_pgdips.run.stain_fit import fit_stain, save_fitted
+    from wsi_pgdips.checks.info import vector_text
+    from wsi_pgdips.pipeline.stain_fit import fit_stain, save_fitted
 
     x, y, w, h = numbers(region, ",", 4, "--region", "x,y,w,h")
     fitted = fit_stain(slide, Region(y, x, h, w), mpp_source=mpp_source)

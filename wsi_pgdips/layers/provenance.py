@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pgdips import __version__
+from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError
-from wsi_pgdips.layers.disk import write_atomic
 from wsi_pgdips.layers.schema import OWN_KEY, Json, to_json
 
 RUN_RECORD = "provenance/run.json"

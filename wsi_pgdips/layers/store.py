@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pgdips.disk import sha256, writing, zarr_session
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import CHUNK, OutputGrid
 from wsi_pgdips.layers import pyramid, schema
-from wsi_pgdips.layers.disk import sha256, writing, zarr_session
 from wsi_pgdips.layers.provenance import is_created, read_attributes, write_metadata
 from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet

@@ -1,0 +1,65 @@
+"""What a cohort's own files cost where it has thousands of slides."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cohort.records import PLAN, CohortFigures
+from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.manifest import Entry
+from wsi_pgdips.cohort.report import rows_of
+from wsi_pgdips.cohort.runner import CohortJob, on_slide
+from wsi_pgdips.cohort.state import State
+from wsi_pgdips.cohort.work import WHOLE
+from wsi_pgdips.pipeline.lock import held_by_another
+
+REPEATS = 5
+
+
+def measure_plan(figures: CohortFigures, folder: Path, count: int) -> None:
+    """Time what is done before each slide, and what is done of all, in a cohort of so many.
+
+    Nobody works on them: the slides are not there, and all but the last are said to be done.
+    """
+    job = JobFolder(folder / "job")
+    entries = tuple(
+        Entry(f"slide-{i:05d}", f"/slides/slide-{i:05d}.svs", f"layers/slide-{i:05d}.ome.zarr")
+        for i in range(count)
+    )
+    cohort = Cohort(entries, {"preset": "fast", "device": "cpu"}, retries=0)
+    job.keep(cohort)
+    done = json.dumps(asdict(State("run", "done")))
+    for entry in entries:
+        job.output(entry).mkdir(parents=True)
+        job.state(entry).mkdir(parents=True)
+        (job.state(entry) / "run.json").write_text(done)
+    last = entries[-1]
+
+    def opened() -> Any:
+        return JobFolder.opened(job.path)[1].entry(last.name)
+
+    how = f"{count} slides"
+    for metric, act in (
+        ("plan_ms_per_slide", opened),
+        ("held_ms_per_slide", lambda: held_by_another(job.output(last), WHOLE)),
+        # a slide that cannot be opened: everything beside the work
+        ("dispatch_ms_per_slide", lambda: on_slide(CohortJob(str(job.path), "cpu", 1), last.name)),
+        ("status_ms", lambda: rows_of(job, cohort)),
+    ):
+        figures.add(PLAN, how, metric, 1e3 * _seconds(act))
+
+
+def _seconds(act: Callable[[], Any]) -> float:
+    """The least of a few times: what else the machine did is not of interest."""
+    act()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,145 @@
+"""How fast a normalised slide is read beside OpenSlide, and how true it is to the slide."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.looks.records import FAITHFUL, IDENTICAL, READING, Looks
+from wsi_pgdips.layers.reader import Layers, open_layers
+from wsi_pgdips.looks.normalized_slide import SELF, NormalizedSlide
+from wsi_pgdips.pipeline.slide import deconvolve_slide
+from wsi_pgdips.records import ByteArray
+from wsi_pgdips.slide.reader import open_source
+
+SIDE = 512
+RASTER, RANDOM = "raster", "random"
+OPENSLIDE_MS, NORMALIZED_MS, RATIO = "openslide_ms", "normalized_ms", "over_openslide"
+PSNR, LAYERS_PSNR = "self_psnr_db", "layers_psnr_db"
+MOST_READS = 64  # of an order, in each round
+ROUNDS = 3
+WINDOWS = 16  # of a level, or of layers, whose pixels are compared
+Place = tuple[int, int]  # (x, y), as OpenSlide has it
+
+
+def make_layers(slide: Path, stains: str, output: Path, mpp: float) -> Layers:
+    """Layers by preset ``fast``, with the settings of a plain run."""
+    deconvolve_slide(slide, output, preset="fast", stains=stains, mpp=mpp)
+    return open_layers(output)
+
+
+def measure_reading(
+    looks: Looks, slide: Path, layers: Layers, reference: str, *, most: int = MOST_READS
+) -> None:
+    """Median milliseconds of a read of 512 x 512 at level 0, and their ratio, in both orders.
+
+    OpenSlide and the normalised slide read the same places in turn, one right after the other, each
+    with a fresh handle a round; which one comes first alternates, since the second finds the file
+    in the system's memory. One thread. Places are where there is tissue.
+    """
+    from threadpoolctl import threadpool_limits
+
+    raster, scattered = _places(layers, most)
+    for order, places in ((RASTER, raster), (RANDOM, scattered)):
+        took: tuple[list[float], list[float]] = ([], [])
+        with threadpool_limits(1):
+            for turn in range(ROUNDS):
+                with contextlib.ExitStack() as stack:
+                    slides = _both(stack, slide, layers, reference)
+                    for k, place in enumerate(places):
+                        for which in (0, 1) if (k + turn) % 2 else (1, 0):
+                            start = time.perf_counter()
+                            slides[which].read_region(place, 0, (SIDE, SIDE))
+                            took[which].append(1e3 * (time.perf_counter() - start))
+        native, ours = (median(times) for times in took)
+        for metric, value in (
+            (OPENSLIDE_MS, native),
+            (NORMALIZED_MS, ours),
+            (RATIO, ours / native),
+            ("reads", len(places)),
+        ):
+            looks.add(READING, slide.name, order, metric, value, "level 0")
+
+
+def measure_self(looks: Looks, slide: Path, layers: Layers) -> None:
+    """PSNR, dB, of the slide normalised to itself, at every level; equal bytes: ``IDENTICAL``."""
+    import openslide
+
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(contextlib.closing(openslide.OpenSlide(slide)))
+        same = stack.enter_context(contextlib.closing(NormalizedSlide(slide, layers, SELF)))
+        for level, (width, height) in enumerate(own.level_dimensions):
+            scale, error, n = own.level_downsamples[level], 0.0, 0
+            for y, x in _spread(height, width):
+                place = (round(x * scale), round(y * scale))
+                a, b = (
+                    np.asarray(s.read_region(place, level, (SIDE, SIDE)), np.float64)[..., :3]
+                    for s in (own, same)
+                )
+                error, n = error + float(((a - b) ** 2).sum()), n + a.size
+            looks.add(FAITHFUL, slide.name, SELF, PSNR, _psnr(error, n), f"level {level}")
+
+
+def measure_layers(looks: Looks, slide: Path, layers: Layers) -> None:
+    """PSNR, dB, of tissue pixels made of the layers alone, on their own grid, against the slide."""
+    grid = layers.grid
+    source = open_source(slide, mpp=grid.mpp, mpp_source=grid.mpp / grid.factor)
+    alone, tissue, error, n = NormalizedSlide(None, layers, SELF), layers.tissue(), 0.0, 0
+    with contextlib.closing(source):
+        for y, x in _spread(*grid.shape):
+            h, w = min(SIDE, grid.shape[0] - y), min(SIDE, grid.shape[1] - x)
+            mask = np.asarray(tissue[y : y + h, x : x + w].compute(scheduler="synchronous"), bool)
+            own: ByteArray = source.read(y, x, h, w)
+            made = np.asarray(alone.read_region((x, y), 0, (w, h)))[..., :3]
+            difference = own[mask].astype(np.float64) - made[mask]
+            error, n = error + float((difference**2).sum()), n + difference.size
+    looks.add(FAITHFUL, slide.name, "layers alone", LAYERS_PSNR, _psnr(error, n))
+
+
+def _both(stack: contextlib.ExitStack, slide: Path, layers: Layers, reference: str) -> list[Any]:
+    import openslide
+
+    opened = (openslide.OpenSlide(slide), NormalizedSlide(slide, layers, reference))
+    return [stack.enter_context(contextlib.closing(s)) for s in opened]
+
+
+def _places(layers: Layers, most: int) -> tuple[list[Place], list[Place]]:
+    """Level-0 places on tissue: consecutive ones of the raster, and others at random."""
+    grid = layers.grid
+    height, width = grid.shape_l0
+    level = min(4, grid.n_levels - 1)
+    mask = np.asarray(layers.tissue(level).compute(scheduler="synchronous"), bool)
+    cell = grid.factor * 2**level
+
+    def on_tissue(x: int, y: int) -> bool:
+        return bool(mask[int((y + SIDE / 2) / cell), int((x + SIDE / 2) / cell)])
+
+    every = [
+        (x, y)
+        for y in range(0, height - SIDE + 1, SIDE)
+        for x in range(0, width - SIDE + 1, SIDE)
+        if on_tissue(x, y)
+    ]
+    start = max((len(every) - most) // 2, 0)
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, (width - SIDE + 1, height - SIDE + 1), (100 * most, 2))
+    scattered = [(int(x), int(y)) for x, y in drawn if on_tissue(int(x), int(y))]
+    return every[start : start + most], scattered[:most]
+
+
+def _spread(height: int, width: int) -> Sequence[tuple[int, int]]:
+    """(y, x) of up to 16 windows, spread evenly over those that tile the area."""
+    every = [(y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE)]
+    return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, WINDOWS).astype(int))]
+
+
+def _psnr(error: float, n: int) -> float:
+    if n == 0:
+        return float("nan")
+    return IDENTICAL if error == 0 else float(10 * np.log10(255.0**2 * n / error))

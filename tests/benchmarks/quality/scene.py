@@ -1,0 +1,136 @@
+"""A phantom with its exact truth, all of it in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.quality.cases import Case
+from benchmarks.quality.linear import LinearMethods, Result
+from benchmarks.quality.methods import CLOSED
+from benchmarks.quality.picture import Picture, read_picture, unmix_od
+from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.optics.physics import unit_rows
+from wsi_pgdips.phantom.make import MadePhantom, make_phantom
+from wsi_pgdips.phantom.writer import PhantomTruth
+from wsi_pgdips.records import BoolArray, FloatArray, StainSet
+from wsi_pgdips.slide.reader import open_source
+from wsi_pgdips.slide.source import PyramidSource
+
+REAL_SHAPE = (1536, 1536)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A written phantom, open.
+
+    Attributes:
+        slide, stains_file: what the product is run on. stains: the same set, loaded.
+        q: (N, H, W) true concentrations. tissue: (H, W) true tissue.
+    """
+
+    slide: Path
+    stains_file: Path
+    stains: StainSet
+    truth: PhantomTruth
+    source: PyramidSource
+    picture: Picture
+    q: FloatArray
+    tissue: BoolArray
+
+    @property
+    def grid(self) -> OutputGrid:
+        return self.source.grid
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.truth.labels
+
+    @cached_property
+    def linear(self) -> LinearMethods:
+        return LinearMethods(self.picture)
+
+    @cached_property
+    def reference(self) -> FloatArray:
+        """(N, H, W) of ``closed-constant``: what a seam step is measured against."""
+        return self.linear.result(CLOSED).maps
+
+    @cached_property
+    def weight(self) -> FloatArray:
+        """(GY, GX) share of true tissue in each tile."""
+        share = np.zeros(self.grid.tile_grid, np.float32)
+        for tile in np.ndindex(*share.shape):
+            r = self.grid.tile_region(*tile)
+            share[tile] = self.tissue[r.slices].mean()
+        return share
+
+    @cached_property
+    def tile_fields(self) -> tuple[FloatArray, FloatArray]:
+        """True (GY, GX, N, 3) S and (GY, GX, 3) B at tile centres."""
+        gy, gx = self.grid.tile_grid
+        y = ((np.arange(gy) + 0.5) * self.grid.tile - 0.5)[:, None]
+        x = ((np.arange(gx) + 0.5) * self.grid.tile - 0.5)[None, :]
+        rows = np.moveaxis(self.truth.stain_matrix_at(y, x), (0, 1), (2, 3))
+        return rows, np.moveaxis(self.truth.background_at(y, x), 0, -1)
+
+    def pixel_fields(self) -> tuple[FloatArray, FloatArray]:
+        """True (N, 3, H, W) S and (3, H, W) B at the pixels; made anew, they are large."""
+        yy, xx = np.arange(self.grid.shape[0])[:, None], np.arange(self.grid.shape[1])[None, :]
+        return self.truth.stain_matrix_at(yy, xx), self.truth.background_at(yy, xx)
+
+    def oracle(self, *, constant: bool = False) -> Result:
+        """Told the truth: the fields at every pixel, or their means over the tissue."""
+        rows, background = self.pixel_fields()
+        if not constant:
+            return Result(unmix_od(self.picture.od, rows, background), *self.tile_fields)
+        mean_rows = unit_rows(rows[:, :, self.tissue].mean(-1))
+        mean_background = background[:, self.tissue].mean(-1)
+        maps = unmix_od(self.picture.od, mean_rows, mean_background)
+        return Result(maps, mean_rows, mean_background)
+
+
+@contextlib.contextmanager
+def open_scene(
+    case: Case, seed: int, folder: Path, *, shape: tuple[int, int] | None = None, tile: int = 512
+) -> Iterator[Scene]:
+    """Write a phantom of a case into a folder, and open it.
+
+    Args:
+        shape: (height, width) in place of the description's.
+
+    Raises:
+        SettingsError: no true vectors exist for this seed. SlideError: the real slide cannot be
+            read or has no tissue.
+    """
+    slide = folder / f"{case.name}.tif"
+    made = make_phantom(
+        slide,
+        config=case.description,
+        seed=seed,
+        shape=shape or (REAL_SHAPE if case.description is None else None),
+        texture=case.slide,
+        stains=case.stains,
+    )
+    with contextlib.closing(open_source(slide, mpp="native", tile=tile)) as source:
+        yield _scene(slide, made, source)
+
+
+def _scene(slide: Path, made: MadePhantom, source: PyramidSource) -> Scene:
+    from wsi_pgdips.optics.stains import load_stains
+
+    truth = made.truth
+    return Scene(
+        slide,
+        made.stains,
+        load_stains(made.stains),
+        truth,
+        source,
+        read_picture(source, truth.library),
+        truth.concentration(0, 0, *truth.shape),
+        truth.tissue(0, 0, *truth.shape),
+    )

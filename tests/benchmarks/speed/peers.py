@@ -1,0 +1,115 @@
+"""tiatoolbox's stain normalisation of the same tiles: read, fit and transform, write.
+
+Each tile is read from the slide, normalised on its own as tiatoolbox's users do it, and written to
+a Zarr array with our codec, by as many processes as there are cores, started and imported before
+the clock runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_pgdips.disk import zarr_session
+from wsi_pgdips.geometry import CHUNK
+from wsi_pgdips.machine import quiet_threads, usable_cpus
+from wsi_pgdips.records import ByteArray
+from wsi_pgdips.stages.context import SlideJob
+
+PEERS = {
+    "tiatoolbox-macenko": "MacenkoNormalizer",
+    "tiatoolbox-reinhard": "ReinhardNormalizer",
+    "tiatoolbox-vahadane": "VahadaneNormalizer",
+}
+Tiles = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class PeerTime:
+    """Wall and CPU seconds of all tiles, and tiles that the method could not be fitted to."""
+
+    wall: float
+    cpu: float
+    refused: int
+
+
+def peer_time(method: str, job: SlideJob, tiles: Tiles) -> PeerTime:
+    """Time of one of ``PEERS`` on the tiles of a slide whose plan was kept.
+
+    Args:
+        job: with ``work/plan.npz`` in its output. tiles: (ty, tx).
+    """
+    workers = usable_cpus()
+    with tempfile.TemporaryDirectory(prefix="wsi-pgdips-speed-") as folder:
+        _make_array(Path(folder), job)
+        context = get_context("spawn")
+        # neighbours share decoded tiles of the file: each process takes a run of them
+        parts = [[tuple(map(int, t)) for t in part] for part in np.array_split(tiles, workers * 4)]
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start, initargs=(method, job, tiles, folder)
+        ) as pool:
+            list(pool.map(_wait, [1.0] * workers))  # until all have started
+            start = time.perf_counter()
+            done = list(pool.map(_normalise, parts))
+            wall = time.perf_counter() - start
+    return PeerTime(wall, sum(cpu for cpu, _ in done), sum(refused for _, refused in done))
+
+
+def _make_array(folder: Path, job: SlideJob) -> None:
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    height, width = job.context().grid.shape
+    zarr.open_group(folder, mode="a").create_array(
+        "rgb",
+        shape=(height, width, 3),
+        dtype="uint8",
+        chunks=(CHUNK, CHUNK, 3),
+        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
+    )
+
+
+_STATE: dict[str, Any] = {}
+
+
+def _start(method: str, job: SlideJob, tiles: Tiles, folder: str) -> None:
+    import zarr
+    from tiatoolbox.tools import stainnorm
+
+    quiet_threads()
+    logging.disable(logging.WARNING)
+    context = job.context()
+    normaliser = getattr(stainnorm, PEERS[method])()
+    middle = tiles[len(tiles) // 2]
+    region = context.grid.tile_region(*middle)
+    normaliser.fit(context.source.read(region.y, region.x, region.h, region.w))
+    array: Any = zarr.open_group(folder, mode="r+")["rgb"]
+    _STATE.update(context=context, normaliser=normaliser, array=array, folder=Path(folder))
+
+
+def _wait(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def _normalise(tiles: Tiles) -> tuple[float, int]:
+    """(CPU seconds, tiles refused)."""
+    start, refused = time.process_time(), 0
+    context, array = _STATE["context"], _STATE["array"]
+    with zarr_session(_STATE["folder"]):
+        for tile in tiles:
+            r = context.grid.tile_region(*tile)
+            rgb: ByteArray = context.source.read(r.y, r.x, r.h, r.w)
+            try:
+                out = _STATE["normaliser"].transform(rgb.copy())
+            except (ValueError, np.linalg.LinAlgError):  # too little of anything
+                out, refused = rgb, refused + 1
+            array[r.slices] = out
+    return time.process_time() - start, refused

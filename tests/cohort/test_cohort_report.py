@@ -1,0 +1,489 @@
+"""How a cohort stands: from the files of those who work on it, for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import tempfile
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_pgdips.cli import cohort as command
+from wsi_pgdips.cohort import report
+from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.manifest import Entry
+from wsi_pgdips.cohort.report import (
+    ORDER,
+    Row,
+    count_text,
+    exit_code,
+    rows_of,
+    time_left_text,
+    write_report,
+)
+from wsi_pgdips.cohort.state import (
+    State,
+    StateFile,
+    forget_states,
+    put_back,
+    read_states,
+    state_of_slide,
+    try_again,
+)
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.pipeline import lock as holding
+from wsi_pgdips.pipeline.holder import Holder
+from wsi_pgdips.pipeline.lock import place
+from wsi_pgdips.pipeline.part import STAGES, Part
+
+PARTS = [Part(), *(Part(s) for s in STAGES), *(Part("fit", i, 3) for i in (1, 2, 3))]
+STATUSES = ("running", "stage_done", "done", "incomplete", "failed", "stopped", "unready")
+ENDED = ("done", "failed", "incomplete")
+
+
+def clock_of(*seconds: float) -> Any:
+    """A clock that stops at its last time."""
+    left = list(seconds)
+    return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    return JobFolder(tmp_path / "a [b] job")
+
+
+def cohort_of(folder: JobFolder, *names: str, **others: Any) -> Cohort:
+    entries = tuple(Entry(n, f"/none/{n}.svs", f"layers/{n}.ome.zarr", **others) for n in names)
+    cohort = Cohort(entries)
+    folder.keep(cohort)
+    return cohort
+
+
+def begun(folder: JobFolder, name: str, part: Part | None = None, **changes: Any) -> StateFile:
+    file = StateFile(folder.path / "state" / name, part or Part(), "digest")
+    file.write(**changes)
+    return file
+
+
+def held(folder: JobFolder, name: str) -> AbstractContextManager[None]:
+    return holding.holding(folder.path / "layers" / f"{name}.ome.zarr")
+
+
+# one state of many
+
+
+@st.composite
+def states(draw: st.DrawFn) -> list[State]:
+    parts = draw(st.lists(st.sampled_from(PARTS), unique=True, max_size=6))
+    found = []
+    for part in parts:
+        begun = draw(st.floats(1, 1e6))
+        stage_begun = begun + draw(st.floats(0, 1e4))
+        found.append(
+            State(
+                part.name,
+                draw(st.sampled_from(STATUSES)),
+                draw(st.sampled_from(["", "fit"])),
+                draw(st.integers(0, 50)),
+                draw(st.integers(50, 90)),
+                begun=begun,
+                stage_begun=stage_begun,
+                updated=stage_begun + draw(st.floats(0, 1e4)),
+            )
+        )
+    return [s if s.stage else replace(s, done=0, total=0, stage_begun=0.0) for s in found]
+
+
+@given(states())
+def test_one_state_of_those_of_the_parts(found: list[State]) -> None:
+    one = state_of_slide(found)
+    if not found:
+        assert one is None
+        return
+    assert one is not None
+    statuses = {s.status for s in found}
+    ended = [s for s in ENDED if s in statuses]
+    if ended:  # nothing can follow
+        assert one.status == ended[0]
+        assert replace(one, begun=0) in [replace(s, begun=0) for s in found]
+        assert one.begun == min(s.begun for s in found)
+        return
+    assert one.status in statuses
+    assert one.begun == min(s.begun for s in found)
+    assert 0 <= one.done <= one.total or one.total == 0
+    begun = [s for s in found if s.status != "unready"]
+    if one.status == "unready":  # that says more than the end of what is done
+        assert {s.status for s in begun} <= {"stage_done"}
+        return
+    beside = [s for s in begun if s.part.partition("-")[0] == begun[-1].part.partition("-")[0]]
+    if any(s.status == "running" for s in beside):
+        assert one.status == "running"
+    elif any(s.status == "stopped" for s in beside):
+        assert one.status == "stopped"
+    if one.stage_begun:
+        assert one.stage_begun in [s.stage_begun for s in found]
+    assert bool(one.stage_begun) == any(
+        s.stage for s in beside if s.status == "running" or one.status != "running"
+    )
+
+
+@given(states())
+def test_states_are_read_in_the_order_of_their_stages(
+    tmp_path_factory: pytest.TempPathFactory, found: list[State]
+) -> None:
+    folder = tmp_path_factory.mktemp("states")
+    for state in found:
+        (folder / f"{state.part}.json").write_text(json.dumps(asdict(state)))
+    (folder / "torn.json").write_text("{")
+    (folder / "other.json").write_text('{"colour": "red"}')
+    (folder / "list.json").write_text("[]")
+    read = read_states(folder)
+    assert sorted(s.part for s in read) == sorted(s.part for s in found)
+    order = [*STAGES, "run"]
+    places = [order.index(s.part.partition("-")[0]) for s in read]
+    assert places == sorted(places)
+
+
+def test_shares_of_a_stage_are_added_up(folder: JobFolder) -> None:
+    begun(folder, "a", Part("calibrate"), status="stage_done", stage="calibrate", total=5, done=5)
+    for i, done in ((1, 3), (2, 4)):
+        begun(
+            folder, "a", Part("fit", i, 3), stage="fit", done=done, total=10, stage_begun=100.0 + i
+        )
+    begun(folder, "a", Part("fit", 3, 3))  # has not begun with its tiles
+    one = state_of_slide(read_states(folder.path / "state" / "a"))
+    assert one is not None
+    assert (one.done, one.total, one.stage_begun) == (7, 20, 101.0)
+
+
+# the file of a part
+
+
+def test_how_far_it_is_is_written_now_and_then(tmp_path: Path) -> None:
+    now = [1000.0]
+    file = StateFile(tmp_path / "a", Part("fit", 2, 3), "digest", clock=lambda: now[0])
+    path = tmp_path / "a" / "fit-2-of-3.json"
+    file.stage("fit", 10, "tiles")
+    for _ in range(3):
+        now[0] += 0.1
+        file.advance()
+    on_disk = State.read(path)
+    assert on_disk is not None
+    assert (on_disk.stage, on_disk.done, on_disk.total, on_disk.stage_begun) == ("fit", 0, 10, 1000)
+    now[0] += 1
+    file.advance(2)
+    on_disk = State.read(path)
+    assert on_disk is not None
+    assert (on_disk.done, on_disk.updated) == (5, now[0])
+    assert (on_disk.pid, on_disk.digest, on_disk.part) == (os.getpid(), "digest", "fit-2-of-3")
+    file.note("not of the state")
+    file.close()
+
+
+def test_torn_states_go_and_those_of_names_below_stay(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    torn = tmp_path / "a" / "run.json.0123.partial"
+    torn.write_text("{")
+    StateFile(tmp_path / "a", Part(), "")
+    assert not torn.exists()
+    StateFile(tmp_path / "a" / "b", Part(), "")
+    StateFile(tmp_path / "a", Part("fit", 1, 2), "")
+    forget_states(tmp_path / "a", Part("fit", 1, 2))
+    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2"]
+    assert len(read_states(tmp_path / "a" / "b")) == 1
+    assert read_states(tmp_path / "nothing") == ()
+
+
+def test_what_is_tried_again_is_known_to_be_begun(folder: JobFolder) -> None:
+    states = folder.path / "state" / "a"
+    try_again(states)
+    assert read_states(states) == ()
+    begun(folder, "a", Part("calibrate"), status="stage_done")
+    begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
+    try_again(states)
+    (one,) = read_states(states)
+    assert (one.status, one.digest, one.part) == ("stopped", "digest", "run")
+
+
+def test_what_could_not_be_tried_again_is_as_before(folder: JobFolder) -> None:
+    states = folder.path / "state" / "a"
+    begun(folder, "a", Part("calibrate"), status="stage_done")
+    begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
+    before = read_states(states)
+    try_again(states)
+    put_back(states, before)
+    assert read_states(states) == before
+    try_again(states)
+    begun(folder, "a", status="done")  # somebody was faster
+    put_back(states, before)
+    assert [s.status for s in read_states(states)] == ["done"]
+
+
+# rows
+
+
+def test_every_way_to_stand(folder: JobFolder) -> None:
+    names = ("new", "running", "gone", "stopped", "between", "done", "failed", "incomplete")
+    cohort = cohort_of(folder, *names)
+    for name in ("running", "gone"):
+        begun(folder, name, stage="fit", done=1, total=4, unit="tiles", stage_begun=1.0)
+    begun(folder, "stopped", status="stopped", reason="stopped: SIGTERM")
+    begun(folder, "between", Part("calibrate"), status="stage_done")
+    for name in ("done", "failed", "incomplete"):
+        begun(folder, name, status=name, reason="why", hint="what", exit_code=3)
+    with held(folder, "running"):
+        rows = {r.entry.name: r for r in rows_of(folder, cohort)}
+        queue = {"new": "job 7 pending", "gone": "job 8 pending", "between": "fit: job 9 pending"}
+        queued = {r.entry.name: r for r in rows_of(folder, cohort, lambda n: queue.get(n, ""))}
+    assert {n: r.standing for n, r in rows.items()} == {
+        "new": "waiting",
+        "running": "running",
+        "gone": "interrupted",
+        "stopped": "interrupted",
+        "between": "interrupted",
+        "done": "done",
+        "failed": "failed",
+        "incomplete": "incomplete",
+    }
+    assert {n: r.standing for n, r in queued.items()} == {
+        **{n: r.standing for n, r in rows.items()},
+        "gone": "waiting",
+        "between": "waiting",
+    }
+    assert rows["running"].stage_text.startswith("fit 1/4 tiles")
+    assert (rows["running"].reason, rows["running"].hint) == ("", "")
+    assert "is gone" in rows["gone"].reason
+    assert rows["stopped"].reason == "stopped: SIGTERM"
+    assert "goes on" in rows["gone"].hint
+    assert (rows["failed"].reason, rows["failed"].hint) == ("why", "what")
+    assert queued["between"].stage_text == "fit: job 9 pending"
+    # of a job that Slurm no longer knows, and which nobody has begun
+    row = rows_of(folder, Cohort(cohort.entries[:1]), lambda n: "")[0]
+    assert (row.standing, row.state) == ("interrupted", None)
+    assert "is gone" in row.reason
+
+
+def test_just_begun(folder: JobFolder) -> None:
+    cohort = cohort_of(folder, "a")
+    begun(folder, "a")
+    with holding.holding(folder.path / "state" / "a" / "run"):  # nobody has the output yet
+        (row,) = rows_of(folder, cohort)
+        assert (row.standing, row.stage_text) == ("running", "opening")
+    (row,) = rows_of(folder, cohort)
+    assert row.standing == "interrupted"
+
+
+def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = cohort_of(folder, "a")
+    begun(folder, "a", stage="fit", total=4, unit="tiles")
+    output = folder.path / "layers" / "a.ome.zarr"
+    output.parent.mkdir()
+    elsewhere = replace(Holder.this(), host="another")
+    file = place(output, "run")
+    file.write_text(json.dumps(asdict(elsewhere)))
+
+    refusal = [OSError(errno.EROFS, "Read-only"), PermissionError(errno.EACCES, "Denied")]
+
+    def nothing_is_written(*_: Any, **__: Any) -> Any:
+        raise refusal[0]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", nothing_is_written)
+    assert rows_of(folder, cohort)[0].standing == "running"
+    refusal.pop(0)
+    assert rows_of(folder, cohort)[0].standing == "running"
+    long_ago = time.time() - holding.DEAD_S - 60
+    os.utime(file, (long_ago, long_ago))
+    assert rows_of(folder, cohort)[0].standing == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("standings", "text", "code"),
+    [
+        ([], "", 0),
+        (["done", "done"], "2 done", 0),
+        (["failed", "done", "failed"], "1 done, 2 failed", 3),
+        (["waiting"], "1 waiting", 3),
+        (list(ORDER), ", ".join(f"1 {s}" for s in ORDER), 3),
+    ],
+)
+def test_counts_and_exit_codes(standings: list[Any], text: str, code: int) -> None:
+    rows = [Row(Entry(str(i), "", ""), s, None) for i, s in enumerate(standings)]
+    assert (count_text(rows), exit_code(rows)) == (text, code)
+
+
+def test_who_may_not_look_at_an_output_believes_its_state(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError("Permission denied")
+
+    cohort = cohort_of(folder, "a", "b")
+    (folder.path / "layers").mkdir()
+    begun(folder, "a", stage="fit")
+    monkeypatch.setattr(report, "holders", refused)
+    assert [r.standing for r in rows_of(folder, cohort)] == ["running", "waiting"]
+
+
+def test_time_left() -> None:
+    def row(standing: Any, begun: float, updated: float) -> Row:
+        return Row(Entry("a", "", ""), standing, State("run", begun=begun, updated=updated))
+
+    done = [row("done", 100, 160), row("incomplete", 130, 220)]
+    assert time_left_text(done) == ""
+    assert time_left_text([Row(Entry("a", "", ""), "waiting", None)]) == ""
+    left = [Row(Entry("a", "", ""), "waiting", None), row("running", 200, 230)]
+    assert time_left_text([*done, *left]) == "about 2:30 left"  # two of 75 s
+    left = [row("running", 200, 230)] * 3  # at the same time
+    assert time_left_text([*done, *left]) == "about 1:15 left"
+
+
+# for programs
+
+
+def test_the_summary_and_the_failures(folder: JobFolder) -> None:
+    cohort = cohort_of(folder, "x/a,1", "b", "c", "d", reference="he")
+    begun(
+        folder,
+        "x/a,1",
+        status="failed",
+        reason='no "good",\nat all',
+        hint="see\nit",
+        exit_code=2,
+    )
+    begun(folder, "b", status="done", exit_code=0, tiles=7, wall_s=1.5)
+    begun(folder, "c", stage="fit")
+    rows = write_report(folder, cohort)
+    found = json.loads(folder.summary.read_bytes())
+    counts = {k: v for k, v in found.items() if k not in ("rows", "written")}
+    assert counts == {
+        "slides": 4,
+        "done": 1,
+        "running": 0,
+        "waiting": 1,
+        "interrupted": 1,
+        "incomplete": 0,
+        "failed": 1,
+        "exit_code": 3,
+    }
+    assert time.strptime(found["written"], "%Y-%m-%dT%H:%M:%SZ")
+    keys = (
+        "name slide output normalised status reason what_to_do exit_code stage tiles "
+        "failed_tiles wall_s"
+    )
+    assert all(list(row) == keys.split() for row in found["rows"])
+    assert [row["name"] for row in found["rows"]] == [r.entry.name for r in rows]
+    a, b, c, d = found["rows"]
+    assert a["reason"] == 'no "good", at all'
+    assert (b["status"], b["tiles"], b["wall_s"], b["exit_code"]) == ("done", 7, 1.5, 0)
+    assert b["output"] == str(folder.path / "layers" / "b.ome.zarr")
+    assert b["normalised"] == str(folder.path / "layers" / "b.he.tiff")
+    assert (c["status"], c["stage"]) == ("interrupted", "fit")
+    assert (d["status"], d["stage"], d["exit_code"]) == ("waiting", None, None)
+
+    with folder.failures.open() as file:
+        failures = list(csv.DictReader(file))
+    assert [f["status"] for f in failures] == ["failed", "interrupted"]
+    assert failures[0] == {
+        "slide": "/none/x/a,1.svs",
+        "output": str(folder.path / "layers/x/a,1.ome.zarr"),
+        "status": "failed",
+        "reason": 'no "good", at all',
+        "what_to_do": "see it",
+        "exit_code": "2",
+        "log": str(folder.path / "logs/x/a,1.log"),
+    }
+    assert failures[1]["exit_code"] == ""
+
+
+# on the command line
+
+
+def test_status(
+    folder: JobFolder, call: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    cohort_of(folder, "one [/] [bold]", "two")
+    begun(folder, "one [/] [bold]", status="done", tiles=7)
+    monkeypatch.chdir(folder.path.parent)
+    assert call("cohort", "status", folder.path.name) == 3
+    said = capsys.readouterr().out
+    assert "one [/] [bold]  done     7 tiles" in said
+    assert "1 done, 1 waiting" in said
+    assert call("cohort", "status", folder.path.name, "--json") == 3
+    found = json.loads(capsys.readouterr().out)
+    assert [r["status"] for r in found["rows"]] == ["done", "waiting"]
+    assert Path(found["rows"][0]["output"]).is_absolute()
+    begun(folder, "two", status="incomplete", reason="1 tiles and 0 blocks failed")
+    assert call("cohort", "report", folder.path) == 3
+    assert "failures" in capsys.readouterr().out
+    assert folder.failures.read_text().count("\n") == 2
+    begun(folder, "two", status="done", tiles=3)
+    assert call("cohort", "status", folder.path) == 0
+    assert call("cohort", "report", folder.path, "--quiet") == 0
+    assert folder.failures.read_text().count("\n") == 1
+    assert call("cohort", "status", folder.path.parent) == 2
+    assert "no cohort here" in capsys.readouterr().err
+
+
+def test_watching_ends_when_nobody_works(
+    folder: JobFolder, call: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    cohort_of(folder, "a", "b")
+    begun(folder, "a", stage="fit")
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:  # it waits as long as somebody runs the cohort
+            running.__exit__(None, None, None)
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    running = holding.holding(folder.plan)
+    running.__enter__()
+    assert call("cohort", "status", folder.path, "--watch") == 3
+    assert len(looks) == 2
+    assert "1 waiting, 1 interrupted" in capsys.readouterr().out
+
+
+def test_of_a_large_cohort_only_what_needs_a_look_is_shown(
+    folder: JobFolder, call: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"s{i}" for i in range(60)]
+    cohort_of(folder, *names)
+    begun(folder, "s30", status="failed", reason="broken")
+    assert call("cohort", "status", folder.path) == 3
+    said = capsys.readouterr().out
+    assert "s30" in said
+    assert "59 waiting, 1 failed, 59 more not shown" in said
+    assert "s31" not in said
+
+
+def test_verify_without_anything_to_verify(
+    folder: JobFolder, call: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort_of(folder, "a", "b")
+    assert call("cohort", "verify", folder.path) == 0
+    assert "0 slides, 0 with faults" in capsys.readouterr().out
+    begun(folder, "a", status="done")  # says so, but there is nothing
+    assert call("cohort", "verify", folder.path, "--quiet") == 3
+    said = capsys.readouterr().err
+    assert "a: " in said
+    assert "not layers of wsi-pgdips" in said
+
+
+def test_a_plan_is_read_as_it_was_written(folder: JobFolder) -> None:
+    cohort = Cohort((Entry("a", "/a.svs", "a", "he", {"mpp": "1"}),), {"seed": 3}, 4)
+    folder.keep(cohort)
+    assert JobFolder.opened(folder.path) == (folder, cohort)
+    folder.keep(cohort)
+    with pytest.raises(OutputError, match=r"seed = 3, now 4"):
+        folder.keep(replace(cohort, options={"seed": 4}))
+    folder.keep(replace(cohort, options={"seed": 4, "overwrite": True}))

@@ -1,8 +1,0 @@
-"""The slides and comparisons of the tests of runs."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "run"))

@@ -1,0 +1,1 @@
+"""What tests of several rooms share: small slides, cheap runs, cohorts, schedulers."""

@@ -1,0 +1,192 @@
+"""What a cohort has come to: a row a slide, a summary for programs, failures in plain words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.manifest import Entry
+from wsi_pgdips.cohort.state import State, read_states, state_of_slide
+from wsi_pgdips.disk import write_atomic
+from wsi_pgdips.pipeline.lock import SUFFIX, alive, holders
+from wsi_pgdips.progress import clock_text, progress_line
+
+# of a slide: as of its state, or nobody has begun, or who worked on it is gone
+Standing = Literal["waiting", "running", "interrupted", "done", "incomplete", "failed"]
+Queued = Callable[[str], str]
+ORDER: tuple[Standing, ...] = (
+    "done",
+    "running",
+    "waiting",
+    "interrupted",
+    "incomplete",
+    "failed",
+)
+EXIT_DONE, EXIT_FAILED = 0, 3
+REST = 10  # times as long as a look at all slides took, before the next
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one slide stands.
+
+    Attributes:
+        state: the last word of who works, or worked, on it; None where nobody has begun.
+        queue: what waits or runs of it, in words.
+    """
+
+    entry: Entry
+    standing: Standing
+    state: State | None
+    queue: str = ""
+
+    @property
+    def reason(self) -> str:
+        if self.standing == "interrupted":
+            said = self.state.reason if self.state else ""
+            return said or "the process that was to work on it is gone: killed, or out of time"
+        return self.state.reason if self.state and self.standing != "running" else ""
+
+    @property
+    def hint(self) -> str:
+        if self.standing == "interrupted":
+            return "the same command goes on where it stopped; with Slurm, `cohort retry`"
+        return self.state.hint if self.state else ""
+
+    @property
+    def stage_text(self) -> str:
+        """``fit 12/80 tiles, 3.1 tiles/s, 0:22 left`` of a slide in hand."""
+        s = self.state
+        if s is None or self.standing != "running":
+            return self.queue
+        if not s.stage:
+            return "opening"
+        return progress_line(s.stage, s.done, s.total, s.unit, s.updated - s.stage_begun)
+
+
+def rows_of(
+    folder: JobFolder,
+    cohort: Cohort,
+    queued: Queued | None = None,
+    lost: Mapping[str, State] = MappingProxyType({}),
+) -> list[Row]:
+    """How every slide stands, in the order of the manifest.
+
+    Args:
+        queued: what job that waits or runs will work on a slide, by its name; None without.
+        lost: states that could not be written.
+    """
+    return [_row(folder, entry, queued, lost.get(entry.name)) for entry in cohort.entries]
+
+
+def _row(folder: JobFolder, entry: Entry, queued: Queued | None, lost: State | None) -> Row:
+    state = lost or state_of_slide(read_states(folder.state(entry)))
+    if state is not None and state.status in ("done", "incomplete", "failed"):
+        return Row(entry, state.status, state)
+    coming = "" if queued is None else queued(entry.name)
+    if state is None:
+        standing: Standing = "waiting" if coming or queued is None else "interrupted"
+        return Row(entry, standing, None, coming)
+    if state.status == "running" and _held(folder, entry):
+        return Row(entry, "running", state, coming)
+    # between two of its jobs
+    return Row(entry, "waiting" if coming else "interrupted", state, coming)
+
+
+def _held(folder: JobFolder, entry: Entry) -> bool:
+    """Whether anybody works on a slide, as far as its output and its states say."""
+    output, states = folder.output(entry), folder.state(entry)
+    try:
+        if output.parent.is_dir() and any(holders(output).values()):
+            return True
+        return any(alive(path) for path in sorted(states.glob(f"*{SUFFIX}")))
+    except OSError:  # who may not look there, or cannot now, believes the state
+        return True
+
+
+def exit_code(rows: list[Row]) -> int:
+    """0 where all are done, 3 where some are not."""
+    return EXIT_DONE if all(r.standing == "done" for r in rows) else EXIT_FAILED
+
+
+def count_text(rows: list[Row]) -> str:
+    """``4 done, 2 failed``."""
+    counts = Counter(r.standing for r in rows)
+    return ", ".join(f"{counts[s]} {s}" for s in ORDER if counts[s])
+
+
+def time_left_text(rows: list[Row]) -> str:
+    """Of a cohort, at the pace of the slides that are done; "" where none is, or none is left."""
+    ended = [r.state for r in rows if r.standing in ("done", "incomplete") and r.state]
+    left = sum(r.standing in ("waiting", "running", "interrupted") for r in rows)
+    if not ended or not left:
+        return ""
+    took = sum(s.updated - s.begun for s in ended) / len(ended)
+    at_once = max(sum(r.standing == "running" for r in rows), 1)
+    return f"about {clock_text(took * left / at_once)} left"
+
+
+def summary_of(folder: JobFolder, rows: list[Row]) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    counts = Counter(r.standing for r in rows)
+    return {
+        "slides": len(rows),
+        **{str(name): counts[name] for name in ORDER},
+        "exit_code": exit_code(rows),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "rows": [_facts(folder, r) for r in rows],
+    }
+
+
+def write_report(
+    folder: JobFolder,
+    cohort: Cohort,
+    queued: Queued | None = None,
+    lost: Mapping[str, State] = MappingProxyType({}),
+) -> list[Row]:
+    """Write ``summary.json`` and ``failures.csv``; returns what they say."""
+    rows = rows_of(folder, cohort, queued, lost)
+    summary = json.dumps(summary_of(folder, rows), indent=1)
+    write_atomic(folder.summary, summary.encode() + b"\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["slide", "output", "status", "reason", "what_to_do", "exit_code", "log"])
+    for r in rows:
+        if r.standing in ("failed", "incomplete", "interrupted"):
+            code = r.state.exit_code if r.state else None
+            place, log = folder.output(r.entry), folder.log(r.entry)
+            cells = (r.entry.slide, place, r.standing, _line(r.reason), _line(r.hint), code, log)
+            writer.writerow(["" if cell is None else str(cell) for cell in cells])
+    # a name of a file may be of another encoding
+    write_atomic(folder.failures, text.getvalue().encode(errors="backslashreplace"))
+    return rows
+
+
+def _facts(folder: JobFolder, row: Row) -> dict[str, Any]:
+    state, normalised = row.state, folder.normalised(row.entry)
+    return {
+        "name": row.entry.name,
+        "slide": row.entry.slide,
+        "output": str(folder.output(row.entry)),
+        "normalised": None if normalised is None else str(normalised),
+        "status": row.standing,
+        "reason": _line(row.reason),
+        "what_to_do": _line(row.hint),
+        "exit_code": state.exit_code if state else None,
+        "stage": state.stage if state else None,
+        "tiles": state.tiles if state else 0,
+        "failed_tiles": state.failed_tiles if state else 0,
+        "wall_s": state.wall_s if state else 0.0,
+    }
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

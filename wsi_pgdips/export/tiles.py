@@ -1,0 +1,182 @@
+"""A folder of tiles, as those who train networks want it, and a table of what they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from PIL import Image
+
+from wsi_pgdips.disk import remove_partials, write_atomic, writing
+from wsi_pgdips.errors import OutputError
+from wsi_pgdips.export.source import check_option, export_threads, mpp_of, provenance, read_rgb
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.machine import in_threads
+from wsi_pgdips.progress import Progress, QuietProgress
+from wsi_pgdips.records import BoolArray
+
+if TYPE_CHECKING:
+    from openslide import AbstractSlide
+
+    from wsi_pgdips.layers.reader import Layers
+
+Form = Literal["png", "jpeg"]
+FORMS: tuple[Form, ...] = get_args(Form)
+TABLE, SETTINGS = "tiles.csv", "tiles.json"
+_COLUMNS = ("file", "x_l0", "y_l0", "level", "tissue")
+_NAME = re.compile(r"\d+_\d+\.(png|jpeg)(\.[0-9a-f]+\.partial)?")
+_MASK_MPP = 4.0  # micrometres per pixel of the mask that shares are taken from
+_Row = tuple[str, int, int, int, float]
+
+
+def export_tiles(
+    reader: AbstractSlide,
+    folder: Path,
+    *,
+    size: int = 512,
+    level: int = 0,
+    form: Form = "png",
+    quality: int = 90,
+    tissue: BoolArray | None = None,
+    blank: bool = False,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Tiles of a level as pictures ``X_Y.png``, named by their level-0 corner.
+
+    All are ``size`` pixels a side, those at the slide's end filled up with white. ``tiles.csv``
+    comes last; a folder without it is gone on with, if all that matters is the same.
+
+    Args:
+        reader: anything with OpenSlide's interface, thread-safe.
+        size: side in the level's pixels. quality: of JPEG.
+        tissue: (H, W) mask of the whole slide at any resolution; of the layers, where the reader
+            has some. blank: also write tiles without any tissue.
+
+    Returns:
+        How many tiles there are.
+
+    Raises:
+        OutputError: a finished export, one of other settings, or something else is there.
+        SettingsError: no such level, form or size.
+    """
+    progress = progress or QuietProgress()
+    check_option(16 <= size <= 8192, "--tile", "16 to 8192", size)
+    levels = f"0 to {reader.level_count - 1}"
+    check_option(0 <= level < reader.level_count, "level", levels, level)
+    check_option(form in FORMS, "--form", " or ".join(FORMS), form)
+    check_option(1 <= quality <= 100, "--quality", "1 to 100", quality)
+    record = {
+        **provenance(reader),
+        "mpp": mpp_of(reader) * reader.level_downsamples[level],
+        "size": size,
+        "level": level,
+        "form": form,
+        "quality": quality if form == "jpeg" else None,
+    }
+    _claim(folder, record, overwrite)
+    layers: Layers | None = getattr(reader, "layers", None)
+    mask = tissue
+    if tissue is None and layers is not None:
+        mask, _ = layers.tissue_near(_MASK_MPP)
+    rows = [row for row in _rows(reader, size, level, form, mask) if blank or row[-1] > 0]
+
+    def write(row: _Row) -> None:
+        path = folder / row[0]
+        if path.exists():  # it was moved there whole
+            return
+        scale = reader.level_downsamples[level]
+        region = Region(round(row[2] / scale), round(row[1] / scale), size, size)
+        data = _encoded(Image.fromarray(read_rgb(reader, region, level)), form, quality)
+        try:
+            write_atomic(path, data)
+        except OutputError:
+            # another export that joined in has cleared what it took for left over
+            if not path.exists():
+                write_atomic(path, data)
+
+    progress.stage("export", len(rows), "tiles")
+    for _ in in_threads(write, rows, export_threads()):
+        progress.advance()
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([_COLUMNS, *((*row[:-1], f"{row[-1]:.4f}") for row in rows)])
+    write_atomic(folder / TABLE, text.getvalue().encode())
+    return len(rows)
+
+
+def _rows(
+    reader: AbstractSlide, size: int, level: int, form: Form, mask: BoolArray | None
+) -> list[_Row]:
+    """All tiles in raster order; without a mask all is tissue."""
+    scale, (width, height) = reader.level_downsamples[level], reader.level_dimensions[level]
+    rows = []
+    for y in range(0, height, size):
+        for x in range(0, width, size):
+            share = 1.0
+            if mask is not None:
+                down = _span(y, min(y + size, height), height, mask.shape[0])
+                across = _span(x, min(x + size, width), width, mask.shape[1])
+                share = float(mask[down, across].mean())
+            x_l0, y_l0 = round(x * scale), round(y * scale)
+            rows.append((f"{x_l0}_{y_l0}.{form}", x_l0, y_l0, level, share))
+    return rows
+
+
+def _span(start: int, stop: int, length: int, n: int) -> slice:
+    """Which of a mask's ``n`` pixels touch [start, stop) of ``length``; at least one."""
+    first = min(start * n // length, n - 1)
+    return slice(first, max(-(-stop * n // length), first + 1))
+
+
+def _encoded(picture: Image.Image, form: Form, quality: int) -> bytes:
+    out = io.BytesIO()
+    if form == "png":
+        picture.save(out, "PNG", compress_level=4)
+    else:
+        picture.save(out, "JPEG", quality=quality, subsampling=0)
+    return out.getvalue()
+
+
+def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Make the folder, or go on with one, or empty it of tiles."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {node.name for node in folder.iterdir()}
+    ours = {name for name in names if _NAME.fullmatch(name)} | (names & {TABLE, SETTINGS})
+    if names - ours or (names and SETTINGS not in names):
+        raise OutputError(
+            "something that is no export of ours is in the way of the output",
+            expected="a new or empty folder",
+            found=", ".join(sorted(names - ours or names)[:3]),
+            where=folder,
+            hint="give another output",
+        )
+    if overwrite:
+        with writing(folder):
+            for name in sorted(ours, key=lambda name: name == SETTINGS):
+                (folder / name).unlink()
+    elif TABLE in names:
+        raise OutputError(
+            "the output exists", where=folder, hint="give --overwrite, or another output"
+        )
+    elif SETTINGS in names and _recorded(folder) != record:
+        raise OutputError(
+            "the folder holds tiles of another slide or other settings",
+            where=folder,
+            hint="give --overwrite to replace them, or another output",
+        )
+    remove_partials(folder)
+    write_atomic(folder / SETTINGS, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _recorded(folder: Path) -> Any:
+    """What a folder of tiles says that it is; None where that cannot be read."""
+    try:
+        return json.loads((folder / SETTINGS).read_bytes())
+    except ValueError:
+        return None

@@ -1,0 +1,222 @@
+"""One image in memory: the same stages, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.config import make_settings
+from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.records import BlockFit, BoolArray, Fields, FloatArray, SlidePrior, StainSet
+
+if TYPE_CHECKING:
+    import torch
+
+    from wsi_pgdips.looks.reference import Reference
+    from wsi_pgdips.stages.context import Context
+    from wsi_pgdips.tiles.grid import BlockPlan
+
+Map = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Deconvolution:
+    """Result for one image.
+
+    Attributes:
+        concentration: (N, H, W) float32 q in OD along the unit stain vectors, NaN where there is
+            no tissue nearby.
+        stains: the N stains. stain_matrix: (N, 3) unit rows of the whole image.
+        background: (3,) OD of glass. fields: S, M, B on the grid of its tiles.
+        residual: (3, H, W) signed OD that the model leaves, NaN where not measured.
+        tissue: (H, W) bool. flags: words on what could not be done (``no_glass``...).
+        look: colours of its stains and glass, as a reference for others; None for parts of a bench.
+    """
+
+    concentration: FloatArray
+    stains: StainSet
+    stain_matrix: FloatArray
+    background: FloatArray
+    fields: Fields
+    residual: FloatArray
+    tissue: BoolArray
+    flags: tuple[str, ...]
+    look: Reference | None = None
+
+
+def deconvolve_image(
+    array: npt.NDArray[np.uint8],
+    stains: str = "he",
+    preset: str = "balanced",
+    mpp: float = 0.5,
+    **options: Any,
+) -> Deconvolution:
+    """Stain concentrations of an RGB image that fits in memory, e.g. one tile.
+
+    Args:
+        array: (H, W, 3) uint8 RGB, brightfield. stains: name of a set or path of its TOML.
+        preset: ``balanced``, ``fast`` or ``paper``. mpp: micrometres per pixel of the array.
+        options: further fields of ``config.ScientificSettings`` and ``ExecutionSettings``.
+
+    Returns:
+        Concentrations at the array's own resolution; the array may be smaller than a tile.
+
+    Raises:
+        SettingsError: not an (H, W, 3) uint8 array, or a bad option.
+        SlideError: there is no tissue in the image.
+    """
+    image = checked_image(array, "deconvolved")
+    settings = make_settings({"stains": stains, "preset": preset, "mpp": "native", **options})
+    import torch
+
+    from wsi_pgdips import machine
+    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.slide.source import ArraySource
+    from wsi_pgdips.stages.context import make_context
+
+    science = settings.science.model_copy(update={"store_residual": True})
+    device = torch.device(machine.choose_device(settings.execution.device))
+    threads = settings.execution.threads or machine.usable_cpus()
+    machine.quiet_threads()
+    source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
+    context = make_context(source, load_stains(stains), science)
+    solved = solve(context, device, threads)
+    return replace(render(solved, device, threads), look=_look(solved))
+
+
+def checked_image(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
+    """An image that can be worked on.
+
+    Args:
+        what: is to be done to it, for an error.
+
+    Raises:
+        SettingsError: not an (H, W, 3) uint8 array.
+    """
+    image = np.asarray(array)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise SettingsError(
+            f"the image cannot be {what}",
+            expected="(height, width, 3) uint8 RGB",
+            found=f"{image.shape} {image.dtype}",
+        )
+    return image
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A picture after ``blend``: all that ``render`` takes.
+
+    Attributes:
+        fits: of its blocks. slide_matrix: (N, 3) unit rows of the whole picture.
+    """
+
+    context: Context
+    prior: SlidePrior
+    fits: tuple[BlockFit, ...]
+    fields: Fields
+    slide_matrix: FloatArray
+
+
+def solve(
+    context: Context, device: torch.device, threads: int, prior: SlidePrior | None = None
+) -> Solved:
+    """Calibrate, fit and blend, in memory.
+
+    Args:
+        prior: taken instead of calibrating.
+    """
+    from wsi_pgdips.stages import blend as blending
+    from wsi_pgdips.stages import fit as fitting
+
+    prior = prior or fitting.calibrate(context, device, threads)
+    fits = tuple(
+        fitting.fit_block(context, prior, p, device=device, threads=threads, batch=8)
+        for p in context.plans
+    )
+    fields, slide_matrix = blending.blend(context, prior, fits)
+    return Solved(context, prior, fits, fields, slide_matrix)
+
+
+def render(
+    solved: Solved,
+    device: torch.device,
+    threads: int,
+    parts: Sequence[tuple[BlockPlan, Fields]] | None = None,
+) -> Deconvolution:
+    """Concentrations of a solved picture; the residual only where the settings store it.
+
+    Args:
+        parts: what is rendered under which fields, in place of all blocks under the blended ones.
+    """
+    from wsi_pgdips.layers.pyramid import decode
+    from wsi_pgdips.stages import render as rendering
+
+    context = solved.context
+    height, width = context.grid.shape
+    concentration = np.full((context.stains.n, height, width), np.nan, np.float32)
+    residual = np.full((3, height, width), np.nan, np.float32)
+    tissue = np.zeros((height, width), bool)
+    maps = _maps(solved.fits)
+    if parts is None:
+        parts = [(plan, solved.fields) for plan in context.plans]
+    for plan, fields in parts:
+        block = context.grid.block_region(plan.by, plan.bx)
+        rendered = rendering.render_block(
+            context,
+            solved.prior,
+            fields,
+            solved.slide_matrix,
+            plan,
+            maps,
+            context.source,
+            device=str(device),
+            threads=threads,
+        )
+        own = block.slices
+        measured = rendered.codes[0] > 0
+        part = concentration[(slice(None), *own)]
+        np.copyto(part, decode(rendered.codes), where=measured)
+        if rendered.residual_od is not None:
+            np.copyto(residual[(slice(None), *own)], rendered.residual_od, where=measured)
+        tissue[own] |= rendered.tissue
+    return Deconvolution(
+        concentration,
+        context.stains,
+        solved.slide_matrix,
+        context.b0,
+        solved.fields,
+        residual,
+        tissue,
+        solved.prior.flags,
+    )
+
+
+def _look(solved: Solved) -> Reference:
+    from wsi_pgdips.looks.reference import look_of
+    from wsi_pgdips.looks.slide_look import look_in_run
+
+    context, prior, fits = solved.context, solved.prior, solved.fits
+    return look_of(
+        context.source.meta.name,
+        context.stains.labels,
+        context.stains.colors,
+        solved.slide_matrix,
+        context.b0,
+        prior.spectral_correction,
+        look_in_run(context, prior, solved.fields, solved.slide_matrix, fits, context.source),
+        {"checksum": context.source.meta.checksum},
+    )
+
+
+def _maps(fits: Sequence[BlockFit]) -> Callable[[tuple[int, int]], Map | None]:
+    found: dict[tuple[int, int], Map] = {}
+    for fit in fits:
+        if fit.concentration is not None:
+            for (ty, tx), q in zip(fit.index, fit.concentration, strict=True):
+                found[int(ty), int(tx)] = q
+    return found.get

@@ -1,0 +1,154 @@
+"""What a run has done, as files: the run's identity, and one file for each finished piece.
+
+Everything lives in ``OUT/work``; a piece is done when its file is there, and a file appears whole
+or not at all. A run that is killed at any instant therefore resumes from what is on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.disk import replacing, write_atomic
+from wsi_pgdips.records import SlideMeta, StainSet
+from wsi_pgdips.tiles.masks import file_digest
+
+Block = tuple[int, int]
+
+
+def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) -> dict[str, Any]:
+    """What must agree for two runs to be the same run; free of paths."""
+    science = settings.model_dump()
+    for key in ("mask", "roi"):
+        if science[key] is not None:
+            science[key] = file_digest(Path(science[key]))
+    science["stains"] = {
+        "name": stains.name,
+        "labels": list(stains.labels),
+        "matrix": [[round(v, 6) for v in row] for row in stains.matrix],
+    }
+    return {"slide_checksum": meta.checksum, "settings": science}
+
+
+def digest(record: dict[str, Any]) -> str:
+    """Hex SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Paths of a run's pieces under ``OUT/work``."""
+
+    output: Path
+
+    @property
+    def work(self) -> Path:
+        return self.output / "work"
+
+    @property
+    def plan(self) -> Path:
+        return self.work / "plan.npz"
+
+    @property
+    def prior(self) -> Path:
+        return self.work / "prior.npz"
+
+    @property
+    def fields(self) -> Path:
+        return self.work / "fields.npz"
+
+    def fit(self, block: Block) -> Path:
+        return self.work / "fit" / f"{block[0]}_{block[1]}.npz"
+
+    def maps(self, block: Block) -> Path:
+        """Network maps of a block, apart from its ``fit`` file so that they can be mapped."""
+        return self.work / "fit" / f"{block[0]}_{block[1]}.maps.npy"
+
+    def pixels(self, block: Block) -> Path:
+        """Decoded pixels of a block's fitted tiles, where they are kept."""
+        return self.work / "pixels" / f"{block[0]}_{block[1]}.rgb"
+
+    def render(self, block: Block) -> Path:
+        return self.work / "render" / f"{block[0]}_{block[1]}.npz"
+
+    def failed(self, stage: str, block: Block) -> Path:
+        """The reason why a block was given up in a stage; nothing else is made of it then."""
+        return self.work / "failed" / f"{stage}_{block[0]}_{block[1]}.json"
+
+    def give_up(self, stage: str, block: Block, reason: str) -> None:
+        """Note that a block failed: whoever comes after need not wait for it."""
+        write_atomic(self.failed(stage, block), json.dumps({"reason": reason}).encode())
+
+    def failures(self) -> dict[Block, str]:
+        """Reason for each block that was given up, in raster order."""
+        found = {}
+        for path in sorted(self.work.glob("failed/*.json")):
+            _, by, bx = path.stem.split("_")
+            found[int(by), int(bx)] = str(json.loads(path.read_bytes())["reason"])
+        return dict(sorted(found.items()))
+
+    def pieces(self) -> int:
+        """How many pieces of the work are finished, as far as can be seen."""
+        ends = (".npz", ".npy")
+        return sum(name.endswith(ends) for _, _, names in os.walk(self.work) for name in names)
+
+    def make_folders(self) -> None:
+        for folder in (self.work / "fit", self.work / "render"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def forget_after_fit(self, blocks: list[Block]) -> None:
+        """Drop the fits of some blocks, and everything that was made from them."""
+        for block in blocks:
+            self.fit(block).unlink(missing_ok=True)
+            self.maps(block).unlink(missing_ok=True)
+            self.pixels(block).unlink(missing_ok=True)
+        self.fields.unlink(missing_ok=True)
+        shutil.rmtree(self.work / "render", ignore_errors=True)
+        self.make_folders()
+
+    def forget_after_plan(self) -> None:
+        """Drop everything but the plan."""
+        self.prior.unlink(missing_ok=True)
+        self.fields.unlink(missing_ok=True)
+        for folder in (self.work / "fit", self.work / "render", self.work / "pixels"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.make_folders()
+
+    def forget_failures(self) -> None:
+        """Give every block another chance."""
+        shutil.rmtree(self.work / "failed", ignore_errors=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Write an ``.npz`` beside its place, then move it there.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable.
+    """
+    with replacing(path) as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an ``.npy`` beside its place, then move it there."""
+    with replacing(path) as handle:
+        np.save(handle, array)
+
+
+def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an ``.npz``, or those of ``names``."""
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in names or data.files}

@@ -1,0 +1,153 @@
+"""What a run says when it is over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from wsi_pgdips.disk import write_atomic
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Outcome of one slide.
+
+    Attributes:
+        path: the layers. tiles: rendered. fitted: of them fitted on their own.
+        inherited: tiles whose parameters come from neighbours or the slide.
+        failed_tiles: tiles that could not be read or fitted. failed_blocks: blocks not written.
+        flags: words on the slide (``no_glass``...).
+        seam_step_od: label -> 99th percentile of the seam step in OD, None below presence.
+        wall_s: stage -> seconds. already_done: nothing had to be done.
+        incomplete: something could not be read or fitted; the same command tries it again.
+    """
+
+    path: Path
+    tiles: int
+    fitted: int
+    inherited: int
+    failed_tiles: int
+    failed_blocks: int
+    flags: tuple[str, ...]
+    seam_step_od: dict[str, float | None]
+    wall_s: dict[str, float] = field(default_factory=dict)
+    already_done: bool = False
+    incomplete: bool = False
+
+    @classmethod
+    def of_record(
+        cls, path: Path, record: Mapping[str, Any], *, already_done: bool = False
+    ) -> Self:
+        """From ``provenance/run.json``."""
+        return cls(
+            path=path,
+            tiles=record.get("tiles", 0),
+            fitted=record.get("tiles_fitted", 0),
+            inherited=record.get("tiles_inherited", 0),
+            failed_tiles=record.get("failed_tiles", 0),
+            failed_blocks=record.get("failed_blocks", 0),
+            flags=tuple(record.get("flags", ())),
+            seam_step_od=record.get("seam_step_od", {}),
+            wall_s=record.get("wall_s", {}),
+            already_done=already_done,
+            incomplete=record.get("status") == "incomplete",
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 done with failures."""
+        return 3 if self.incomplete or self.failed_tiles or self.failed_blocks else 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of one process, or several.
+
+    Attributes:
+        cpu_s: seconds of CPU, summed. peak_rss_mb: resident memory, of the largest, MiB.
+        peak_vram_mb: what PyTorch held on a GPU, the most of any; 0 without one.
+    """
+
+    cpu_s: float = 0.0
+    peak_rss_mb: float = 0.0
+    peak_vram_mb: float = 0.0
+
+
+class UsageLog:
+    """Seconds of each stage and the most memory, kept in a file of each part of a run.
+
+    Args:
+        folder: of these files. part: that this process does.
+    """
+
+    def __init__(self, folder: Path, part: str) -> None:
+        self._folder, self._part = folder, part
+        self._own = self._read(folder / f"{part}.json")
+
+    def add(self, stage: str, wall_s: float, used: Usage, *, cpu_s: float) -> None:
+        """A stage has ended; ``used`` of the processes until now, ``cpu_s`` of it in the stage."""
+        for name, seconds in (("wall_s", wall_s), ("cpu_s", cpu_s)):
+            of = self._own.setdefault(name, {})
+            of[stage] = of.get(stage, 0.0) + seconds
+        for name in ("peak_rss_mb", "peak_vram_mb"):
+            self._own[name] = max(self._own.get(name, 0.0), getattr(used, name))
+        write_atomic(self._folder / f"{self._part}.json", json.dumps(self._own).encode())
+
+    def total(self) -> dict[str, Any]:
+        """Of all parts: they work at once, so seconds on the wall are those of the slowest."""
+        parts = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
+        stages = list(dict.fromkeys(s for p in parts for s in p.get("wall_s", {})))
+        seconds = {
+            name: {s: round(of(p.get(name, {}).get(s, 0.0) for p in parts), 3) for s in stages}
+            for name, of in (("wall_s", max), ("cpu_s", sum))
+        }
+        return seconds | {
+            name: round(max((p.get(name, 0.0) for p in parts), default=0.0), 1)
+            for name in ("peak_rss_mb", "peak_vram_mb")
+        }
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError):
+            return {}
+
+
+def used_here() -> Usage:
+    """Of this process."""
+    return Usage(time.process_time(), _peak_rss_mb(), _peak_vram_mb())
+
+
+def used_by_all(processes: Iterable[Usage]) -> Usage:
+    """Of them together."""
+    every = list(processes)
+    return Usage(
+        sum(p.cpu_s for p in every),
+        max((p.peak_rss_mb for p in every), default=0.0),
+        max((p.peak_vram_mb for p in every), default=0.0),
+    )
+
+
+def _peak_rss_mb() -> float:
+    # what getrusage says on Linux includes the process that started this one
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _peak_vram_mb() -> float:
+    torch = sys.modules.get("torch")  # where nobody has loaded it, nobody has used a GPU
+    if torch is None or not torch.cuda.is_initialized():
+        return 0.0
+    devices = range(torch.cuda.device_count())
+    return float(max(torch.cuda.max_memory_allocated(i) for i in devices)) / 2**20

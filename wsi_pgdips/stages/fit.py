@@ -1,0 +1,285 @@
+"""``calibrate`` and ``fit``: from a slide's pixels to the solver, and back to records."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from wsi_pgdips.geometry import Region, bounding_box
+from wsi_pgdips.machine import in_threads, tile_executor
+from wsi_pgdips.optics.unmix import unmix
+from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
+from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
+from wsi_pgdips.solver.focus import needs_focus
+from wsi_pgdips.solver.presets import HALO
+from wsi_pgdips.solver.prior import calibrate_prior
+from wsi_pgdips.solver.tile import TileInput
+from wsi_pgdips.solver.training import OnStep
+from wsi_pgdips.stages.context import Context
+from wsi_pgdips.tiles.grid import BlockPlan
+from wsi_pgdips.tiles.stream import stream_tiles
+
+READ_THREADS = 2
+UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
+NETWORK_BYTES = 10**9  # of one network of a tile with its gradients, as published
+MEMORY_SHARE = 0.9
+JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
+OnTile = Callable[[], None]
+TileIndex = tuple[int, int]
+Keep = Callable[[TileIndex, ByteArray], None]
+Map = npt.NDArray[np.float16]
+Row = tuple[TileIndex, TileFit, Map | None]
+
+
+def calibrate(
+    context: Context, device: torch.device, threads: int, on_step: OnStep = lambda: None
+) -> SlidePrior:
+    """The slide's prior from windows drawn evenly from those with the most tissue.
+
+    A window that cannot be read is left out and the prior flagged ``UNREAD``; with none left the
+    library's vectors stand.
+
+    Args:
+        on_step: called after each step of a training, where there is one.
+    """
+    settings = context.settings
+    chosen = sample_windows(context, settings.calibration_tiles)
+    reads = stream_tiles(
+        context.source,
+        [context.with_halo(w) for w in chosen],
+        threads=READ_THREADS,
+        depth=4,
+    )
+    tiles = [
+        context.window_input(window, pixels)
+        for window, (_, pixels) in zip(chosen, reads, strict=True)
+        if not isinstance(pixels, Exception)
+    ]
+    weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
+    return calibrate_prior(
+        tiles,
+        context.stains.stain_matrix,
+        context.b0,
+        context.preset,
+        steps=settings.calibration_steps,
+        seed=settings.seed,
+        prior_weight=weight,
+        device=device,
+        executor=tile_executor(threads),
+        flags=(*context.tissue.flags, *([UNREAD] if len(tiles) < len(chosen) else [])),
+        on_step=on_step,
+    )
+
+
+def sample_windows(context: Context, count: int) -> list[Region]:
+    """Windows of a tile's size to calibrate on: spread over the slide, rich in tissue.
+
+    They lie on a lattice that begins at the tissue's own corner, not at the tile grid's: where
+    tiles happen to end has no say in the slide's prior. The same whoever asks.
+    """
+    side, (height, width) = context.grid.tile, context.grid.shape
+    y0, x0 = _tissue_corner(context)
+    windows = [
+        Region(y, x, side, side) for y in range(y0, height, side) for x in range(x0, width, side)
+    ]
+    inside = [w.clipped((height, width)) for w in windows]
+    # what hangs over the slide's end counts as empty
+    share = [context.tissue.fraction(c) * (c.h * c.w) / side**2 for c in inside]
+    rich = sorted((i for i, s in enumerate(share) if s > 0), key=lambda i: (-min(share[i], 0.5), i))
+    if not rich:
+        return []
+    half = [i for i in rich if share[i] >= 0.5] or rich
+    half.sort()
+    if len(half) < count:
+        half = sorted(rich[:count])
+    order = np.random.default_rng(context.settings.seed).permutation(len(half))
+    # one window from each of `count` equal runs of the raster order
+    runs = np.array_split(np.arange(len(half)), min(count, len(half)))
+    return [windows[half[int(run[np.argmin(order[run])])]] for run in runs]
+
+
+def _tissue_corner(context: Context) -> tuple[int, int]:
+    """The upper left corner of the tissue's bounding box, on the grid of a JPEG's blocks."""
+    box, scale = bounding_box(context.planned), context.tissue.scale
+    y, x = (int(at * scale) // JPEG_BLOCK * JPEG_BLOCK for at in (box.y, box.x))
+    return y, x
+
+
+def fit_block(
+    context: Context,
+    prior: SlidePrior,
+    plan: BlockPlan,
+    *,
+    device: torch.device,
+    threads: int,
+    batch: int,
+    on_tile: OnTile = lambda: None,
+    keep: Keep | None = None,
+) -> BlockFit:
+    """Fit the tiles of one block; a tile that fails is flagged and never ends the block.
+
+    Args:
+        keep: takes the pixels of each tile that could be read.
+    """
+    chosen = set(plan.fit)
+    with_maps = context.preset.noise_input
+    fits: dict[TileIndex, TileFit] = {}
+    maps: dict[TileIndex, Map] = {}
+    for tile in plan.render:
+        if tile not in chosen and not with_maps:
+            fits[tile] = _failed(context, prior, tile, TileFlag.LOW_TISSUE)
+            on_tile()
+    for tile, fit, network_map in _fitted(context, prior, plan, device, threads, batch, keep):
+        fits[tile] = fit
+        if with_maps and network_map is not None:
+            maps[tile] = network_map
+        on_tile()
+    return _block_fit(context, plan, fits, maps if with_maps else None)
+
+
+def _fitted(
+    context: Context,
+    prior: SlidePrior,
+    plan: BlockPlan,
+    device: torch.device,
+    threads: int,
+    batch: int,
+    keep: Keep | None,
+) -> Iterator[Row]:
+    """Fits in batches: one tile a batch on the CPU, several batches at once in threads."""
+    halo = HALO if context.preset.noise_input or needs_focus(prior) else 0
+    solo = _solo(context, device)
+    size = 1 if solo else batch or batch_for(*_free_memory(device), context.stains.n)
+    workers = threads if solo else 1
+    chosen = set(plan.fit)
+    # where maps are blended, tiles with little tissue need one too, or a border would show
+    wanted = plan.render if context.preset.noise_input else plan.fit
+
+    def solve(group: list[tuple[TileIndex, ByteArray | Exception]]) -> list[Row]:
+        try:
+            tiles = {
+                t: context.tile_input(t, p, halo) for t, p in group if not isinstance(p, Exception)
+            }
+            busy = [t for t in tiles if t in chosen]
+            results = fit_tiles([tiles[t] for t in busy], prior, context.preset, device)
+            fits = dict(zip(busy, results, strict=True))
+            return [row(t, tiles.get(t), fits.get(t)) for t, _ in group]
+        except torch.OutOfMemoryError:
+            if len(group) > 1:
+                middle = len(group) // 2
+                return [*solve(group[:middle]), *solve(group[middle:])]
+            return [(group[0][0], _failed(context, prior, group[0][0], TileFlag.FAILED), None)]
+        except Exception:  # one tile's surprise must not take the run down: flag, report, go on
+            if len(group) > 1:
+                return [row for item in group for row in solve([item])]
+            return [(group[0][0], _failed(context, prior, group[0][0], TileFlag.FAILED), None)]
+
+    def row(tile: TileIndex, pixels: TileInput | None, fit: TileFit | None) -> Row:
+        if pixels is None:
+            return tile, _failed(context, prior, tile, _why_unread(context, tile)), None
+        fit = fit or _failed(context, prior, tile, TileFlag.LOW_TISSUE)
+        return tile, fit, _map(fit, pixels, context)
+
+    regions = [context.with_halo(context.tile_square(t), halo) for t in wanted]
+    reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
+
+    def groups() -> Iterator[list[tuple[TileIndex, ByteArray | Exception]]]:
+        group: list[tuple[TileIndex, ByteArray | Exception]] = []
+        for tile, (region, pixels) in zip(wanted, reads, strict=True):
+            if keep is not None and not isinstance(pixels, Exception):
+                keep(tile, pixels[context.grid.tile_region(*tile).within(region).slices])
+            group.append((tile, pixels))
+            if len(group) == size:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    with (
+        contextlib.closing(reads),
+        contextlib.closing(in_threads(solve, groups(), workers)) as solved,
+    ):
+        for rows in solved:
+            yield from rows
+
+
+def _solo(context: Context, device: torch.device) -> bool:
+    """Whether tiles are fitted one by one, in threads: a CPU gains nothing by more of them at once,
+    and without networks of their own they are the CPU's in any case."""
+    return device.type == "cpu" or not context.preset.noise_input
+
+
+def batch_for(free: int, total: int, stains: int) -> int:
+    """Tiles that a GPU can solve at once by ``paper``; fewer are tried where that is too many.
+
+    Args:
+        free, total: bytes of its memory. stains: networks a tile.
+    """
+    usable = min(free, int(MEMORY_SHARE * total))
+    return max(usable // (stains * NETWORK_BYTES), 1)
+
+
+def _free_memory(device: torch.device) -> tuple[int, int]:
+    free, total = torch.cuda.mem_get_info(device)
+    return free, total
+
+
+def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:
+    return fallback(context.tile_background[tile], prior, flag)
+
+
+def _why_unread(context: Context, tile: TileIndex) -> TileFlag:
+    """A tile whose own pixels are there, but not its halo, is rendered with the slide's S, M, B."""
+    own = context.grid.tile_region(*tile)
+    try:
+        context.source.read(own.y, own.x, own.h, own.w)
+    except Exception:
+        return TileFlag.READ_FAILED
+    return TileFlag.FAILED
+
+
+def _map(fit: TileFit, tile: TileInput, context: Context) -> Map:
+    """The map of a tile's own networks, or the closed form where it has none."""
+    if fit.concentration is not None:
+        return fit.concentration
+    if not context.preset.noise_input:
+        return np.zeros(0, np.float16)
+    od = torch.from_numpy(tile.od)
+    q = unmix(od, torch.from_numpy(fit.stain_matrix), torch.from_numpy(fit.background))
+    return q.numpy().astype(np.float16)
+
+
+def _block_fit(
+    context: Context,
+    plan: BlockPlan,
+    fits: dict[TileIndex, TileFit],
+    maps: dict[TileIndex, Map] | None,
+) -> BlockFit:
+    rows = [fits[t] for t in plan.render]
+    concentration = None
+    if maps is not None:
+        side = context.grid.tile + 2 * HALO
+        shape = (len(rows), context.stains.n, side, side)
+        concentration = np.full(shape, np.nan, np.float16)
+        for i, tile in enumerate(plan.render):
+            if tile in maps:
+                concentration[i] = maps[tile]
+    return BlockFit(
+        index=np.asarray(plan.render, np.int32),
+        tissue=np.asarray(plan.fraction, np.float32),
+        stain_matrix=np.stack([r.stain_matrix for r in rows]),
+        spectral_correction=np.stack([r.spectral_correction for r in rows]),
+        background=np.stack([r.background for r in rows]),
+        confidence=np.stack([r.confidence for r in rows]),
+        loss=np.array([r.loss for r in rows], np.float32),
+        steps=np.array([r.steps for r in rows], np.int32),
+        flags=np.array([int(r.flags) for r in rows], np.int32),
+        statistics={
+            name: np.stack([r.statistics[name] for r in rows]) for name in rows[0].statistics
+        },
+        concentration=concentration,
+    )
