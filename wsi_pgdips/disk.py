@@ -51,33 +51,6 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-# chunks of a shard are handed over in batches: one by one, zarr itself takes longer than zstd
-_WRITING = {
-    "async.concurrency": 16,
-    "codec_pipeline.batch_size": 16,
-    "array.write_empty_chunks": False,
-}
-
-
-@contextlib.contextmanager
-def zarr_session(path: Path) -> Iterator[None]:
-    """Settings under which shards are written: the same bytes on every machine.
-
-    Raises:
-        OutputError: the operating system refused a write inside.
-    """
-    import zarr
-    from numcodecs import blosc  # type: ignore[import-untyped]
-
-    # one thread a chunk: zarr already encodes several chunks at once, and so do our workers
-    blosc.set_nthreads(1)
-    with (
-        zarr.config.set(_WRITING),
-        writing(path),
-    ):
-        yield
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write beside ``path``, moved there at the end: it is seen whole or not at all.

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.tiles.grid import empty_blocks, plan_blocks
+from wsi_pgdips.tiles.blocks import empty_blocks, plan_blocks
 from wsi_pgdips.tiles.tissue import TissueMap
 
 

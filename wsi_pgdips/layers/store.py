@@ -7,15 +7,16 @@ of the image last, so that this file marks the block done. Two processes in one 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.disk import sha256, writing, zarr_session
+from wsi_pgdips.disk import sha256, writing
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import CHUNK, OutputGrid
 from wsi_pgdips.layers import pyramid, schema
@@ -24,6 +25,31 @@ from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 
 Checksums = dict[str, str]
+# chunks of a shard are handed over in batches: one by one, zarr itself takes longer than zstd
+_WRITING = {
+    "async.concurrency": 16,
+    "codec_pipeline.batch_size": 16,
+    "array.write_empty_chunks": False,
+}
+
+
+@contextlib.contextmanager
+def zarr_session(path: Path) -> Iterator[None]:
+    """Settings under which shards are written: the same bytes on every machine.
+
+    Raises:
+        OutputError: the operating system refused a write inside.
+    """
+    import zarr
+    from numcodecs import blosc  # type: ignore[import-untyped]
+
+    # one thread a chunk: zarr already encodes several chunks at once, and so do our workers
+    blosc.set_nthreads(1)
+    with (
+        zarr.config.set(_WRITING),
+        writing(path),
+    ):
+        yield
 
 
 def create_layers(

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.disk import write_atomic, zarr_session
+from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers.schema import to_json
+from wsi_pgdips.layers.store import zarr_session
 from wsi_pgdips.records import Fields, StainSet
 
 PARAMETERS = "parameters"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pgdips.looks.distance import Masks, distances, structures
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, StainSet
 from wsi_pgdips.slide.reader import mpp_where_silent, open_source

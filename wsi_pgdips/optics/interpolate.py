@@ -106,3 +106,16 @@ def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> Fl
     """
     pixels = interpolation(field, grid, region).pixels()
     return pixels.reshape(*field.shape[2:], region.h, region.w)
+
+
+def crossfade(side: int, halo: int) -> FloatArray:
+    """Weight of a tile's map over its own pixels and its halo, along one axis.
+
+    Rises linearly over the 2 * halo pixels that a tile shares with its neighbour, so that the
+    weights of neighbours sum to one.
+
+    Returns:
+        (side + 2 * halo,) float32 in (0, 1].
+    """
+    ramp = (np.arange(2 * halo) + 0.5) / (2 * halo)
+    return np.concatenate([ramp, np.ones(side - 2 * halo), ramp[::-1]]).astype(np.float32)

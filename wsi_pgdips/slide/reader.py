@@ -12,19 +12,22 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import openslide
 from openslide.lowlevel import OpenSlideUnsupportedFormatError
 
+from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.records import ByteArray, SlideMeta
 from wsi_pgdips.slide.colour import on_white
 from wsi_pgdips.slide.image import open_picture, open_tiff, positive
 from wsi_pgdips.slide.pyramid import FileFacts, Pyramid
-from wsi_pgdips.slide.scale import make_grid, says_mpp
-from wsi_pgdips.slide.source import ArraySource, PyramidSource
+from wsi_pgdips.slide.source import ArraySource, PyramidSource, make_grid, says_mpp
+
+if TYPE_CHECKING:
+    from wsi_pgdips.slide.source import PyramidSource
 
 __all__ = ["ArraySource", "open_source", "read_meta"]
 
@@ -331,3 +334,17 @@ def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
     ]
     numbers = [int(v) for v in values if v is not None and v.isdecimal()]
     return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
+
+
+def open_slide(slide: Path, settings: ScientificSettings) -> PyramidSource:
+    """Open a slide on the output grid of its settings.
+
+    Raises:
+        SlideError, SettingsError: as ``slide.reader.open_source``.
+    """
+    from wsi_pgdips.slide.reader import open_source
+
+    s = settings
+    return open_source(
+        slide, mpp=s.mpp, mpp_source=s.mpp_source, tile=s.tile, block=s.block, icc=s.icc
+    )

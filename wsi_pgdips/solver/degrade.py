@@ -8,7 +8,7 @@ import io
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.optics.density import I0, rgb_to_od
+from wsi_pgdips.optics.physics import I0, rgb_to_od
 from wsi_pgdips.records import Acquisition, ByteArray, FloatArray
 
 _SHEET = 512  # pixels, side of the noise that small windows are cut from

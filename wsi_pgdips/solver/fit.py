@@ -16,9 +16,9 @@ from wsi_pgdips.optics.stains import match_rows
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver import network, optimise
-from wsi_pgdips.solver.focus import in_focus
 from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD
+from wsi_pgdips.solver.slide_network import in_focus
 from wsi_pgdips.solver.statistics import (
     PERCENTILE_M,
     empty_statistics,

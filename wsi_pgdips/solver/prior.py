@@ -12,11 +12,10 @@ import torch
 from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior
-from wsi_pgdips.solver.focus import in_focus
-from wsi_pgdips.solver.noise import UNKNOWN_NOISE_OD, tissue_noise
+from wsi_pgdips.solver.acquisition import UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, Rays, across_noise, estimate_rays, pool_od
-from wsi_pgdips.solver.slide_network import MAX_STAINS
+from wsi_pgdips.solver.slide_network import MAX_STAINS, in_focus
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep, train_slide_network

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.optics.unmix import cross, dot, unmix
-from wsi_pgdips.solver import optimise
+from wsi_pgdips.records import SlidePrior
+from wsi_pgdips.solver import optimise, slide_network
+from wsi_pgdips.solver.tile import TileInput
 
 Weights = Mapping[str, Tensor]
 MAX_STAINS = 3  # more than channels have no coordinates of their own
@@ -178,3 +182,29 @@ def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
 
 def _act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE)
+
+
+def needs_focus(prior: SlidePrior) -> bool:
+    """Whether a slide is out of focus, and has a network that could help."""
+    found = prior.acquisition
+    return bool(prior.network) and found is not None and found.defocus > 0
+
+
+def in_focus(tile: TileInput, prior: SlidePrior, device: torch.device) -> TileInput:
+    """The tile with OD' = OD + sum_n (q_n of the network - q_n of the closed form) S0_n.
+
+    What lies out of the stains' plane stays. Of a slide in focus, or without a network, the tile
+    itself.
+    """
+    if not needs_focus(prior):
+        return tile
+    weights = {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
+    od, rows, glass = (
+        torch.from_numpy(a).to(device) for a in (tile.od, prior.stain_matrix, tile.background)
+    )
+    with torch.no_grad():
+        q, closed = slide_network.estimate(
+            weights, od, rows, glass, float(prior.spectral_correction.mean())
+        )
+        sharp = od + torch.einsum("nhw,nc->chw", q - closed, rows)
+    return replace(tile, od=np.ascontiguousarray(sharp.cpu().numpy()))

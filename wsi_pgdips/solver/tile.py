@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
 

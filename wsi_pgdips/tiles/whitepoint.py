@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.geometry import bounding_box
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.tiles.surface import Surface, fit_surface
 
