@@ -211,7 +211,7 @@ def test_no_tissue_is_an_error_with_a_way_out(as_source):
 
 
 def test_unknown_masker(as_source, paint):
-    with pytest.raises(SettingsError, match="unknown masker"):
+    with pytest.raises(SettingsError, match="masker is unknown"):
         find_tissue(as_source(paint().rgb), masker="watershed")
 
 

@@ -1,4 +1,4 @@
-"""Which tiles of which blocks are rendered, and which of those are fitted."""
+"""Blocks of tiles: the tiles that are rendered and fitted, and reading them ahead of the solver."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from wsi_pgdips.tiles.tissue import TissueMap
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The work in one block, tiles in raster order.
+    """The work in one block, with tiles in raster order.
 
     Attributes:
         by, bx: index of the block.
-        render: (ty, tx) of the tiles that touch the dilated mask; each is rendered whole.
-        fit: those of ``render`` with enough tissue to be fitted.
-        fraction: share of undilated tissue per tile of ``render``, in its order.
+        render: (ty, tx) of the tiles that touch the dilated mask; each is rendered as a whole.
+        fit: the tiles of ``render`` with enough tissue to be fitted.
+        fraction: share of undilated tissue of each tile of ``render``, in its order.
     """
 
     by: int
@@ -33,13 +33,13 @@ class BlockPlan:
 
 
 def plan_blocks(grid: OutputGrid, tissue: TissueMap, min_tissue: float) -> tuple[BlockPlan, ...]:
-    """The blocks that hold tissue, in raster order; the others are never scheduled.
+    """Plan the blocks that hold tissue, in raster order; other blocks are never scheduled.
 
     Args:
         grid: output grid of the slide.
         tissue: its tissue map.
-        min_tissue: least share of tissue in a tile that is fitted, 0 to 1; a tile without any
-            tissue of its own (reached by the dilation alone) is never fitted.
+        min_tissue: least share of tissue in a tile that is fitted, 0 to 1. A tile without tissue of
+            its own (only the dilation reaches it) is never fitted.
     """
     plans = []
     for by, bx in grid.blocks():
@@ -54,37 +54,33 @@ def plan_blocks(grid: OutputGrid, tissue: TissueMap, min_tissue: float) -> tuple
     return tuple(plans)
 
 
-def empty_blocks(grid: OutputGrid, plans: tuple[BlockPlan, ...]) -> tuple[tuple[int, int], ...]:
-    """(by, bx) of the blocks without tissue, in raster order, for the ledger."""
-    planned = {(plan.by, plan.bx) for plan in plans}
-    return tuple(block for block in grid.blocks() if block not in planned)
-
-
 def stream_tiles(
     source: Pixels, regions: Iterable[Region], *, threads: int, depth: int
 ) -> Generator[tuple[Region, ByteArray | Exception]]:
-    """Pixels of many regions, read ahead by a pool of threads.
+    """Read the pixels of many regions ahead, with a pool of threads.
 
-    At most ``depth`` tiles are being read or waiting at any time, beside the one handed out;
-    ``regions`` is consumed as far. A tile that cannot be read comes as the exception it raised,
-    and the stream goes on. Closing the iterator early cancels what has not begun and waits for the
-    reads that have, so that the source may be closed right after.
+    At most ``depth`` tiles are in progress or waiting at any time, beside the yielded one;
+    ``regions`` is consumed only that far. For a tile that cannot be read, its exception is yielded,
+    and the stream continues. Closing the iterator early cancels waiting reads and waits for running
+    ones, so that the source may be closed right after.
 
     Args:
         source: thread-safe pixels of the output grid.
-        regions: what to read, any number of them.
+        regions: any number of regions to read.
         threads: reading threads, >= 1.
-        depth: tiles in flight or waiting, >= 1.
+        depth: tiles in progress or waiting, >= 1.
 
     Yields:
         (region, (h, w, 3) uint8 or the exception), in the order of ``regions``.
 
     Raises:
-        SettingsError: ``threads`` or ``depth`` below 1.
+        SettingsError: ``threads`` or ``depth`` is below 1.
     """
     for name, value in (("threads", threads), ("depth", depth)):
         if value < 1:
-            raise SettingsError(f"{name} of the tile stream", expected="at least 1", found=value)
+            raise SettingsError(
+                f"the tile stream has too few {name}", expected="at least 1", found=value
+            )
     return _stream(source, regions, threads, depth)
 
 
@@ -94,7 +90,7 @@ def _stream(
     def read(region: Region) -> ByteArray | Exception:
         try:
             return source.read(region.y, region.x, region.h, region.w)
-        except Exception as error:  # the consumer decides: one bad tile must not end a slide
+        except Exception as error:  # the caller decides: one bad tile must not end a slide
             return error
 
     waiting: deque[tuple[Region, Future[ByteArray | Exception]]] = deque()
@@ -111,7 +107,7 @@ def _stream(
             region, future = waiting.popleft()
             pixels = future.result()
             del future  # it would keep the tile alive beyond its use
-            fill()  # before the consumer works on this tile, not after
+            fill()  # before the caller works on this tile, not after
             yield region, pixels
             del pixels
     finally:
