@@ -32,7 +32,7 @@ from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 from wsi_pgdips.looks.slide_look import slide_look
-from wsi_pgdips.optics.density import od_to_rgb
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.slide.reader import open_source
 
 VERSIONS = ("0.5", "0.4")

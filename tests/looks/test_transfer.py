@@ -28,7 +28,7 @@ from wsi_pgdips.looks.transfer import (
     make_transfer,
 )
 from wsi_pgdips.looks.weight import even_weight
-from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
+from wsi_pgdips.optics.physics import od_to_rgb, rgb_to_od
 from wsi_pgdips.records import Fields
 
 TILE = 64

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from wsi_pgdips.errors import OutputError, SettingsError, SlideError, StainError
-from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
-from wsi_pgdips.optics.physics import angle_deg, compose_od, unit_rows
+from wsi_pgdips.optics.physics import angle_deg, compose_od, od_to_rgb, rgb_to_od, unit_rows
 from wsi_pgdips.phantom.config import EOSIN, HEMATOXYLIN, make_phantom_config
 from wsi_pgdips.phantom.fields import make_fields
 from wsi_pgdips.phantom.layout import make_layout

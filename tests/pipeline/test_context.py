@@ -23,10 +23,10 @@ def test_what_a_floor_added_to_b_is_kept_with_the_plan(tmp_path: Path, white: in
     save_plan(made, tmp_path / "plan.npz")
     kept = load_context(source, stains, settings, tmp_path / "plan.npz")
     of_made, of_kept = (c.tile_input((0, 0), rgb, 0) for c in (made, kept))
-    np.testing.assert_array_equal(of_kept.of_stains, of_made.of_stains)
+    np.testing.assert_array_equal(of_kept.stain_od, of_made.stain_od)
     # saturated glass is no denser than 0, so nothing is taken off before S is estimated
     if white == 255:
-        np.testing.assert_allclose(of_made.of_stains.min(), 0, atol=1e-6)
+        np.testing.assert_allclose(of_made.stain_od.min(), 0, atol=1e-6)
         np.testing.assert_allclose(of_made.corrected.min(), -0.02, atol=1e-6)
     else:
         assert of_made.raised is None

@@ -20,7 +20,7 @@ from support.cheap_runs import BALANCED, FAST, PAPER, Slide, differing
 from wsi_pgdips.errors import IncompleteRunError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.optics.density import od_to_rgb
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.pipeline import slide_run as stages
 from wsi_pgdips.records import TileFlag

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pgdips.field.windows import crossfade
 from wsi_pgdips.layers import pyramid
 from wsi_pgdips.layers.schema import SCALE_FACTOR
+from wsi_pgdips.optics.interpolate import crossfade
 from wsi_pgdips.optics.physics import compose_od, unit_rows
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.stages.pixels import cross_faded, encode_pixels, render_tile, residual_rms

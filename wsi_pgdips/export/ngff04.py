@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_pgdips.disk import zarr_session
 from wsi_pgdips.geometry import CHUNK
 from wsi_pgdips.layers import schema
 from wsi_pgdips.layers.schema import OWN_KEY, Json
+from wsi_pgdips.layers.store import zarr_session
 
 if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import Layers

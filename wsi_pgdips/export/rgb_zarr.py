@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wsi_pgdips.disk import zarr_session
 from wsi_pgdips.export import ngff04
 from wsi_pgdips.geometry import CHUNK, OutputGrid, Region
 from wsi_pgdips.layers import schema
 from wsi_pgdips.layers.pyramid import quad_sum
 from wsi_pgdips.layers.schema import OWN_KEY, Json
+from wsi_pgdips.layers.store import zarr_session
 from wsi_pgdips.records import ByteArray, StainSet
 
 Version = Literal["0.4", "0.5"]

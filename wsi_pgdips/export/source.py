@@ -13,7 +13,7 @@ from wsi_pgdips.geometry import Region
 from wsi_pgdips.machine import usable_cpus
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.colour import on_white
-from wsi_pgdips.slide.scale import MAX_ANISOTROPY
+from wsi_pgdips.slide.source import MAX_ANISOTROPY
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pgdips.looks.distance import Masks, distances, structures
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, StainSet
-from wsi_pgdips.slide.reader import mpp_where_silent, open_source
+from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import find_tissue
 
@@ -63,7 +63,7 @@ def _sample(
     path: str | os.PathLike[str], library: StainSet, mpp: float, mpp_source: float | None
 ) -> tuple[ByteArray, Masks]:
     """Windows of a slide in one tall picture, and the masks of its structures."""
-    told = mpp_where_silent(path, mpp_source)
+    told = fallback_mpp(path, mpp_source)
     with contextlib.closing(open_source(Path(path), mpp=mpp, mpp_source=told)) as source:
         tissue, grid = find_tissue(source), source.grid
         glass, _, _ = background_field(tissue, grid)  # (CY, CX, 3)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
 
 TISSUE, NUCLEI, STROMA, DAB = "tissue", "nuclei", "stroma", "DAB"

@@ -8,8 +8,8 @@ import numba
 import numpy as np
 
 from wsi_pgdips.looks.frame import BLACK_OD, DARK_OD
-from wsi_pgdips.optics.density import od_table, od_to_rgb
 from wsi_pgdips.optics.interpolate import Interpolation
+from wsi_pgdips.optics.physics import od_table, od_to_rgb
 from wsi_pgdips.records import ByteArray, FloatArray
 
 # densities become bytes by a table: its step moves no pixel by more than 0.06 counts

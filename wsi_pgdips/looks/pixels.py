@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsi_pgdips.optics.density import I0, od_table
+from wsi_pgdips.optics.physics import I0, od_table
 from wsi_pgdips.records import ByteArray, FloatArray
 
 _TABLE = od_table()

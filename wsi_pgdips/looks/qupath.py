@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_pgdips.errors import StainError
 from wsi_pgdips.looks.reference import Reference, triple
-from wsi_pgdips.optics.density import I0
+from wsi_pgdips.optics.physics import I0
 from wsi_pgdips.optics.stains import make_stain_set
 
 _OBJECT = re.compile(r"\{[^{}]*\"Stain 1\"[^{}]*\}")

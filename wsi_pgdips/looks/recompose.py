@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsi_pgdips.optics.density import od_to_rgb
-from wsi_pgdips.optics.physics import compose_od
+from wsi_pgdips.optics.physics import compose_od, od_to_rgb
 from wsi_pgdips.records import ByteArray, FloatArray
 
 

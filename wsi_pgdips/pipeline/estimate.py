@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from wsi_pgdips.slide.source import PyramidSource
     from wsi_pgdips.stages.context import Context, SlideJob
     from wsi_pgdips.stages.render import RenderedBlock
-    from wsi_pgdips.tiles.grid import BlockPlan
+    from wsi_pgdips.tiles.blocks import BlockPlan
 
 STAGES = ("prepare", "calibrate", "fit", "blend", "render", "finalize")
 NETWORK_STEPS, TILE_STEPS = 40, 4  # that are taken; the others take as long

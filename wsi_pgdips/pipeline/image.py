@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from wsi_pgdips.looks.reference import Reference
     from wsi_pgdips.stages.context import Context
-    from wsi_pgdips.tiles.grid import BlockPlan
+    from wsi_pgdips.tiles.blocks import BlockPlan
 
 Map = npt.NDArray[np.float16]
 

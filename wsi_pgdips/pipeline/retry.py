@@ -49,7 +49,7 @@ def has_passed(slide: Path, output: Path, settings: ScientificSettings) -> bool:
         output: unfinished layers of that run.
     """
     from wsi_pgdips.layers.reader import open_layers
-    from wsi_pgdips.slide.opening import open_slide
+    from wsi_pgdips.slide.reader import open_slide
 
     try:
         table = open_layers(output, unfinished=True).tiles.to_pydict()

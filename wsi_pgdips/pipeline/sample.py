@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from wsi_pgdips.records import BlockFit, ByteArray, Pixels
     from wsi_pgdips.stages.context import Context
-    from wsi_pgdips.tiles.grid import BlockPlan
+    from wsi_pgdips.tiles.blocks import BlockPlan
 
 RUNS, LEAST_RUN = 4, 6  # of neighbouring tiles, since what is decoded for one serves the next
 ALIKE = 3  # tiles of the sample that stand for one outside it, in turn

@@ -291,7 +291,7 @@ def _is_split(cohort: Cohort, entry: Entry, splitting: Splitting) -> bool:
 
 def _blocks(cohort: Cohort, entry: Entry) -> int:
     """Of a slide with its glass; 0 where it cannot be opened, which its job will say."""
-    from wsi_pgdips.slide.opening import open_slide
+    from wsi_pgdips.slide.reader import open_slide
 
     try:
         source = open_slide(Path(entry.slide), cohort.settings(entry).science)

@@ -15,13 +15,13 @@ from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.pipeline.ledger import Ledger, digest, identity, load_arrays, save_arrays
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, at_tiles
-from wsi_pgdips.slide.opening import open_slide
+from wsi_pgdips.slide.reader import open_slide
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.solver.presets import HALO, Preset, resolve
 from wsi_pgdips.solver.tile import TileInput, tile_input
 from wsi_pgdips.stages.strips import BORDER
+from wsi_pgdips.tiles.blocks import BlockPlan, plan_blocks
 from wsi_pgdips.tiles.glass import background_field
-from wsi_pgdips.tiles.grid import BlockPlan, plan_blocks
 from wsi_pgdips.tiles.masks import load_roi
 from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
 

@@ -14,14 +14,13 @@ from wsi_pgdips.machine import in_threads, tile_executor
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
-from wsi_pgdips.solver.focus import needs_focus
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.prior import calibrate_prior
+from wsi_pgdips.solver.slide_network import needs_focus
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep
 from wsi_pgdips.stages.context import Context
-from wsi_pgdips.tiles.grid import BlockPlan
-from wsi_pgdips.tiles.stream import stream_tiles
+from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
 
 READ_THREADS = 2
 UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read

@@ -18,8 +18,7 @@ from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.fit import READ_THREADS
 from wsi_pgdips.stages.render_tile import Maps, TileRenderer
 from wsi_pgdips.stages.strips import Strips
-from wsi_pgdips.tiles.grid import BlockPlan
-from wsi_pgdips.tiles.stream import stream_tiles
+from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
 
 TileIndex = tuple[int, int]
 

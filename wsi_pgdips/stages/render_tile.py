@@ -12,11 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wsi_pgdips.field.windows import crossfade
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.schema import SCALE_FACTOR, residual_level
-from wsi_pgdips.optics.density import od_table
-from wsi_pgdips.optics.interpolate import interpolation
+from wsi_pgdips.optics.interpolate import crossfade, interpolation
+from wsi_pgdips.optics.physics import od_table
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import ByteArray, Fields, FloatArray, SlidePrior
 from wsi_pgdips.solver import slide_network

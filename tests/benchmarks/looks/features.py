@@ -14,7 +14,7 @@ import numpy.typing as npt
 from benchmarks.looks.masks import WHITE_PERCENTILE
 from benchmarks.looks.scores import luminance
 from wsi_pgdips.looks.distance import fixed_maps, otsu
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 

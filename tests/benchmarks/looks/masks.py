@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsi_pgdips.looks.distance import Masks, mean_around, parts
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, FloatArray
 

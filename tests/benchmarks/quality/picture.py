@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
 from wsi_pgdips.tiles.glass import background_field

@@ -18,7 +18,7 @@ from benchmarks.quality.picture import read_picture
 from benchmarks.quality.product import run_in_memory
 from benchmarks.records import Sheet
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, FloatArray
 from wsi_pgdips.slide.source import ArraySource

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from wsi_pgdips.disk import zarr_session
 from wsi_pgdips.geometry import CHUNK
+from wsi_pgdips.layers.store import zarr_session
 from wsi_pgdips.machine import quiet_threads, usable_cpus
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.stages.context import SlideJob
