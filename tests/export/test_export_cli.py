@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,36 @@ def test_a_folder_of_tiles_is_gone_on_with(tmp_path: Path) -> None:
         export_tiles(ArraySlide(rgba), out, size=200)
     assert export_tiles(ArraySlide(rgba), out, size=300, overwrite=True) == 4
     assert len(list(out.iterdir())) == 4 + 2
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from support.array_slide import ArraySlide, waves
+from wsi_pgdips.export.tiles import export_tiles
+
+def killed(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(sys.argv[2]):
+        os._exit(9)
+
+sys.addaudithook(killed)
+export_tiles(ArraySlide(waves(300, 300)), Path(sys.argv[1]), size=200)
+"""
+
+
+@pytest.mark.parametrize(("table", "tiles"), [("tiles.json", 0), ("tiles.csv", 4)])
+def test_an_export_killed_while_it_wrote_a_table_is_resumed(
+    table: str, tiles: int, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", KILLED, str(tmp_path), table]
+    done = subprocess.run(words, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 9
+    assert len(list(tmp_path.glob(f"{table}.*.partial"))) == 1
+    kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.png")}
+    assert len(kept) == tiles
+    assert export_tiles(ArraySlide(waves(300, 300)), tmp_path, size=200) == 4
+    assert len(list(tmp_path.iterdir())) == 4 + 2
+    assert {n: (tmp_path / n).stat().st_mtime_ns for n in kept} == kept
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ Form = Literal["png", "jpeg"]
 FORMS: tuple[Form, ...] = get_args(Form)
 TABLE, SETTINGS = "tiles.csv", "tiles.json"
 _COLUMNS = ("file", "x_l0", "y_l0", "level", "tissue")
-_NAME = re.compile(r"\d+_\d+\.(png|jpeg)(\.[0-9a-f]+\.partial)?")
+# what this module writes, whole or left by a process that was killed
+_OURS = re.compile(r"(\d+_\d+\.(png|jpeg)|tiles\.(csv|json))(\.[0-9a-f]+\.partial)?")
+_FIRST_WRITE = re.compile(r"tiles\.json\.[0-9a-f]+\.partial")
 _MASK_MPP = 4.0  # micrometres per pixel of the mask that shares are taken from
 _Row = tuple[str, int, int, int, float]
 
@@ -147,18 +149,19 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         names = {node.name for node in folder.iterdir()}
-    ours = {name for name in names if _NAME.fullmatch(name)} | (names & {TABLE, SETTINGS})
-    if names - ours or (names and SETTINGS not in names):
+    others = sorted(name for name in names if not _OURS.fullmatch(name))
+    begun = SETTINGS in names or all(_FIRST_WRITE.fullmatch(name) for name in names)
+    if others or not begun:
         raise OutputError(
             "something that is no export of ours is in the way of the output",
             expected="a new or empty folder",
-            found=", ".join(sorted(names - ours or names)[:3]),
+            found=", ".join((others or sorted(names))[:3]),
             where=folder,
             hint="give another output",
         )
     if overwrite:
         with writing(folder):
-            for name in sorted(ours, key=lambda name: name == SETTINGS):
+            for name in sorted(names, key=lambda name: name == SETTINGS):
                 (folder / name).unlink()
     elif TABLE in names:
         raise OutputError(
