@@ -122,7 +122,7 @@ def test_an_export_killed_while_it_wrote_a_table_is_resumed(
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "1_2.png").write_bytes(b"my own")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="no export of ours"):
+        with pytest.raises(OutputError, match="not an export of wsi-pgdips"):
             export_tiles(ArraySlide(waves(64, 64)), tmp_path, overwrite=overwrite)
     assert (tmp_path / "1_2.png").read_bytes() == b"my own"
 
@@ -162,16 +162,19 @@ def test_the_name_of_the_output_says_what_is_written(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("normalize", "LAYERS", "-o", "x.tiff"), "nothing says what the slide is to look like"),
-        (("normalize", "LAYERS", "-o", "x.ome.tiff", "--reference", "self"), "under such a name"),
+        (("normalize", "LAYERS", "-o", "x.tiff"), "no look was given"),
+        (
+            ("normalize", "LAYERS", "-o", "x.ome.tiff", "--reference", "self"),
+            "does not say what",
+        ),
         (("normalize", "LAYERS", "-o", "x.tiff", "--reference", "hdab"), "of other stains"),
         (("normalize", "LAYERS", "-o", "x.tiff", "--only", "DAB"), "no such stain"),
         (("normalize", "LAYERS", "-o", "x.zarr", "--only", "eosin", "--ngff", "1"), "0.5 or 0.4"),
-        (("normalize", "LAYERS", "-o", "LAYERS/x.tiff", "--only", "eosin"), "in the layers"),
+        (("normalize", "LAYERS", "-o", "LAYERS/x.tiff", "--only", "eosin"), "inside the layers"),
         (("normalize", "nothing", "-o", "x.tiff", "--only", "eosin"), "not layers"),
-        (("export", "LAYERS", "-o", "x.tiff"), "exported as OME-Zarr"),
-        (("export", "LAYERS", "-o", "x.zarr", "--profile", "ngff09"), "unknown profile"),
-        (("export", "LAYERS", "-o", "LAYERS"), "in the layers"),
+        (("export", "LAYERS", "-o", "x.tiff"), "--output must be a name in .ome.zarr"),
+        (("export", "LAYERS", "-o", "x.zarr", "--profile", "ngff09"), "--profile must be ngff04"),
+        (("export", "LAYERS", "-o", "LAYERS"), "inside the layers"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -203,7 +206,7 @@ def test_unfinished_layers_and_the_slide_itself_are_refused(
     before = same.read_bytes()
     words = ("--slide", same, "--reference", "self", "--overwrite")
     assert call("normalize", finished.path, "-o", same, *words) == 2
-    assert "the slide itself" in capfd.readouterr().err
+    assert "would replace the slide" in capfd.readouterr().err
     assert same.read_bytes() == before
 
 
@@ -235,7 +238,7 @@ def test_another_slide_of_the_same_size_is_told(
     other.write_bytes(slide.path.read_bytes() + b"changed")
     words = ("normalize", finished.path, "--reference", "self", "--slide")
     assert call(*words, other, "-o", tmp_path / "a.tiff") == 0
-    assert "not the file that these layers are of" in capfd.readouterr().err
+    assert "not the file that these layers were made of" in capfd.readouterr().err
     assert call(*words, slide.path, "-o", tmp_path / "b.tiff") == 0
     assert "not the file" not in capfd.readouterr().err
 
