@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -211,7 +211,7 @@ class PyramidWriter:
                 self._reduce_into(k + 1, rest)
             self._encode(level, rest)
         self._threads.shutdown()
-        coding: dict[str, object] = {"compression": "zlib", "photometric": "rgb"}
+        coding: dict[str, Any] = {"compression": "zlib", "photometric": "rgb"}
         if self.quality:
             coding = {
                 "compression": "jpeg",
