@@ -198,7 +198,7 @@ def render(
 
 def _look(solved: Solved) -> Reference:
     from wsi_pgdips.looks.reference import look_of
-    from wsi_pgdips.looks.slide_look import look_in_run
+    from wsi_pgdips.stages.finish import look_in_run
 
     context, prior, fits = solved.context, solved.prior, solved.fits
     return look_of(

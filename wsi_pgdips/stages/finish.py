@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wsi_pgdips.disk import remove_partials, sha256
 from wsi_pgdips.layers import provenance, store, tables
 from wsi_pgdips.layers.schema import OWN_KEY, provenance_block
-from wsi_pgdips.looks.slide_look import look_in_run
+from wsi_pgdips.looks.slide_look import measure_look
 from wsi_pgdips.pipeline.ledger import Block, Ledger, identity, load_arrays
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag
 from wsi_pgdips.stages.context import Context
@@ -80,6 +80,26 @@ def write_products(
     checksums |= {n: sha256(output / n) for n in _files(ledger) if n not in checksums}
     provenance.write_json(output / CHECKSUMS, dict(sorted(checksums.items())))
     return figures
+
+
+def look_in_run(
+    context: Context,
+    prior: SlidePrior,
+    fields: Fields,
+    slide_matrix: FloatArray,
+    fits: Sequence[BlockFit],
+    pixels: Pixels,
+) -> dict[str, Any]:
+    """Measure the look of a slide on its tiles with enough tissue; see ``measure_look``."""
+    tiles = sorted(
+        (int(ty), int(tx))
+        for fit in fits
+        for (ty, tx), share in zip(fit.index, fit.tissue, strict=True)
+        if share >= context.settings.min_tissue
+    )
+    return measure_look(
+        pixels, context.grid, fields, slide_matrix, context.tissue_of, tiles, prior.presence
+    )
 
 
 def _files(ledger: Ledger) -> Iterator[str]:

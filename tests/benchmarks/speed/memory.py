@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 
 from benchmarks.speed.runs import timed_run
-from wsi_pgdips.export.pyramid_writer import PyramidWriter
+from wsi_pgdips.export.tiff import PyramidWriter
 from wsi_pgdips.phantom.make import make_phantom
 
 PHANTOM = Path(__file__).parents[1] / "phantoms" / "he_drift.toml"
