@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
@@ -191,23 +191,102 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-@functools.cache
-def _leave_imports_alone() -> None:
-    """What libraries made of themselves stays for good: the garbage collector need not look."""
-    gc.collect()
-    gc.freeze()
+_lock = threading.Lock()
+_inside = 0  # how many calls need the process quiet
+_torch_threads = 1  # of an operator, before the first of them
+_loud = contextlib.ExitStack()  # restores the process
+_this_thread = threading.local()  # its depth
+
+
+@contextlib.contextmanager
+def quiet_machine() -> Iterator[None]:
+    """Compute with one thread an operator, in numpy's and torch's libraries alike.
+
+    Inside, BLAS, OpenMP, Blosc and torch use one thread; TF32 is allowed to convolutions, but not
+    to the physics; the garbage collector skips what exists already. All of this is as before when
+    the last of several nested or concurrent calls ends; the number of threads of torch and OpenMP
+    belongs to the calling thread, and is restored when the outermost call of that thread ends.
+
+    The C library is also asked to keep freed memory. Nobody can take that back.
+    """
+    depth = getattr(_this_thread, "depth", 0)
+    _enter_process()
+    thread = contextlib.ExitStack() if depth else _quieten_thread()
+    _this_thread.depth = depth + 1
+    try:
+        yield
+    finally:
+        _this_thread.depth = depth
+        thread.close()
+        _leave_process()
 
 
 def quiet_threads() -> None:
-    """One thread per operator in this process, for numpy's and torch's libraries alike."""
+    """Make the process and this thread as in ``quiet_machine``, for good.
+
+    This is for worker processes and for programs that end with their work.
+    """
+    _enter_process()
+    _quieten_thread()
+
+
+def _enter_process() -> None:
+    global _inside
+    with _lock:
+        if _inside == 0:
+            _quieten_process()
+        _inside += 1
+
+
+def _leave_process() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        if _inside == 0:
+            _loud.close()
+
+
+def _quieten_process() -> None:
+    """Make the process quiet, and have ``_loud`` restore it."""
+    global _torch_threads
     import torch
     from threadpoolctl import threadpool_limits
 
+    _torch_threads = torch.get_num_threads()
     keep_freed_memory()
-    _leave_imports_alone()
+    _loud.enter_context(threadpool_limits(1, user_api="blas"))
+    _loud.callback(_set_variable, "BLOSC_NTHREADS", os.environ.get("BLOSC_NTHREADS"))
     os.environ["BLOSC_NTHREADS"] = "1"
-    threadpool_limits(1)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    # callbacks run last to first, so the older of torch's two interfaces is restored first
+    for backend, name in (
+        *((b, "fp32_precision") for b in (matmul, cudnn.conv, cudnn.rnn)),
+        *((b, "allow_tf32") for b in (matmul, cudnn)),
+    ):
+        # not in older versions; or the caller has used the newer interface alone
+        with contextlib.suppress(AttributeError, RuntimeError):
+            _loud.callback(setattr, backend, name, getattr(backend, name))
+    cudnn.allow_tf32, matmul.allow_tf32 = True, False  # not left to the version's default
+    if gc.get_freeze_count() == 0:  # else another has done so, who would miss it
+        gc.freeze()
+        _loud.callback(gc.unfreeze)
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _quieten_thread() -> contextlib.ExitStack:
+    """Have operators run in the calling thread alone; what is returned restores it."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    restore, before = contextlib.ExitStack(), torch.get_num_threads()
+    # a thread that began while the process was quiet has the 1 of the thread that made it so
+    restore.callback(torch.set_num_threads, before if before > 1 else _torch_threads)
+    restore.enter_context(threadpool_limits(1, user_api="openmp"))
     torch.set_num_threads(1)
-    # said, not left to the version's default: convolutions may use TF32, the physics may not
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cuda.matmul.allow_tf32 = False
+    return restore

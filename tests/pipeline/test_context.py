@@ -9,8 +9,9 @@ import pytest
 
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.pipeline.stage_files import load_plan, save_plan
 from wsi_pgdips.slide.source import ArraySource
-from wsi_pgdips.stages.context import load_context, make_context, save_plan
+from wsi_pgdips.stages.context import make_context
 
 
 @pytest.mark.parametrize("white", [255, 240])
@@ -21,7 +22,7 @@ def test_what_a_floor_added_to_b_is_kept_with_the_plan(tmp_path: Path, white: in
     stains, settings = load_stains("he"), ScientificSettings(preset="fast", tile=256, block=1024)
     made = make_context(source, stains, settings)
     save_plan(made, tmp_path / "plan.npz")
-    kept = load_context(source, stains, settings, tmp_path / "plan.npz")
+    kept = load_plan(source, stains, settings, tmp_path / "plan.npz")
     of_made, of_kept = (c.tile_input((0, 0), rgb, 0) for c in (made, kept))
     np.testing.assert_array_equal(of_kept.of_stains, of_made.of_stains)
     # saturated glass is no denser than 0, so nothing is taken off before S is estimated
