@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wsi_pgdips.cohort.runner import run_cohort
     from wsi_pgdips.export.normalize import normalize_slide
-    from wsi_pgdips.export.slides import export_rgb_zarr, export_tiff
+    from wsi_pgdips.export.rgb_zarr import export_rgb_zarr
+    from wsi_pgdips.export.tiff import export_tiff
     from wsi_pgdips.export.tiles import export_tiles
     from wsi_pgdips.layers.reader import open_layers
     from wsi_pgdips.looks.files import load_reference
@@ -46,8 +47,8 @@ _HOMES = {
     "deconvolve_image": "wsi_pgdips.pipeline.image",
     "deconvolve_slide": "wsi_pgdips.pipeline.slide",
     "estimate_slide": "wsi_pgdips.pipeline.estimate",
-    "export_rgb_zarr": "wsi_pgdips.export.slides",
-    "export_tiff": "wsi_pgdips.export.slides",
+    "export_rgb_zarr": "wsi_pgdips.export.rgb_zarr",
+    "export_tiff": "wsi_pgdips.export.tiff",
     "export_tiles": "wsi_pgdips.export.tiles",
     "fit_reference": "wsi_pgdips.pipeline.fit_reference",
     "load_reference": "wsi_pgdips.looks.files",

@@ -7,9 +7,12 @@ import errno
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
@@ -78,6 +81,32 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     with replacing(path) as handle:
         handle.write(data)
+
+
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Write an ``.npz`` by :func:`replacing`.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable.
+    """
+    with replacing(path) as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an ``.npy`` by :func:`replacing`.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable.
+    """
+    with replacing(path) as handle:
+        np.save(handle, array)
+
+
+def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an ``.npz``, or those of ``names`` alone."""
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in names or data.files}
 
 
 def remove_partials(path: Path) -> int:

@@ -24,11 +24,10 @@ from wsi_pgdips.errors import ClusterError, DeviceError, IncompleteRunError, Set
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.machine import device_for
 from wsi_pgdips.pipeline import clusters, slurm_jobs
-from wsi_pgdips.pipeline.block import BlockReport
+from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.dask_pool import ClusterPool, DaskPool
 from wsi_pgdips.pipeline.ledger import Block
 from wsi_pgdips.pipeline.pool import InlinePool, WorkerDiedError, make_pool
-from wsi_pgdips.stages.context import SlideJob
 
 
 def job(folder: Path, device: str = "cpu") -> SlideJob:

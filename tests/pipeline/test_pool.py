@@ -17,13 +17,12 @@ from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.machine import in_threads, usable_cpus
 from wsi_pgdips.pipeline import dask_pool, pool
-from wsi_pgdips.pipeline.block import BlockReport
+from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.dask_pool import DaskPool
 from wsi_pgdips.pipeline.ledger import Block
 from wsi_pgdips.pipeline.on_worker import cpu_shares
 from wsi_pgdips.pipeline.record import Usage, used_by_all, used_here
 from wsi_pgdips.stages import fit as fitting
-from wsi_pgdips.stages.context import SlideJob
 
 JOB = SlideJob("a.svs", "b.ome.zarr", ScientificSettings(), "cuda", 1, 0)
 

@@ -155,7 +155,8 @@ def provenance_block(
 
     Args:
         software: name -> version.
-        settings: the scientific settings (``ScientificSettings.model_dump()``), seed included.
+        settings: the scientific settings, seed included, with the content of files in place of
+            their paths (``stages.context.identity``).
         slide: the slide's metadata (``SlideMeta`` as a dict), nothing personal.
         prior: the slide's S0, M0, B0, presence thresholds, noise and Lambda.
         extra: anything else that does not differ from run to run.
@@ -165,7 +166,7 @@ def provenance_block(
         "settings": dict(settings),
         "seeds": {
             "seed": settings.get("seed"),
-            "tile": "sha256 of 'slide checksum:ty:tx:settings digest', first 63 bits",
+            "tile": "sha256 of 'identity:ty:tx:identity', first 63 bits",
         },
         "slide": dict(slide),
     }

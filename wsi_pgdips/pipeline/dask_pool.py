@@ -14,13 +14,12 @@ from distributed import KilledWorker, fire_and_forget
 
 from wsi_pgdips.errors import IncompleteRunError, WsiPgdipsError
 from wsi_pgdips.pipeline import on_worker
-from wsi_pgdips.pipeline.block import BlockReport
+from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.clusters import LocalPlace, Note, OuterPlace, Place
 from wsi_pgdips.pipeline.ledger import Block
 from wsi_pgdips.pipeline.on_worker import Start, cpu_shares
 from wsi_pgdips.pipeline.pool import OnTile, Outcome, Work, WorkerDiedError
 from wsi_pgdips.pipeline.record import Usage, used_by_all, used_here
-from wsi_pgdips.stages.context import SlideJob
 
 if TYPE_CHECKING:
     from wsi_pgdips.pipeline.slurm_jobs import SlurmPlace

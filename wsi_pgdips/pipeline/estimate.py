@@ -37,10 +37,11 @@ from wsi_pgdips.pipeline.sample import (
 )
 
 if TYPE_CHECKING:
+    from wsi_pgdips.pipeline.block import SlideJob
     from wsi_pgdips.pipeline.sizes import Sizes
     from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior
     from wsi_pgdips.slide.source import PyramidSource
-    from wsi_pgdips.stages.context import Context, SlideJob
+    from wsi_pgdips.stages.context import Context
     from wsi_pgdips.stages.render import RenderedBlock
     from wsi_pgdips.tiles.blocks import BlockPlan
 
@@ -114,7 +115,7 @@ class _Rehearsal:
 
     def __init__(self, slide: Path, output: Path, settings: Settings) -> None:
         from wsi_pgdips.machine import quiet_threads
-        from wsi_pgdips.stages.context import AUTO_BATCH, SlideJob
+        from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob
 
         self.crew = crew = Crew.of(settings.execution)
         quiet_threads()
@@ -167,7 +168,8 @@ class _Rehearsal:
     def _prepare(self, source: PyramidSource) -> None:
         from wsi_pgdips.layers import store
         from wsi_pgdips.optics.stains import load_stains
-        from wsi_pgdips.stages.context import make_context, save_plan
+        from wsi_pgdips.pipeline.stage_files import save_plan
+        from wsi_pgdips.stages.context import make_context
 
         science = self.job.settings
         stains = load_stains(science.stains)
@@ -186,7 +188,7 @@ class _Rehearsal:
     def _calibrate(self) -> None:
         import torch
 
-        from wsi_pgdips.pipeline import fit_files
+        from wsi_pgdips.pipeline import stage_files
         from wsi_pgdips.stages import fit as fitting
 
         asked = self.science.calibration_steps
@@ -195,11 +197,11 @@ class _Rehearsal:
         context, device = replace(self.context, settings=few), torch.device(self.crew.device)
         with self._timed("calibrate"), StepClock(self.crew.device) as clock:
             self.prior = fitting.calibrate(context, device, self.crew.all_threads, clock.note)
-            fit_files.save_prior(self.prior, self.ledger.prior)
+            stage_files.save_prior(self.prior, self.ledger.prior)
         self.wall["calibrate"] += (asked - steps) * clock.seconds()
 
     def _plan_sample(self) -> None:
-        from wsi_pgdips.stages.context import save_plan
+        from wsi_pgdips.pipeline.stage_files import save_plan
 
         once, planned = self.crew.threads, np.zeros_like(self.context.planned)
         for tile in sample_tiles(self.context.plans, -(-LEAST_RUN // once) * once):
@@ -209,7 +211,7 @@ class _Rehearsal:
 
     def _fit(self) -> BlockFit:
         from wsi_pgdips.pipeline import block as worker
-        from wsi_pgdips.pipeline import fit_files
+        from wsi_pgdips.pipeline import stage_files
 
         blocks, once = block_keys(self.sampled), self.crew.threads
         rich = rich_tiles(self.sampled, once)
@@ -225,7 +227,7 @@ class _Rehearsal:
         if self.science.preset == "paper":
             computed = self._solve()
         self.wall["fit"] = max(cold - a_round, 0) + self.crew.seconds(computed)
-        return spread_fits([fit_files.load_fit(self.ledger.fit(b)) for b in blocks], self.context)
+        return spread_fits([stage_files.load_fit(self.ledger.fit(b)) for b in blocks], self.context)
 
     def _read(self, tile: TileIndex) -> ByteArray:
         region = self.context.grid.tile_region(*tile)
@@ -258,16 +260,17 @@ class _Rehearsal:
 
     def _render_from(self, fit: BlockFit) -> None:
         """``blend``, ``render`` and ``finalize``; ``fit`` has all tiles of the slide."""
+        from wsi_pgdips.disk import load_arrays
+        from wsi_pgdips.pipeline import stage_files
         from wsi_pgdips.pipeline.kept_pixels import KeptPixels
-        from wsi_pgdips.pipeline.ledger import load_arrays
+        from wsi_pgdips.pipeline.output import write_products
         from wsi_pgdips.stages import blend as blending
-        from wsi_pgdips.stages import finish as finishing
         from wsi_pgdips.stages import render as rendering
 
         context, crew, blocks = self.context, self.crew, block_keys(self.sampled)
         with self._timed("blend"):
             fields, matrix = blending.blend(context, self.prior, [fit], crew.all_threads)
-            blending.save_fields(fields, matrix, self.ledger.fields)
+            stage_files.save_fields(fields, matrix, self.ledger.fields)
 
         def rendered(plan: BlockPlan) -> RenderedBlock:
             return rendering.render_block(
@@ -285,9 +288,7 @@ class _Rehearsal:
         self._render(rendered)
         with self._timed("finalize"):
             pixels = StandIns(KeptPixels.of_run(self.sampled, self.ledger), self.sampled)
-            finishing.write_products(
-                context, self.prior, [fit], fields, matrix, blocks, self.ledger, pixels
-            )
+            write_products(context, self.prior, [fit], fields, matrix, blocks, self.ledger, pixels)
         # most of what grows with the tiles: their strips are read twice
         strips = seconds_of(lambda: [load_arrays(self.ledger.render(b)) for b in blocks])[0]
         self.wall["finalize"] += 2 * strips * (context.n_tiles / self.sampled.n_tiles - 1)

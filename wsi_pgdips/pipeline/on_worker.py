@@ -16,7 +16,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from wsi_pgdips import __version__
 from wsi_pgdips.errors import DeviceError
 from wsi_pgdips.machine import choose_device, usable_cpus
-from wsi_pgdips.stages.context import SlideJob
+from wsi_pgdips.pipeline.block import SlideJob
 
 Devices = Sequence[str] | None
 
@@ -35,12 +35,8 @@ class Start(WorkerPlugin):
         # imports take as long as many tiles
         import zarr  # noqa: F401
 
-        from wsi_pgdips.layers import store  # noqa: F401
         from wsi_pgdips.machine import quiet_threads
-        from wsi_pgdips.pipeline import fit_files  # noqa: F401
         from wsi_pgdips.stages import blend as blending  # noqa: F401
-        from wsi_pgdips.stages import fit as fitting  # noqa: F401
-        from wsi_pgdips.stages import render as rendering  # noqa: F401
 
         quiet_threads()
         if self._shares:

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 from wsi_pgdips.config import ExecutionSettings
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.machine import devices_of, usable_cpus
-from wsi_pgdips.pipeline.block import BlockReport
+from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.ledger import Block
 from wsi_pgdips.pipeline.record import Usage
-from wsi_pgdips.stages.context import SlideJob
 
 LANES = 3  # one block is computed while others are written, which takes as long
 OnTile = Callable[[], None]

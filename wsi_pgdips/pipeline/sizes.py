@@ -6,9 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_pgdips.pipeline.block import SlideJob
 from wsi_pgdips.pipeline.record import used_here
 from wsi_pgdips.pipeline.sample import block_area, tiles_to_fit, tissue_mass
-from wsi_pgdips.stages.context import Context, SlideJob
+from wsi_pgdips.stages.context import Context
 
 BATCH = 4  # tiles that a GPU is tried with
 MAPPED = 12  # blocks whose kept pixels are open at a time

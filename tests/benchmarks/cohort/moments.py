@@ -12,7 +12,7 @@ from wsi_pgdips.disk import PARTIAL
 from wsi_pgdips.layers.provenance import RUN_RECORD, is_done
 from wsi_pgdips.pipeline.ledger import Ledger
 from wsi_pgdips.pipeline.lock import SUFFIX
-from wsi_pgdips.stages.finish import CHECKSUMS
+from wsi_pgdips.pipeline.output import CHECKSUMS
 
 PREPARE = MOMENTS.index("prepare")
 

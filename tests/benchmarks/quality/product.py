@@ -13,10 +13,10 @@ from benchmarks.quality.methods import ABLATION
 from wsi_pgdips import machine
 from wsi_pgdips.config import ScientificSettings, make_settings
 from wsi_pgdips.layers.reader import open_layers
-from wsi_pgdips.pipeline.fit_files import load_prior
 from wsi_pgdips.pipeline.image import Deconvolution, Solved, render, solve
 from wsi_pgdips.pipeline.ledger import Ledger
 from wsi_pgdips.pipeline.slide import deconvolve_slide
+from wsi_pgdips.pipeline.stage_files import load_prior
 from wsi_pgdips.progress import QuietProgress
 from wsi_pgdips.records import Fields, SlidePrior, StainSet
 from wsi_pgdips.slide.source import PyramidSource

@@ -18,7 +18,9 @@ from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.layers import store
 from wsi_pgdips.machine import in_threads
 from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.pipeline.block import SlideJob
 from wsi_pgdips.pipeline.ledger import Ledger
+from wsi_pgdips.pipeline.stage_files import save_plan
 from wsi_pgdips.records import ByteArray, SlidePrior
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.solver import slide_network
@@ -28,7 +30,7 @@ from wsi_pgdips.solver.slide_network import MAX_STAINS
 from wsi_pgdips.stages import blend as blending
 from wsi_pgdips.stages import fit as fitting
 from wsi_pgdips.stages import render as rendering
-from wsi_pgdips.stages.context import Context, SlideJob, make_context, save_plan
+from wsi_pgdips.stages.context import Context, make_context
 from wsi_pgdips.stages.render_tile import TileRenderer
 
 Item = TypeVar("Item")

@@ -21,8 +21,8 @@ import numpy as np
 from wsi_pgdips.geometry import CHUNK
 from wsi_pgdips.layers.store import zarr_session
 from wsi_pgdips.machine import quiet_threads, usable_cpus
+from wsi_pgdips.pipeline.block import SlideJob
 from wsi_pgdips.records import ByteArray
-from wsi_pgdips.stages.context import SlideJob
 
 PEERS = {
     "tiatoolbox-macenko": "MacenkoNormalizer",
