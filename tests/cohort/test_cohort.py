@@ -41,10 +41,8 @@ from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.errors import ClusterError, OutputError, SlideError
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.looks.files import load_reference, save_reference
-from wsi_pgdips.pipeline import lock as holding
-from wsi_pgdips.pipeline import pool
+from wsi_pgdips.pipeline import lock, pool
 from wsi_pgdips.pipeline import slide as pipeline
-from wsi_pgdips.pipeline.holder import Holder
 from wsi_pgdips.slide import image, reader
 from wsi_pgdips.slurm.submission import queue_of
 from wsi_pgdips.stages import fit as fitting
@@ -705,15 +703,15 @@ def test_what_another_process_holds_is_left_to_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(holding, "BEATS", 0)  # it has shown for long enough that it works
+    monkeypatch.setattr(lock, "BEATS", 0)  # it has shown for long enough that it works
     command = ("cohort", "run", two.manifest, two.job, *OPTIONS)
-    with holding.holding(layers(two.job, "a")):
+    with lock.lock_output(layers(two.job, "a")):
         assert call(*command) == 3
         assert "a: another process works on it" in capsys.readouterr().err
         assert standings(two.job) == {"a": "waiting", "b": "done"}
         assert failures(two.job) == {}
         assert not (two.job / "state" / "a").exists()
-    with holding.holding(two.job / "state" / "a" / "run"):
+    with lock.lock_output(two.job / "state" / "a" / "run"):
         assert call(*command) == 3
         assert read_states(two.job / "state" / "a") == ()
     assert call(*command, "--quiet") == 0
@@ -725,8 +723,8 @@ def test_who_has_just_died_elsewhere_is_waited_for(
 ) -> None:
     place = layers(one.job, "a") if where == "output" else one.job / "state" / "a" / "run"
     place.parent.mkdir(parents=True)
-    left = holding.place(place, "run")
-    left.write_text(json.dumps(asdict(replace(Holder.this(), host="another"))))
+    left = lock.lock_path(place, "run")
+    left.write_text(json.dumps(asdict(replace(lock.Holder.this(), host="another"))))
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -735,9 +733,9 @@ def test_who_has_just_died_elsewhere_is_waited_for(
             os.utime(left, (1, 1))
 
     with monkeypatch.context() as patient:
-        patient.setattr(holding.time, "sleep", sleep)
+        patient.setattr(lock.time, "sleep", sleep)
         assert run_one(call, one)[0] == 0
-    assert waits == [holding.WAIT_S] * 4
+    assert waits == [lock.WAIT_S] * 4
     assert leftovers(one.job) == []
 
 

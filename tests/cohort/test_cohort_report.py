@@ -40,9 +40,7 @@ from wsi_pgdips.cohort.state import (
     try_again,
 )
 from wsi_pgdips.errors import OutputError
-from wsi_pgdips.pipeline import lock as holding
-from wsi_pgdips.pipeline.holder import Holder
-from wsi_pgdips.pipeline.lock import place
+from wsi_pgdips.pipeline.lock import DEAD_S, Holder, lock_output, lock_path
 from wsi_pgdips.pipeline.part import STAGES, Part
 
 PARTS = [Part(), *(Part(s) for s in STAGES), *(Part("fit", i, 3) for i in (1, 2, 3))]
@@ -75,7 +73,7 @@ def begun(folder: JobFolder, name: str, part: Part | None = None, **changes: Any
 
 
 def held(folder: JobFolder, name: str) -> AbstractContextManager[None]:
-    return holding.holding(folder.path / "layers" / f"{name}.ome.zarr")
+    return lock_output(folder.path / "layers" / f"{name}.ome.zarr")
 
 
 # one state of many
@@ -275,7 +273,7 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
 def test_just_begun(folder: JobFolder) -> None:
     cohort = cohort_of(folder, "a")
     begun(folder, "a")
-    with holding.holding(folder.path / "state" / "a" / "run"):  # nobody has the output yet
+    with lock_output(folder.path / "state" / "a" / "run"):  # nobody has the output yet
         (row,) = rows_of(folder, cohort)
         assert (row.standing, row.stage_text) == ("running", "opening")
     (row,) = rows_of(folder, cohort)
@@ -288,7 +286,7 @@ def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.Mo
     output = folder.path / "layers" / "a.ome.zarr"
     output.parent.mkdir()
     elsewhere = replace(Holder.this(), host="another")
-    file = place(output, "run")
+    file = lock_path(output, "run")
     file.write_text(json.dumps(asdict(elsewhere)))
 
     refusal = [OSError(errno.EROFS, "Read-only"), PermissionError(errno.EACCES, "Denied")]
@@ -300,7 +298,7 @@ def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.Mo
     assert rows_of(folder, cohort)[0].standing == "running"
     refusal.pop(0)
     assert rows_of(folder, cohort)[0].standing == "running"
-    long_ago = time.time() - holding.DEAD_S - 60
+    long_ago = time.time() - DEAD_S - 60
     os.utime(file, (long_ago, long_ago))
     assert rows_of(folder, cohort)[0].standing == "interrupted"
 
@@ -329,7 +327,7 @@ def test_who_may_not_look_at_an_output_believes_its_state(
     cohort = cohort_of(folder, "a", "b")
     (folder.path / "layers").mkdir()
     begun(folder, "a", stage="fit")
-    monkeypatch.setattr(report, "holders", refused)
+    monkeypatch.setattr(report, "locks_of", refused)
     assert [r.standing for r in rows_of(folder, cohort)] == ["running", "waiting"]
 
 
@@ -446,7 +444,7 @@ def test_watching_ends_when_nobody_works(
             running.__exit__(None, None, None)
 
     monkeypatch.setattr(command.time, "sleep", sleep)
-    running = holding.holding(folder.plan)
+    running = lock_output(folder.plan)
     running.__enter__()
     assert call("cohort", "status", folder.path, "--watch") == 3
     assert len(looks) == 2

@@ -19,7 +19,7 @@ from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.report import rows_of
 from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.errors import OutputError, SettingsError, SlurmError
-from wsi_pgdips.pipeline.lock import holding
+from wsi_pgdips.pipeline.lock import lock_output
 from wsi_pgdips.pipeline.part import OVER_BLOCKS, STAGES, Part
 from wsi_pgdips.slurm import queue
 from wsi_pgdips.slurm.plan import REPORT, Job, plan_jobs
@@ -479,7 +479,7 @@ def test_slides_that_are_no_longer_named(slurm: FakeSlurm, folder: JobFolder) ->
 def test_who_is_worked_on_here_waits_its_turn(slurm: FakeSlurm, folder: JobFolder) -> None:
     submit_all(folder, "a", "b")
     StateFile(folder.path / "state" / "a", Part(), "").write(status="stopped")
-    with holding(folder.plan):  # by cohort retry --local
+    with lock_output(folder.plan):  # by cohort retry --local
         rows = rows_of(folder, cohort("a", "b"), queue_of(folder))
         assert [(r.standing, r.queue) for r in rows] == [("waiting", "waits its turn")] * 2
     rows = rows_of(folder, cohort("a", "b"), queue_of(folder))

@@ -17,7 +17,7 @@ from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.report import Row, rows_of
 from wsi_pgdips.cohort.runner import left_of
 from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide, try_again
-from wsi_pgdips.pipeline import lock as holding
+from wsi_pgdips.pipeline import lock
 from wsi_pgdips.pipeline import part as parts
 from wsi_pgdips.pipeline import slide as pipeline
 from wsi_pgdips.pipeline.part import Part
@@ -243,7 +243,7 @@ def test_who_still_works_is_waited_for(
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=False)
     output = layers(jobs.folder.path, "a")
     waits: list[float] = []
-    still = holding.holding(output)
+    still = lock.lock_output(output)
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -251,13 +251,13 @@ def test_who_still_works_is_waited_for(
             still.__exit__(None, None, None)
 
     with monkeypatch.context() as patient:
-        patient.setattr(holding.time, "sleep", sleep)
+        patient.setattr(lock.time, "sleep", sleep)
         still.__enter__()
         assert jobs.run("slides-0") == 0
         assert len(waits) == 2
-    with holding.holding(output):  # it never ends
+    with lock.lock_output(output):  # it never ends
         try_again(jobs.folder.path / "state" / "a")
-        monkeypatch.setattr(holding, "BEATS", 0)
+        monkeypatch.setattr(lock, "BEATS", 0)
         assert jobs.run("slides-0") == 3
     assert "a: another process works on it" in jobs.notes.said
     assert jobs.status() == "stopped"

@@ -16,7 +16,7 @@ from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import State, read_states, state_of_slide
 from wsi_pgdips.disk import write_atomic
-from wsi_pgdips.pipeline.lock import SUFFIX, alive, holders
+from wsi_pgdips.pipeline.lock import SUFFIX, living_holder, locks_of
 from wsi_pgdips.progress import clock_text, progress_line
 
 # of a slide: as of its state, or nobody has begun, or who worked on it is gone
@@ -105,9 +105,9 @@ def _held(folder: JobFolder, entry: Entry) -> bool:
     """Whether anybody works on a slide, as far as its output and its states say."""
     output, states = folder.output(entry), folder.state(entry)
     try:
-        if output.parent.is_dir() and any(holders(output).values()):
+        if any(locks_of(output).values()):
             return True
-        return any(alive(path) for path in sorted(states.glob(f"*{SUFFIX}")))
+        return any(living_holder(path) for path in sorted(states.glob(f"*{SUFFIX}")))
     except OSError:  # who may not look there, or cannot now, believes the state
         return True
 

@@ -25,7 +25,7 @@ from wsi_pgdips.cohort.state import (
 )
 from wsi_pgdips.cohort.work import WHOLE, copy_is_current, unwritten, work_on
 from wsi_pgdips.errors import OutputError, SettingsError, WsiPgdipsError
-from wsi_pgdips.pipeline.lock import holding
+from wsi_pgdips.pipeline.lock import lock_output
 from wsi_pgdips.progress import Progress
 
 # workers that others have started may have many threads
@@ -120,7 +120,7 @@ def run_cohort(
     Raises:
         OutputError: another process runs this cohort, or the folder is of another.
     """
-    with holding(folder.plan):
+    with lock_output(folder.plan):
         if planned is not None:  # not before: workers of another process read the plan
             folder.keep(planned, progress.note)
         folder, cohort = JobFolder.opened(folder.path)

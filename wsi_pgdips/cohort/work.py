@@ -25,7 +25,7 @@ from wsi_pgdips.config import Settings
 from wsi_pgdips.disk import writing
 from wsi_pgdips.errors import NotReadyError, OutputError, WsiPgdipsError
 from wsi_pgdips.layers.provenance import DONE, RUN_RECORD, read_run_record
-from wsi_pgdips.pipeline.lock import held_by_another, holding, outwait
+from wsi_pgdips.pipeline.lock import is_locked, lock_output, wait_until_free
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.record import RunSummary
 from wsi_pgdips.pipeline.retry import WAITS_S, has_passed, is_passing
@@ -60,14 +60,15 @@ def work_on(
     own, stop = folder.state(entry) / part.name, stop or Stop()
     try:
         if not (
-            outwait(folder.output(entry), part, stop.check) and outwait(own, WHOLE, stop.check)
+            wait_until_free(folder.output(entry), part, stop.check)
+            and wait_until_free(own, WHOLE, stop.check)
         ):
             return None
         with ExitStack() as stack:
             try:  # also while nobody works on the output: before, between two attempts, and after
-                stack.enter_context(holding(own))
+                stack.enter_context(lock_output(own))
             except OutputError:
-                if held_by_another(own, WHOLE):
+                if is_locked(own, WHOLE):
                     return None
                 raise
             return _held(folder, cohort, entry, part, shown, stop, device, threads)

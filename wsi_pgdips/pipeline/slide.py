@@ -21,7 +21,7 @@ from wsi_pgdips.config import Settings, make_settings
 from wsi_pgdips.disk import check_room, layers_bytes, size_of
 from wsi_pgdips.errors import AnotherRunError, OutputError, SettingsError, WsiPgdipsError
 from wsi_pgdips.pipeline.ledger import Ledger, digest, identity
-from wsi_pgdips.pipeline.lock import clear_dead, holding
+from wsi_pgdips.pipeline.lock import lock_output, remove_dead_locks
 from wsi_pgdips.pipeline.output import claim_output, discard
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.record import RunSummary, UsageLog, used_here
@@ -206,10 +206,10 @@ class _Opening:
         record = identity(source.meta, science, stains)
         with ExitStack() as stack:
             if self._is_done(record):
-                clear_dead(self.output)
+                remove_dead_locks(self.output)
                 yield None
                 return
-            stack.enter_context(holding(self.output, self.part.name, beside=self.part.beside))
+            stack.enter_context(lock_output(self.output, self.part))
             if self._is_done(record):  # by another, meanwhile
                 yield None
                 return

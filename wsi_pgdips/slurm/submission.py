@@ -16,7 +16,7 @@ from wsi_pgdips.cohort.runner import left_of
 from wsi_pgdips.cohort.state import put_all_back, try_again
 from wsi_pgdips.disk import write_atomic, writing
 from wsi_pgdips.errors import OutputError, SlurmError, WsiPgdipsError
-from wsi_pgdips.pipeline.lock import holders, holding
+from wsi_pgdips.pipeline.lock import lock_output, locks_of
 from wsi_pgdips.slurm import queue
 from wsi_pgdips.slurm.plan import REPORT, Job, plan_jobs
 from wsi_pgdips.slurm.resources import Resources
@@ -159,7 +159,7 @@ def submit(
         OutputError: it is being worked on, here or by jobs that have not ended.
         SlurmError: Slurm refuses; what it took before is cancelled.
     """
-    with holding(folder.plan):
+    with lock_output(folder.plan):
         refuse_while_queued(folder)
         folder.keep(cohort, note)
         todo = left_of(folder, cohort, failed_too=failed_too)
@@ -248,7 +248,7 @@ def refuse_while_queued(folder: JobFolder) -> None:
 
 def queue_of(folder: JobFolder) -> Callable[[str], str] | None:
     """What waits or runs of a slide, in words, "" for nothing; None where nobody can tell."""
-    if any(holders(folder.plan).values()):  # `cohort run`, or retry --local, which does them all
+    if any(locks_of(folder.plan).values()):  # `cohort run`, or retry --local, which does them all
         return lambda _: "waits its turn"
     last = Submission.latest(folder)
     try:
