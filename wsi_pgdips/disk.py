@@ -6,16 +6,22 @@ import contextlib
 import errno
 import hashlib
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
 
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+    from zarr.storage import LocalStore
+
 PARTIAL = ".partial"  # also the suffix of zarr's own unfinished files
 
+_GROUPS = stat.S_IWGRP | stat.S_ISGID
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -78,6 +84,52 @@ def zarr_session(path: Path) -> Iterator[None]:
         yield
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; see :func:`share`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        share(path)
+
+
+def share(path: Path) -> None:
+    """Let the group use a new file or folder as its owner may, if it lies in a group's folder.
+
+    A folder is a group's if the group may write to it and new files get its group, as after
+    ``chmod g+ws``. The umask is left alone: it is one for all threads of a process.
+
+    Raises:
+        OSError: the file is gone, or the disk is away.
+    """
+    folder, mode = path.parent.stat().st_mode, path.stat().st_mode
+    shared = mode | (mode & stat.S_IRWXU) >> 3
+    if folder & _GROUPS == _GROUPS and mode != shared:
+        with contextlib.suppress(PermissionError):  # the owner, another process, is about to do it
+            path.chmod(stat.S_IMODE(shared))
+
+
+def shared_store(path: Path) -> LocalStore:
+    """Return a Zarr store whose files and folders are shared; see :func:`share`."""
+    from zarr.storage import LocalStore
+
+    class SharedStore(LocalStore):
+        async def set(self, key: str, value: Buffer) -> None:
+            make_folder((self.root / key).parent)
+            await super().set(key, value)
+            share(self.root / key)
+
+        async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+            make_folder((self.root / key).parent)
+            await super().set_if_not_exists(key, value)
+            share(self.root / key)
+
+    return SharedStore(path)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write beside ``path``, moved there at the end: it is seen whole or not at all.
@@ -87,9 +139,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with partial.open("wb") as handle:
+                share(partial)
                 yield handle
             partial.replace(path)
         except BaseException:

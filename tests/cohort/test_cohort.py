@@ -35,8 +35,7 @@ from support.cohorts import (
     table,
 )
 from wsi_pgdips.cohort import runner, state, work
-from wsi_pgdips.cohort.folder import JobFolder
-from wsi_pgdips.cohort.options import CohortOptions
+from wsi_pgdips.cohort.folder import CohortOptions, JobFolder
 from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.errors import ClusterError, OutputError, SlideError
 from wsi_pgdips.layers.reader import open_layers
@@ -465,7 +464,7 @@ def test_a_fault_that_passes_is_waited_for(
     one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(work.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     raw = OSError(errno.EIO, "Input/output error")
     monkeypatch.setattr(pipeline, "run_part", failing(raw, stale()))
     code, state = run_one(call, one)
@@ -480,7 +479,7 @@ def test_what_was_begun_before_a_fault_is_not_begun_anew(
     one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_one(call, one)[0] == 0
-    monkeypatch.setattr(work.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     genuine, fits, left = fitting.fit_block, list[int](), [stale()]
 
     def fit_block(*arguments: Any, **named: Any) -> Any:
@@ -502,7 +501,7 @@ def test_one_that_does_not_pass_is_told(
     one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(work.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(pipeline, "run_part", failing(*(stale() for _ in range(3))))
     code, state = run_one(call, one, "--retries=1")
     assert (code, state.status, state.exit_code) == (3, "failed", 2)
@@ -535,7 +534,7 @@ def test_tiles_that_cannot_be_read_are_looked_at_once_more(
         if passes:
             away.clear()
 
-    monkeypatch.setattr(work.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     code, state = run_one(call, one)
     assert waits == [5.0]
     log = (one.job / "logs" / "a.log").read_text()
@@ -560,7 +559,7 @@ def test_a_surprise_stays_with_its_slide(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(work.time, "sleep", pytest.fail)
+    monkeypatch.setattr(time, "sleep", pytest.fail)
     monkeypatch.setattr(pipeline, "run_part", failing(error))
     assert call("cohort", "run", two.manifest, two.job, *OPTIONS) == 3
     assert standings(two.job) == {"a": "failed", "b": "done"}
@@ -603,7 +602,7 @@ def test_a_state_is_written_when_the_disk_is_back(
         return genuine(self)
 
     monkeypatch.setattr(StateFile, "_write", write)
-    monkeypatch.setattr(state.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     code, found = run_one(call, one)
     assert (code, found.status) == (0, "done")
     assert waits == list(state.AGAIN_S)
@@ -624,7 +623,7 @@ def test_who_was_taken_for_dead_does_not_spoil_what_another_has_finished(
     assert "another process has finished the slide" in (one.job / "logs" / "a.log").read_text()
     # what was done before says nothing of this run
     folder, cohort = JobFolder.opened(one.job)
-    found = work.work_on(folder, cohort, cohort.entries[0])
+    found = work.SlideWork(folder, cohort, cohort.entries[0]).run()
     assert found is not None
     assert (found.status, found.reason) == ("failed", "the files are gone")
 
@@ -781,7 +780,7 @@ def test_a_slide_that_comes_later_is_picked_up(one: Study, here: OneByOne, call:
 def test_a_state_that_cannot_be_written_leaves_that_of_before(
     one: Study, here: OneByOne, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with monkeypatch.context() as broken:
         broken.setattr(pipeline, "run_part", failing(SlideError("broken")))
         assert run_one(call, one)[0] == 3
@@ -811,7 +810,7 @@ def test_a_signal_is_seen_also_where_the_log_is_full(
 
     monkeypatch.setattr(pipeline, "run_part", run_part)
     with pytest.raises(KeyboardInterrupt):
-        work.work_on(folder, cohort, cohort.entries[0])
+        work.SlideWork(folder, cohort, cohort.entries[0]).run()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")

@@ -33,11 +33,10 @@ from wsi_pgdips.cohort.report import (
 from wsi_pgdips.cohort.state import (
     State,
     StateFile,
-    forget_states,
-    put_back,
+    ask_for_attempt,
+    obstacle,
     read_states,
     state_of_slide,
-    try_again,
 )
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline.lock import DEAD_S, Holder, lock_output, lock_path
@@ -195,42 +194,56 @@ def test_torn_states_go_and_those_of_names_below_stay(tmp_path: Path) -> None:
     assert not torn.exists()
     StateFile(tmp_path / "a" / "b", Part(), "")
     StateFile(tmp_path / "a", Part("fit", 1, 2), "")
-    forget_states(tmp_path / "a", Part("fit", 1, 2))
-    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2"]
+    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2", "run"]
     assert len(read_states(tmp_path / "a" / "b")) == 1
     assert read_states(tmp_path / "nothing") == ()
 
 
-def test_what_is_tried_again_is_known_to_be_begun(folder: JobFolder) -> None:
+def test_another_attempt_is_asked_for_and_begun(folder: JobFolder) -> None:
     states = folder.path / "state" / "a"
-    try_again(states)
-    assert read_states(states) == ()
+
+    def slide() -> State:
+        found = state_of_slide(read_states(states))
+        assert found is not None
+        return found
+
+    ask_for_attempt(states)
+    assert read_states(states) == ()  # nobody has begun
     begun(folder, "a", Part("calibrate"), status="stage_done")
     begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
-    try_again(states)
-    (one,) = read_states(states)
-    assert (one.status, one.digest, one.part) == ("stopped", "digest", "run")
-
-
-def test_what_could_not_be_tried_again_is_as_before(folder: JobFolder) -> None:
-    states = folder.path / "state" / "a"
+    assert obstacle(Part("fit", 2, 2), read_states(states)) == slide()
+    for _ in range(2):  # one that is refused, and one that follows
+        ask_for_attempt(states)
+        assert (slide().status, slide().reason, slide().digest) == ("failed", "x", "digest")
+        assert (slide().is_to_be_tried, slide().has_ended) == (True, False)
+        assert obstacle(Part("calibrate"), read_states(states)) is None
+    # what was killed before it began is as before; what begins has no past
+    begun(folder, "a", Part("fit", 2, 2), status="unready", reason="no calibration")
+    assert (slide().status, slide().attempt, slide().is_to_be_tried) == ("unready", 2, False)
+    assert obstacle(Part("blend"), read_states(states)) == read_states(states)[2]
+    assert obstacle(Part("fit", 1, 2), read_states(states)) is None
     begun(folder, "a", Part("calibrate"), status="stage_done")
-    begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
-    before = read_states(states)
-    try_again(states)
-    put_back(states, before)
-    assert read_states(states) == before
-    try_again(states)
-    begun(folder, "a", status="done")  # somebody was faster
-    put_back(states, before)
-    assert [s.status for s in read_states(states)] == ["done"]
+    assert (slide().status, slide().attempt) == ("stage_done", 3)
+    assert obstacle(Part("blend"), read_states(states)) is None
+    begun(folder, "a", Part("finalize"), status="done")
+    assert (slide().status, slide().has_ended) == ("done", True)
 
 
 # rows
 
 
 def test_every_way_to_stand(folder: JobFolder) -> None:
-    names = ("new", "running", "gone", "stopped", "between", "done", "failed", "incomplete")
+    names = (
+        "new",
+        "running",
+        "gone",
+        "stopped",
+        "between",
+        "done",
+        "failed",
+        "again",
+        "incomplete",
+    )
     cohort = cohort_of(folder, *names)
     for name in ("running", "gone"):
         begun(folder, name, stage="fit", done=1, total=4, unit="tiles", stage_begun=1.0)
@@ -238,9 +251,12 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
     begun(folder, "between", Part("calibrate"), status="stage_done")
     for name in ("done", "failed", "incomplete"):
         begun(folder, name, status=name, reason="why", hint="what", exit_code=3)
+    begun(folder, "again", status="failed", reason="why")
+    ask_for_attempt(folder.path / "state" / "again")
     with held(folder, "running"):
         rows = {r.entry.name: r for r in rows_of(folder, cohort)}
         queue = {"new": "job 7 pending", "gone": "job 8 pending", "between": "fit: job 9 pending"}
+        queue |= {"again": "job 8 pending", "failed": "job 8 pending"}
         queued = {r.entry.name: r for r in rows_of(folder, cohort, lambda n: queue.get(n, ""))}
     assert {n: r.standing for n, r in rows.items()} == {
         "new": "waiting",
@@ -250,18 +266,20 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
         "between": "interrupted",
         "done": "done",
         "failed": "failed",
+        "again": "failed",
         "incomplete": "incomplete",
     }
     assert {n: r.standing for n, r in queued.items()} == {
         **{n: r.standing for n, r in rows.items()},
         "gone": "waiting",
         "between": "waiting",
+        "again": "waiting",
     }
     assert rows["running"].stage_text.startswith("fit 1/4 tiles")
     assert (rows["running"].reason, rows["running"].hint) == ("", "")
     assert "is gone" in rows["gone"].reason
     assert rows["stopped"].reason == "stopped: SIGTERM"
-    assert "goes on" in rows["gone"].hint
+    assert "repeat the command" in rows["gone"].hint
     assert (rows["failed"].reason, rows["failed"].hint) == ("why", "what")
     assert queued["between"].stage_text == "fit: job 9 pending"
     # of a job that Slurm no longer knows, and which nobody has begun

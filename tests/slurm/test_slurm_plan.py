@@ -538,14 +538,22 @@ def test_what_has_ended_is_worked_on_again(slurm: FakeSlurm, folder: JobFolder) 
     assert last is not None
     assert last.job("slides-0").slides == (("gone",), ("fresh",))
     found = [state_of_slide(read_states(folder.state(e))) for e in plan.entries]
-    # a job leaves alone what has ended; what was begun goes on
-    assert [s and s.status for s in found] == ["failed", "stopped", None]
+    # a job leaves alone what has ended
+    assert [s and (s.status, s.has_ended) for s in found] == [
+        ("failed", True),
+        ("done", False),
+        None,
+    ]
     submit(folder, plan, SMALL, Splitting(), failed_too=True)
     last = Submission.latest(folder)
     assert last is not None
     assert last.job("slides-0").slides == (("failed",), ("gone",), ("fresh",))
     found = [state_of_slide(read_states(folder.state(e))) for e in plan.entries]
-    assert [s and (s.status, s.digest) for s in found] == [("stopped", digest)] * 2 + [None]
+    assert [s and (s.status, s.digest, s.has_ended) for s in found] == [
+        ("failed", digest, False),
+        ("done", digest, False),
+        None,
+    ]
 
 
 def test_submissions_are_counted_on(slurm: FakeSlurm, folder: JobFolder) -> None:

@@ -76,7 +76,7 @@ def cohort_run(
     """Run every slide of a cohort; those that are done are left alone, and none stops another."""
     if verbose:
         speak_up()
-    from wsi_pgdips.cohort.options import CohortOptions
+    from wsi_pgdips.cohort.folder import CohortOptions
     from wsi_pgdips.cohort.runner import plan_cohort
 
     own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}

@@ -106,7 +106,7 @@ def slurm_submit(
     **options: Any,
 ) -> None:
     """Submit what is not done of a cohort: small slides as arrays, big ones stage by stage."""
-    from wsi_pgdips.cohort.options import CohortOptions
+    from wsi_pgdips.cohort.folder import CohortOptions
     from wsi_pgdips.cohort.runner import left_of, plan_cohort
     from wsi_pgdips.slurm.resources import Resources
     from wsi_pgdips.slurm.submission import Splitting, plan_submission, scripts_of, submit

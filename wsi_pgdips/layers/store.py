@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.disk import sha256, writing, zarr_session
+from wsi_pgdips.disk import make_folder, sha256, shared_store, writing, zarr_session
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import CHUNK, OutputGrid
 from wsi_pgdips.layers import pyramid, schema
@@ -50,7 +50,7 @@ def create_layers(
             shutil.rmtree(node)  # of an interrupted creation
         # in one write: a zarr.json without our key would pass for somebody else's
         own: dict[str, Any] = {OWN_KEY: {"schema": schema.SCHEMA_VERSION}}
-        root = zarr.open_group(path, mode="a", zarr_format=3, attributes=own)
+        root = zarr.open_group(shared_store(path), mode="a", zarr_format=3, attributes=own)
         _create_levels(root, grid, range(grid.n_levels), channels=stains.n)
         root.create_group("labels", attributes={"ome": schema.ome_labels()})
         tissue = root.create_group(TISSUE, attributes={"ome": schema.ome_tissue(grid)})
@@ -178,7 +178,7 @@ def _check_free(path: Path) -> None:
     if is_created(path):
         raise OutputError("there are layers here already", where=path, hint=hint)
     with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         taken = [node.name for node in [*path.glob("zarr.json"), *_nodes(path)]]
     if taken and OWN_KEY not in read_attributes(path):
         raise OutputError(
@@ -241,7 +241,7 @@ def _write_shard(
     file = _shard_file(path, array, (sy, sx), data.ndim)
     # an old shard at the image's border would be read and merged by zarr; a torn one could not be
     file.unlink(missing_ok=True)
-    target = zarr.open_array(path / array, mode="r+")
+    target = zarr.open_array(shared_store(path / array), mode="r+")
     y, x = sy * side, sx * side
     target[..., y : y + data.shape[-2], x : x + data.shape[-1]] = data
     return {file.relative_to(path).as_posix(): sha256(file)} if file.is_file() else {}

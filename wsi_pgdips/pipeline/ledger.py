@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings
-from wsi_pgdips.disk import replacing, write_atomic
+from wsi_pgdips.disk import make_folder, replacing, write_atomic
 from wsi_pgdips.records import SlideMeta, StainSet
 from wsi_pgdips.tiles.masks import file_digest
 
@@ -104,7 +104,7 @@ class Ledger:
 
     def make_folders(self) -> None:
         for folder in (self.work / "fit", self.work / "render"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def forget_after_fit(self, blocks: list[Block]) -> None:
         """Drop the fits of some blocks, and everything that was made from them."""

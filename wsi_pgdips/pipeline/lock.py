@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from wsi_pgdips.disk import writing
+from wsi_pgdips.disk import make_folder, share, writing
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline.part import STAGES, Part
 
@@ -40,6 +40,10 @@ TORN_S = 5.0  # a lock file is created and written in less
 _ANSWER_S = 10.0  # of Slurm
 _WHOLE = Part()
 _OURS = re.compile(rf"(run|({'|'.join(STAGES)})(-\d+-of-\d+)?)\.\d+{re.escape(SUFFIX)}")
+
+
+class LockedError(OutputError):
+    """Another process works on the output."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,10 @@ def lock_output(output: Path, part: Part = _WHOLE) -> Iterator[None]:
     """Lock an output for a run, or for a part of it that others may work beside.
 
     Raises:
-        OutputError: another process works on it, or the lock file cannot be written.
+        LockedError: another process works on it. OutputError: the lock file cannot be written.
     """
     with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         _wait_for_earlier_start(output, part)
         own = _take(output, part)
     stop = threading.Event()
@@ -240,6 +244,7 @@ def _take(output: Path, part: Part) -> Path:
         try:
             with own.open("x") as file:
                 try:
+                    share(own)
                     file.write(json.dumps(asdict(Holder.this())))
                     file.flush()
                     # another process may have locked it meanwhile, and sees this lock now
@@ -257,7 +262,7 @@ def _take(output: Path, part: Part) -> Path:
 def _refuse(output: Path, rivals: dict[Path, Holder | None], own: Path | None = None) -> None:
     for path, holder in rivals.items():
         if holder is not None and path != own:
-            raise OutputError(
+            raise LockedError(
                 "another run works on this output",
                 expected="an output that nobody works on",
                 found=holder,

@@ -308,7 +308,7 @@ class _Opening:
 
         What they take the place of goes when it is known that the slide can be planned.
         """
-        from wsi_pgdips.disk import writing
+        from wsi_pgdips.disk import make_folder, writing
         from wsi_pgdips.layers import provenance, store
         from wsi_pgdips.layers.schema import OWN_KEY
         from wsi_pgdips.stages.context import make_context, save_plan
@@ -320,7 +320,7 @@ class _Opening:
         needed = layers_bytes(context.grid, context.n_tiles, stains.n)
         check_room(self.output, needed - size_of(self.output))
         with writing(self.output):
-            self.output.mkdir(parents=True, exist_ok=True)
+            make_folder(self.output)
             discard(self.output)
         store.create_layers(
             self.output,

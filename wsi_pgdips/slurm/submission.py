@@ -13,7 +13,7 @@ from typing import Any, Self
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.runner import left_of
-from wsi_pgdips.cohort.state import put_all_back, try_again
+from wsi_pgdips.cohort.state import ask_for_attempt
 from wsi_pgdips.disk import write_atomic, writing
 from wsi_pgdips.errors import OutputError, SlurmError, WsiPgdipsError
 from wsi_pgdips.pipeline.lock import lock_output, locks_of
@@ -171,8 +171,8 @@ def submit(
         for name, text in scripts_of(folder, planned).items():
             write_atomic(planned.path / f"{name}.sbatch", os.fsencode(text))
         planned.keep()
-        # a job leaves alone what has ended
-        before = [(folder.state(e), try_again(folder.state(e))) for e in todo]
+        for entry in todo:  # a job leaves alone what has ended
+            ask_for_attempt(folder.state(entry))
         ids: dict[str, str] = {}
         try:
             for job in planned.jobs:
@@ -185,7 +185,6 @@ def submit(
         except BaseException:
             with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
                 queue.cancel(list(ids.values()))
-            put_all_back(before)
             raise
         return list(_with_report(planned, note).ids.values())
 

@@ -9,12 +9,12 @@ from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import (
     State,
     StateFile,
+    obstacle,
     read_states,
     stamp_of,
     state_of_slide,
-    unready_before,
 )
-from wsi_pgdips.cohort.work import work_on
+from wsi_pgdips.cohort.work import SlideWork
 from wsi_pgdips.pipeline.ledger import Ledger
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.signals import LONGER, TOO_SHORT, Stop, Stopped, stoppable
@@ -83,14 +83,11 @@ def _one(
     stop: Stop,
 ) -> State | None:
     """One slide, unless that is done, or a stage before has failed or could not begin."""
-    states = read_states(folder.state(entry))
-    before = state_of_slide(states)
-    if before is None or not before.ended:
-        before = unready_before(part, states)
+    before = obstacle(part, read_states(folder.state(entry)))
     if before is not None:
         shown.note(f"{entry.name}: {before.status} before {before.reason}")
         return before
-    state = work_on(folder, cohort, entry, part, shown=shown, stop=stop)
+    state = SlideWork(folder, cohort, entry, part, shown, stop).run()
     word = "another process works on it" if state is None else f"{state.status} {state.reason}"
     shown.note(f"{entry.name}: {word}")
     return state
@@ -99,7 +96,7 @@ def _one(
 def _done(folder: JobFolder, slides: Sequence[Entry]) -> int:
     """Finished pieces, of slides that are done too."""
     ended = [state_of_slide(read_states(folder.state(e))) for e in slides]
-    over = sum(s is not None and s.ended for s in ended)
+    over = sum(s is not None and s.has_ended for s in ended)
     return 10**6 * over + sum(Ledger(folder.output(e)).pieces() for e in slides)
 
 
