@@ -342,6 +342,7 @@ def test_a_slide_whose_file_changes(
     [
         ("mpp", "fine", "mpp = 'fine'"),
         ("tile", "300", "tile = '300'"),
+        ("icc", "maybe", "icc = 'maybe'"),
         ("stains", "turquoise", "unknown stain set"),
         ("stains", "missing.toml", "missing.toml"),
         ("mask", "missing.png", "no such file"),

@@ -23,8 +23,7 @@ from wsi_pgdips.pipeline.lock import lock_output
 from wsi_pgdips.pipeline.part import OVER_BLOCKS, STAGES, Part
 from wsi_pgdips.slurm import queue
 from wsi_pgdips.slurm.plan import REPORT, Job, plan_jobs
-from wsi_pgdips.slurm.resources import Resources
-from wsi_pgdips.slurm.script import script_of
+from wsi_pgdips.slurm.script import Resources, script_of
 from wsi_pgdips.slurm.submission import (
     Splitting,
     Submission,

@@ -25,7 +25,7 @@ from wsi_pgdips.pipeline.signals import Stop, Stopped
 from wsi_pgdips.progress import QuietProgress
 from wsi_pgdips.slurm import task
 from wsi_pgdips.slurm.plan import Job, plan_jobs
-from wsi_pgdips.slurm.resources import Resources
+from wsi_pgdips.slurm.script import Resources
 from wsi_pgdips.slurm.submission import Splitting, Submission
 from wsi_pgdips.slurm.task import run_task
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from wsi_pgdips.cohort.manifest import Entry, is_file_of
+from wsi_pgdips.cohort.manifest import Entry, is_file_of, is_path
 from wsi_pgdips.cohort.state import ask_for_attempt
 from wsi_pgdips.config import Settings, make_settings, read_settings
 from wsi_pgdips.disk import make_folder, write_atomic, writing
@@ -19,7 +19,6 @@ VERSION = 1
 RETRIES = 2
 _HINT = "give the folder of `wsi-pgdips cohort run` or `slurm submit`"
 _OWN = {"reference": str, "retries": int, "skip_errors": bool}
-_PATHS = ("mask", "roi", "cache")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ class CohortOptions:
         make_settings(values)
         if is_file_of(str(mine.get("reference", ""))):
             mine["reference"] = str(Path(mine["reference"]).absolute())
-        return cls({k: _absolute(k, v) for k, v in values.items()}, **mine)
+        absolute = {k: str(Path(v).absolute()) for k, v in values.items() if is_path(k, str(v))}
+        return cls({**values, **absolute}, **mine)
 
 
 def _check_keys(values: dict[str, Any], config: Path) -> None:
@@ -81,12 +81,6 @@ def _check_keys(values: dict[str, Any], config: Path) -> None:
     except SettingsError as error:
         more = f"{error.expected}, {', '.join(_OWN)}" if error.expected else None
         raise SettingsError.like(error, expected=more, where=config) from None
-
-
-def _absolute(name: str, value: Any) -> Any:
-    """Return a setting, absolute where it is the path of a file."""
-    path = name in _PATHS or (name == "stains" and is_file_of(str(value)))
-    return str(Path(value).absolute()) if path else value
 
 
 @dataclass(frozen=True)
