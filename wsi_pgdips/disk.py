@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from wsi_pgdips.geometry import OutputGrid
 
 PARTIAL = ".partial"  # zarr uses this suffix for its unfinished files, too
 
+_GROUPS = stat.S_IWGRP | stat.S_ISGID
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -54,6 +56,34 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; see :func:`share`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        share(path)
+
+
+def share(path: Path) -> None:
+    """Let the group use a new file or folder as its owner may, if it lies in a group's folder.
+
+    A folder is a group's if the group may write to it and new files get its group, as after
+    ``chmod g+ws``. The umask is left alone: it is one for all threads of a process.
+
+    Raises:
+        OSError: the file is gone, or the disk is away.
+    """
+    folder, mode = path.parent.stat().st_mode, path.stat().st_mode
+    shared = mode | (mode & stat.S_IRWXU) >> 3
+    if folder & _GROUPS == _GROUPS and mode != shared:
+        with contextlib.suppress(PermissionError):  # the owner, another process, is about to do it
+            path.chmod(stat.S_IMODE(shared))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path`` and move it there at the end, complete or not at all.
@@ -63,9 +93,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with partial.open("wb") as handle:
+                share(partial)
                 yield handle
             partial.replace(path)
         except BaseException:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.disk import PARTIAL, writing
+from wsi_pgdips.disk import PARTIAL, make_folder, share, writing
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.schema import OWN_KEY
 
@@ -39,13 +39,14 @@ def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     own = f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     partial = path.with_name(f"{path.name}.{own}{PARTIAL}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_dead(path)
         try:
             yield partial
             check_place(path, overwrite=overwrite)  # another export may have finished first
             if path.is_dir():
                 _remove(path)
+            share(partial)
             partial.replace(path)
         except BaseException:
             _remove(partial)

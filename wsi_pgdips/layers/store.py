@@ -12,18 +12,22 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.disk import sha256, writing
+from wsi_pgdips.disk import make_folder, sha256, share, writing
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import CHUNK, OutputGrid
 from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, read_attributes, write_metadata
 from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+    from zarr.storage import LocalStore
 
 Checksums = dict[str, str]
 # chunks of a shard are passed on in batches: one by one, zarr itself takes longer than zstd
@@ -53,6 +57,24 @@ def zarr_session(path: Path) -> Iterator[None]:
         yield
 
 
+def shared_store(path: Path) -> LocalStore:
+    """Return a Zarr store whose files and folders are shared; see ``disk.share``."""
+    from zarr.storage import LocalStore
+
+    class SharedStore(LocalStore):
+        async def set(self, key: str, value: Buffer) -> None:
+            make_folder((self.root / key).parent)
+            await super().set(key, value)
+            share(self.root / key)
+
+        async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+            make_folder((self.root / key).parent)
+            await super().set_if_not_exists(key, value)
+            share(self.root / key)
+
+    return SharedStore(path)
+
+
 def create_layers(
     path: Path, grid: OutputGrid, stains: StainSet, *, name: str, store_residual: bool = False
 ) -> None:
@@ -77,7 +99,7 @@ def create_layers(
             shutil.rmtree(node)  # left by an interrupted creation
         # in one write: a zarr.json without our key would look like another program's
         own: dict[str, Any] = {OWN_KEY: {"schema": schema.SCHEMA_VERSION}}
-        root = zarr.open_group(path, mode="a", zarr_format=3, attributes=own)
+        root = zarr.open_group(shared_store(path), mode="a", zarr_format=3, attributes=own)
         _create_levels(root, grid, range(grid.n_levels), channels=stains.n)
         root.create_group("labels", attributes={"ome": schema.ome_labels()})
         tissue = root.create_group(TISSUE, attributes={"ome": schema.ome_tissue(grid)})
@@ -206,7 +228,7 @@ def _check_free(path: Path) -> None:
     if is_created(path):
         raise OutputError("this folder already holds layers", where=path, hint=hint)
     with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         taken = [node.name for node in [*path.glob("zarr.json"), *_nodes(path)]]
     if taken and OWN_KEY not in read_attributes(path):
         raise OutputError(
@@ -269,7 +291,7 @@ def _write_shard(
     file = _shard_file(path, array, (sy, sx), data.ndim)
     # zarr would read and merge an old shard at the image's border, and fail if it is damaged
     file.unlink(missing_ok=True)
-    target = zarr.open_array(path / array, mode="r+")
+    target = zarr.open_array(shared_store(path / array), mode="r+")
     y, x = sy * side, sx * side
     target[..., y : y + data.shape[-2], x : x + data.shape[-1]] = data
     return {file.relative_to(path).as_posix(): sha256(file)} if file.is_file() else {}

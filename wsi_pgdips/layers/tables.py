@@ -14,7 +14,7 @@ from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers.schema import to_json
-from wsi_pgdips.layers.store import zarr_session
+from wsi_pgdips.layers.store import shared_store, zarr_session
 from wsi_pgdips.records import Fields, StainSet
 
 PARAMETERS = "parameters"
@@ -51,7 +51,8 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
     import zarr
 
     with zarr_session(path):
-        group = zarr.open_group(path, mode="r+").create_group(PARAMETERS, overwrite=True)
+        root = zarr.open_group(shared_store(path), mode="r+")
+        group = root.create_group(PARAMETERS, overwrite=True)
         group.create_group("raw")
         for name, dims in _DIMS.items():
             values: npt.NDArray[Any] = getattr(fields, _attribute(name))

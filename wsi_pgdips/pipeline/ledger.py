@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_pgdips.disk import write_atomic
+from wsi_pgdips.disk import make_folder, write_atomic
 
 Block = tuple[int, int]
 
@@ -76,7 +76,7 @@ class Ledger:
 
     def make_folders(self) -> None:
         for folder in (self.work / "fit", self.work / "render"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def forget_after_fit(self, blocks: list[Block]) -> None:
         """Drop the fits of some blocks, and everything that was made from them."""

@@ -110,7 +110,7 @@ def create_output(context: Context, output: Path) -> None:
     needed = layers_bytes(context.grid, context.n_tiles, context.stains.n)
     check_room(output, needed - size_of(output))
     with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         _discard(output)
     store.create_layers(
         output,

@@ -19,7 +19,7 @@ from wsi_pgdips.errors import AnotherRunError, OutputError, SettingsError
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.machine import device_for, quiet_machine
 from wsi_pgdips.pipeline.ledger import Ledger
-from wsi_pgdips.pipeline.lock import clear_dead, holding
+from wsi_pgdips.pipeline.lock import lock_output, remove_dead_locks
 from wsi_pgdips.pipeline.output import claim_output, create_output
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.record import RunSummary, UsageLog
@@ -164,10 +164,10 @@ def _run(
     source = open_slide(slide.absolute(), science)
     own = identity(source.meta, science, stains)
     if claim_output(output, own, how) == "done":
-        clear_dead(output)
+        remove_dead_locks(output)
         return _summary_of_done(output)
     with ExitStack() as stack:
-        stack.enter_context(holding(output, part.name, beside=part.beside))
+        stack.enter_context(lock_output(output, part))
         claim = claim_output(output, own, how)
         if claim == "done":  # another process has finished it meanwhile
             return _summary_of_done(output)
