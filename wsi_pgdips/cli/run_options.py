@@ -74,7 +74,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         metavar=_metavar(field),
         rich_help_panel=texts["panel"],
     )
-    annotation = Annotated[kind | None, option]
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
