@@ -138,7 +138,7 @@ def test_what_run_passes_on_is_what_settings_take(call: Any, fake_run: FakeRun) 
         "--min-tissue 0.2 --seed 3 --masker morphological --mask m.png --roi r.geojson --icc "
         "--store-residual --iterations 7 --learning-rate 0.001 --alpha 2 --beta 0.5 "
         "--calibration-tiles 4 --calibration-steps 9 --prior-weight 0.1 --device cpu "
-        "--workers 2 --threads 3 --cluster slurm --batch 4 --cache scratch "
+        "--workers 2 --threads 3 --cluster tcp://host:8786 --batch 4 --cache scratch "
         "--keep-pixels --overwrite --no-resume"
     )
     assert call("run", "a.svs", "b.ome.zarr", *given.split()) == 0
@@ -236,7 +236,7 @@ def test_an_interrupted_run_says_that_it_can_go_on(
 ) -> None:
     fake_run.outcome = KeyboardInterrupt()
     assert call("run", "a", "b") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "repeat the command to resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,7 @@ def test_wrong_usage_ends_with_2(
         (["run", "a.svs", "b", "--tile", "300"], "--tile"),
         (["run", "a.svs", "b", "--preset", "best"], "'balanced'"),
         (["run", "a.svs", "b", "--batch", "some"], "--batch"),
+        (["run", "a.svs", "b", "--cluster", "slurm"], "wsi-pgdips slurm submit --split-slide"),
         (["run", "nowhere.svs", "b"], "no such file"),
         (["info", "nowhere.svs"], "no such file"),
         (["info", "nowhere.ome.zarr"], "not layers of wsi-pgdips"),

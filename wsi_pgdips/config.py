@@ -1,4 +1,8 @@
-"""Settings, frozen and validated: what changes the result apart from what changes the run."""
+"""Settings: validated, frozen, and described once.
+
+``ScientificSettings`` decides what the result is, ``ExecutionSettings`` how the run is carried out.
+The options of the command line and the tables of ``docs/cli.md`` are made from the fields here.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,53 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.geometry import BLOCK_SIZES, MPP_LIMITS, TILE_SIZES
 
-PRESETS = ("paper", "balanced", "fast")
+PresetName = Literal["paper", "balanced", "fast"]
+PRESETS: tuple[str, ...] = get_args(PresetName)
+METHOD, EXPERT, MACHINE = "What the result depends on", "For experts", "How the run is carried out"
+
+
+def _setting(
+    default: Any,
+    description: str,
+    metavar: str | None = None,
+    *,
+    panel: str = METHOD,
+    shown: str | None = None,
+    **limits: Any,
+) -> Any:
+    """Make a field that carries what a user reads about it.
+
+    Args:
+        default: value where none is given. description: sentences, code in backticks.
+        metavar: what the help shows in place of a value, where the type does not say enough.
+        panel: heading of the option in the help. shown: the default in words.
+        limits: bounds of the value, as ``pydantic.Field`` takes them.
+    """
+    extra: dict[str, Any] = {"metavar": metavar, "panel": panel, "shown": shown}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+def _one_of(sizes: tuple[int, ...]) -> AfterValidator:
+    def check(value: int) -> int:
+        if value not in sizes:
+            raise ValueError(f"one of {', '.join(map(str, sizes))}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_mpp(value: float | str | None) -> float | str | None:
+    if isinstance(value, float) and not MPP_LIMITS[0] <= value <= MPP_LIMITS[1]:
+        raise ValueError(f"{MPP_LIMITS[0]} to {MPP_LIMITS[1]} um/px")
+    return value
 
 
 class _Frozen(BaseModel):
@@ -24,47 +66,80 @@ class _Frozen(BaseModel):
 class ScientificSettings(_Frozen):
     """Everything the result depends on; hashed, stored, and compared before a resume."""
 
-    stains: str = "he"
-    preset: Literal["paper", "balanced", "fast"] = "balanced"
-    mpp: float | Literal["native"] = 0.5
-    mpp_source: float | None = None
-    tile: int = 512
-    block: int = 4096
-    min_tissue: float = Field(default=0.05, ge=0, le=1)
-    seed: int = Field(default=0, ge=0)
-    masker: Literal["otsu", "morphological"] = "otsu"
-    mask: str | None = None
-    roi: str | None = None
-    icc: bool = False
-    store_residual: bool = False
-    iterations: int | None = Field(default=None, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0)
-    alpha: float | None = Field(default=None, ge=0)
-    beta: float | None = Field(default=None, ge=0)
-    calibration_tiles: int = Field(default=16, ge=1)
-    calibration_steps: int = Field(default=200, ge=1)
-    prior_weight: float | Literal["auto"] = "auto"
-
-    @field_validator("tile")
-    @classmethod
-    def _tile(cls, value: int) -> int:
-        if value not in TILE_SIZES:
-            raise ValueError(f"expected one of {', '.join(map(str, TILE_SIZES))}, found {value}")
-        return value
-
-    @field_validator("block")
-    @classmethod
-    def _block(cls, value: int) -> int:
-        if value not in BLOCK_SIZES:
-            raise ValueError(f"expected one of {', '.join(map(str, BLOCK_SIZES))}, found {value}")
-        return value
-
-    @field_validator("mpp", "mpp_source")
-    @classmethod
-    def _mpp(cls, value: float | str | None) -> float | str | None:
-        if isinstance(value, float) and not MPP_LIMITS[0] <= value <= MPP_LIMITS[1]:
-            raise ValueError(f"expected {MPP_LIMITS[0]} to {MPP_LIMITS[1]} um/px, found {value:g}")
-        return value
+    stains: str = _setting(
+        "he",
+        "Stain set: a name that `wsi-pgdips stains` lists, or your own file.",
+        "NAME|FILE.toml",
+    )
+    preset: PresetName = _setting("balanced", "Effort for each tile.")
+    mpp: Annotated[float | Literal["native"], AfterValidator(_check_mpp)] = _setting(
+        0.5, "Micrometres per output pixel.", "FLOAT|native"
+    )
+    mpp_source: Annotated[float | None, AfterValidator(_check_mpp)] = _setting(
+        None, "Micrometres per pixel of the slide, where its file states none or a wrong value."
+    )
+    tile: Annotated[int, _one_of(TILE_SIZES)] = _setting(
+        512, "Side of a tile in output pixels.", "|".join(map(str, TILE_SIZES))
+    )
+    block: Annotated[int, _one_of(BLOCK_SIZES)] = _setting(
+        4096,
+        "Side of a block in output pixels. A block is the unit of work, and one shard.",
+        "|".join(map(str, BLOCK_SIZES)),
+        panel=EXPERT,
+    )
+    min_tissue: float = _setting(
+        0.05,
+        "Share of tissue below which a tile is not fitted. It is rendered all the same.",
+        ge=0,
+        le=1,
+    )
+    seed: int = _setting(0, "Seed of all random numbers.", ge=0)
+    masker: Literal["otsu", "morphological"] = _setting("otsu", "Method that finds the tissue.")
+    mask: str | None = _setting(
+        None, "Your own tissue mask: PNG, or GeoJSON in level-0 pixels.", "FILE.png|.geojson"
+    )
+    roi: str | None = _setting(
+        None, "Region to process: GeoJSON in level-0 pixels.", "FILE.geojson"
+    )
+    icc: bool = _setting(False, "Apply the slide's ICC profile.")
+    store_residual: bool = _setting(False, "Also store the signed residual.")
+    iterations: int | None = _setting(
+        None, "Network steps for each tile, of `paper`.", shown="6000", ge=1
+    )
+    learning_rate: float | None = _setting(
+        None,
+        "Learning rate of the networks; of `balanced` the peak of its schedule.",
+        panel=EXPERT,
+        shown="5e-4 for `paper`, 8e-3 for `balanced`",
+        gt=0,
+    )
+    alpha: float | None = _setting(
+        None,
+        "Weight of the reconstruction loss.",
+        panel=EXPERT,
+        shown="1 for `paper`, 0 for `balanced`",
+        ge=0,
+    )
+    beta: float | None = _setting(
+        None,
+        "Weight of the exclusion loss.",
+        panel=EXPERT,
+        shown="0.01 for `paper`, 0 for `balanced`",
+        ge=0,
+    )
+    calibration_tiles: int = _setting(
+        16, "Tiles that the slide's prior is measured on.", panel=EXPERT, ge=1
+    )
+    calibration_steps: int = _setting(
+        200, "Training steps of the slide's network, of `balanced`.", panel=EXPERT, ge=1
+    )
+    prior_weight: float | Literal["auto"] = _setting(
+        "auto",
+        "Lambda, the weight of the network's maps in the render. "
+        "0 is plain non-negative least squares.",
+        "auto|FLOAT",
+        panel=EXPERT,
+    )
 
     def digest(self) -> str:
         """Hex SHA-256 over the canonical JSON of the settings."""
@@ -74,30 +149,60 @@ class ScientificSettings(_Frozen):
 class ExecutionSettings(_Frozen):
     """How a run is carried out; none of it changes a byte of the result on one kind of device."""
 
-    device: str = "auto"
-    workers: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    cluster: str = "local"
-    batch: int | Literal["auto"] = "auto"
-    cache: str | None = None
-    keep_pixels: bool | None = None
-    overwrite: bool = False
-    resume: bool = True
+    device: str = _setting(
+        "auto", "Device that does the work.", "auto|cpu|cuda|cuda:N", panel=MACHINE
+    )
+    workers: int | None = _setting(
+        None, "Worker processes.", panel=MACHINE, shown="one per GPU, one on a CPU", ge=1
+    )
+    threads: int | None = _setting(
+        None, "Threads of each worker.", panel=MACHINE, shown="cores / workers", ge=1
+    )
+    cluster: str = _setting(
+        "local",
+        "Where the workers run: on this machine, or with a dask scheduler, given by its address, "
+        "such as `tcp://host:8786` or `tls://host:8786`.",
+        "local|tcp://HOST:PORT",
+        panel=MACHINE,
+    )
+    batch: int | Literal["auto"] = _setting(
+        "auto", "Tiles in one batch on a GPU.", "auto|N", panel=MACHINE
+    )
+    cache: str | None = _setting(
+        None,
+        "Folder on a local disk. The slide is copied there while it is processed, "
+        "which avoids many small reads from a network share.",
+        "DIR",
+        panel=MACHINE,
+    )
+    keep_pixels: bool | None = _setting(
+        None,
+        "Keep decoded pixels in the output until the run is done, so that the slide is decoded "
+        "once (0.8 MB a tile).",
+        panel=MACHINE,
+        shown="where the disk has room",
+    )
+    overwrite: bool = _setting(False, "Replace an existing output.", panel=MACHINE)
+    resume: bool = _setting(
+        True, "Resume an unfinished output of the same settings.", panel=MACHINE
+    )
 
     @field_validator("cluster")
     @classmethod
-    def _cluster(cls, value: str) -> str:
-        if value in ("local", "slurm") or _is_address(value):
+    def _check_cluster(cls, value: str) -> str:
+        if value == "local" or _is_address(value):
             return value
-        expected = "local, slurm, or a scheduler such as tcp://host:8786 or tls://host:8786"
-        raise ValueError(f"expected {expected}, found {value}")
+        expected = "local, or a scheduler such as tcp://host:8786 or tls://host:8786"
+        if value == "slurm":
+            expected += "; `wsi-pgdips slurm submit --split-slide` runs a slide as jobs of Slurm"
+        raise ValueError(expected)
 
 
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port)
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         return False
 
 
@@ -109,10 +214,10 @@ class Settings(_Frozen):
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a TOML of settings says, unchecked.
+    """Read a TOML of settings, unchecked.
 
     Raises:
-        SettingsError: it cannot be read.
+        SettingsError: the file cannot be read.
     """
     try:
         return tomllib.loads(path.read_text())
@@ -127,7 +232,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def make_settings(options: dict[str, Any], config_file: Path | None = None) -> Settings:
-    """Settings from a flat mapping (command line) laid over an optional TOML file.
+    """Make settings from a flat mapping (command line) laid over an optional TOML file.
 
     The TOML is flat too: ``preset = "fast"``. ``None`` values of ``options`` mean "not given".
 
@@ -155,7 +260,8 @@ def make_settings(options: dict[str, Any], config_file: Path | None = None) -> S
         name = str(first["loc"][-1] if first["loc"][-1] in science | execution else first["loc"][0])
         raise SettingsError(
             "a setting has a value that cannot be used",
-            found=f"{name} = {values.get(name)!r}: {first['msg']}",
+            expected=first["msg"].removeprefix("Value error, ").removeprefix("Input should be "),
+            found=f"{name} = {values.get(name)!r}",
             where=f"--{name.replace('_', '-')}" if config_file is None else config_file,
             hint="see `wsi-pgdips run --help`",
         ) from None

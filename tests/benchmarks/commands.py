@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_pgdips.cli.app import EXIT_INTERRUPTED
-from wsi_pgdips.cli.say import print_rows, refuse, say_error
+from wsi_pgdips.cli.say import EXIT_INTERRUPTED, print_rows, refuse, say_error
 
 bench_app = typer.Typer(
     help="How good the result is, and how fast: exact truth, other methods beside it.",

@@ -28,7 +28,7 @@ from wsi_pgdips.pipeline.estimate import (
 from wsi_pgdips.pipeline.pool import make_pool
 from wsi_pgdips.pipeline.sample import LEAST_RUN, RUNS, sample_tiles
 from wsi_pgdips.solver.presets import HALO
-from wsi_pgdips.tiles.blocks import BlockPlan
+from wsi_pgdips.tiles.grid import BlockPlan
 
 CMU = "CMU-1-Small-Region.svs"
 TOLERANCE = 0.25

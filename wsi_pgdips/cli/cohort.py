@@ -14,9 +14,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wsi_pgdips.cli.app import EXIT_INTERRUPTED
 from wsi_pgdips.cli.run_options import with_run_options
-from wsi_pgdips.cli.say import print_rows, progress_of, say_error, say_note, speak_up, stdout
+from wsi_pgdips.cli.say import (
+    EXIT_INTERRUPTED,
+    print_rows,
+    progress_of,
+    say_error,
+    say_note,
+    speak_up,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from wsi_pgdips.cohort.folder import Cohort, JobFolder

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from wsi_pgdips.cli.app import EXIT_INTERRUPTED
-from wsi_pgdips.cli.say import print_rows, progress_of, say_error
+from wsi_pgdips.cli.say import EXIT_INTERRUPTED, print_rows, progress_of, say_error
 
 if TYPE_CHECKING:
     from wsi_pgdips.progress import Progress

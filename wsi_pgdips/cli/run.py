@@ -1,4 +1,4 @@
-"""``run`` and ``info``."""
+"""``run``, ``info`` and ``estimate``: commands about one slide."""
 
 from __future__ import annotations
 
@@ -8,35 +8,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_pgdips.cli.app import EXIT_INTERRUPTED
-from wsi_pgdips.cli.run_options import with_run_options
-from wsi_pgdips.cli.say import print_rows, print_summary, progress_of, say_error, speak_up
+from wsi_pgdips.cli.run_options import with_run_options, with_settings
+from wsi_pgdips.cli.say import (
+    EXIT_INTERRUPTED,
+    print_rows,
+    print_summary,
+    progress_of,
+    say_error,
+    size_text,
+    speak_up,
+    time_text,
+)
 
 if TYPE_CHECKING:
+    from wsi_pgdips.pipeline.estimate import Estimate
     from wsi_pgdips.pipeline.signals import Stopped
 
 _JOBS = "As one job of several"
 
+Slide = Annotated[Path, typer.Argument(help="Slide or image to read.", metavar="SLIDE")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings of this page as a flat TOML; the command line wins.", metavar="FILE.toml"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 
 @with_run_options
 def run(
-    slide: Annotated[Path, typer.Argument(help="Slide or image to read.", metavar="SLIDE")],
+    slide: Slide,
     output: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT.ome.zarr")],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="Settings of this page as a flat TOML; the command line wins.",
-            metavar="FILE.toml",
-        ),
-    ] = None,
+    config: Config = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also say how long stages took, and warnings.")
+        bool, typer.Option("--verbose", "-v", help="Also print warnings, and seconds of stages.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     stage: Annotated[
         str | None,
         typer.Option(
-            help="Do this stage alone, as one job of several.",
+            help="Do only this stage, as one job of several.",
             metavar="calibrate|fit|blend|render|finalize",
             rich_help_panel=_JOBS,
         ),
@@ -51,7 +63,7 @@ def run(
     ] = None,
     **options: Any,
 ) -> None:
-    """Turn a slide into layers of stain concentration; goes on where it stopped."""
+    """Turn a slide into layers of stain concentration; resumes an unfinished output."""
     if verbose:
         speak_up()
     from wsi_pgdips.pipeline import slide as pipeline
@@ -59,7 +71,7 @@ def run(
     from wsi_pgdips.pipeline.signals import Stopped, stoppable
     from wsi_pgdips.progress import Together
 
-    # only a start after another can be in vain: no other has the files counted
+    # only a restarted job can be too short for a single piece, so only then are pieces counted
     before = Ledger(output).pieces() if pipeline.is_restarted() else None
     try:
         with stoppable() as stop:
@@ -72,9 +84,9 @@ def run(
             )
     except Stopped as stopped:
         in_vain = before is not None and Ledger(output).pieces() == before
-        raise typer.Exit(_say_stopped(stopped, in_vain)) from None
+        raise typer.Exit(_report_stop(stopped, in_vain)) from None
     except KeyboardInterrupt:
-        say_error("interrupted; the same command goes on where it stopped", kind="stopped")
+        say_error("interrupted; repeat the command to resume", kind="stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if summary is None:  # a stage before the last
         return
@@ -83,31 +95,34 @@ def run(
     raise typer.Exit(summary.exit_code)
 
 
-def _say_stopped(stopped: Stopped, in_vain: bool) -> int:
-    """Exit code after a signal; that of a time limit asks Slurm for a new start."""
+def _report_stop(stopped: Stopped, in_vain: bool) -> int:
+    """Report a run that a signal ended, and return the exit code.
+
+    At a time limit Slurm is asked to start the job again, unless this start was in vain.
+    """
     from wsi_pgdips.errors import IncompleteRunError
     from wsi_pgdips.pipeline.signals import LONGER, TOO_SHORT
     from wsi_pgdips.slurm.queue import requeue_this
 
     if stopped.asks_for_more and in_vain:
-        error = IncompleteRunError(f"{TOO_SHORT}; it is not started anew", hint=LONGER)
+        error = IncompleteRunError(f"{TOO_SHORT}; it is not started again", hint=LONGER)
         say_error(str(error))
         return error.exit_code
     if stopped.asks_for_more and requeue_this():
-        say_error("out of time: goes on in a new start", kind="stopped")
+        say_error("out of time; the job starts again and resumes", kind="stopped")
     else:
-        say_error(f"{stopped}; the same command goes on where it stopped", kind="stopped")
+        say_error(f"{stopped}; repeat the command to resume", kind="stopped")
     return stopped.exit_code
 
 
 def info(
     path: Annotated[Path, typer.Argument(help="A slide, or layers.", metavar="SLIDE|OUT.ome.zarr")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Json = False,
     mpp_source: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel, where the file is silent.")
+        float | None, typer.Option(help="Micrometres per pixel, where the file states none.")
     ] = None,
 ) -> None:
-    """Say what a slide or the output of a run holds."""
+    """Print what a slide or the output of a run holds."""
     from wsi_pgdips.checks.info import describe, inspect
 
     facts = inspect(path, mpp_source=mpp_source)
@@ -115,3 +130,41 @@ def info(
         typer.echo(json.dumps(facts, indent=2))
     else:
         print_rows(describe(facts))
+
+
+@with_settings("cluster", "cache", "overwrite", "resume")
+def estimate(slide: Slide, config: Config = None, as_json: Json = False, **options: Any) -> None:
+    """Predict how long a run would take, and how much memory and disk."""
+    from dataclasses import asdict
+
+    from wsi_pgdips.pipeline.estimate import estimate_slide
+
+    found = estimate_slide(slide, config=config, **options)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "total_s": round(found.total_s, 3)}, indent=2))
+    else:
+        print_rows(_estimate_rows(found))
+
+
+def _estimate_rows(found: Estimate) -> list[tuple[str, str]]:
+    from wsi_pgdips.checks.info import times_text
+
+    threads = f"{found.threads} threads" if found.threads > 1 else "one thread"
+    several = found.workers > 1
+    processes = f"{found.workers} processes of " if several else ""
+    rows = [
+        ("slide", found.slide),
+        ("run", f"{found.preset} on {found.device}, {processes}{threads}"),
+        ("tiles", f"{found.tiles}, {found.tiles_to_fit} to be fitted on their own"),
+        ("blocks", str(found.blocks)),
+        ("time", f"about {time_text(found.total_s)}"),
+        ("seconds", times_text(found.wall_s)),
+        ("memory", size_text(found.peak_rss_mb * 2**20) + (" a process" if several else "")),
+    ]
+    if found.peak_vram_mb:
+        rows.append(("GPU memory", size_text(found.peak_vram_mb * 2**20)))
+    rows += [
+        ("disk", size_text(found.disk_bytes)),
+        ("disk, at most", f"{size_text(found.peak_disk_bytes)} until the run is done"),
+    ]
+    return rows

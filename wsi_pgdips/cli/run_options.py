@@ -1,224 +1,101 @@
-"""The options of ``run``, which other commands have too."""
+"""The settings of a run, as options of commands and as tables of the documentation."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import json
+import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-_METHOD, _MACHINE, _EXPERT = "What the result depends on", "How it is carried out", "For experts"
+from wsi_pgdips.config import ExecutionSettings, ScientificSettings
 
+SETTINGS = {**ScientificSettings.model_fields, **ExecutionSettings.model_fields}
+Command = Callable[..., None]
 
-class RunOptions:
-    """One attribute an option; named as the setting it gives."""
-
-    stains: Annotated[
-        str | None,
-        typer.Option(
-            help="Set of the library, such as he (see [b]wsi-pgdips stains[/b]), or your own. "
-            "[dim]default: he[/dim]",
-            metavar="NAME|FILE.toml",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Effort per tile. [dim]default: balanced[/dim]",
-            metavar="balanced|fast|paper",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    mpp: Annotated[
-        str | None,
-        typer.Option(
-            help="Micrometres per output pixel. [dim]default: 0.5[/dim]",
-            metavar="FLOAT|native",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    mpp_source: Annotated[
-        float | None,
-        typer.Option(
-            help="The slide's own micrometres per pixel, where the file is silent or wrong.",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of a tile in output pixels. [dim]default: 512[/dim]",
-            metavar="256|512|1024",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    min_tissue: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of tissue below which a tile is not fitted (it is rendered all the same). "
-            "[dim]default: 0.05[/dim]",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of everything random.", rich_help_panel=_METHOD),
-    ]
-    masker: Annotated[
-        str | None,
-        typer.Option(
-            help="How tissue is found. [dim]default: otsu[/dim]",
-            metavar="otsu|morphological",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Your own tissue mask.", metavar="FILE.png|.geojson", rich_help_panel=_METHOD
-        ),
-    ]
-    roi: Annotated[
-        Path | None,
-        typer.Option(help="Region to process.", metavar="FILE.geojson", rich_help_panel=_METHOD),
-    ]
-    icc: Annotated[
-        bool | None,
-        typer.Option("--icc/--no-icc", help="Apply the ICC profile.", rich_help_panel=_METHOD),
-    ]
-    store_residual: Annotated[
-        bool | None,
-        typer.Option(
-            "--store-residual/--no-store-residual",
-            help="Also store the signed residual.",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            help="Network steps per tile. [dim]default: the preset's[/dim]",
-            rich_help_panel=_METHOD,
-        ),
-    ]
-    block: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of a block, the unit of work and of a shard. [dim]default: 4096[/dim]",
-            metavar="1024|2048|4096",
-            rich_help_panel=_EXPERT,
-        ),
-    ]
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of the network.", rich_help_panel=_EXPERT)
-    ]
-    alpha: Annotated[
-        float | None,
-        typer.Option(help="Weight of the reconstruction loss.", rich_help_panel=_EXPERT),
-    ]
-    beta: Annotated[
-        float | None, typer.Option(help="Weight of the exclusion loss.", rich_help_panel=_EXPERT)
-    ]
-    calibration_tiles: Annotated[
-        int | None,
-        typer.Option(help="Tiles sampled for the slide's prior.", rich_help_panel=_EXPERT),
-    ]
-    calibration_steps: Annotated[
-        int | None,
-        typer.Option(help="Network steps of the slide's prior.", rich_help_panel=_EXPERT),
-    ]
-    prior_weight: Annotated[
-        str | None,
-        typer.Option(
-            help="Pull of the render to the network's maps.",
-            metavar="auto|FLOAT",
-            rich_help_panel=_EXPERT,
-        ),
-    ]
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="[dim]default: auto[/dim]",
-            metavar="auto|cpu|cuda|cuda:N",
-            rich_help_panel=_MACHINE,
-        ),
-    ]
-    workers: Annotated[int | None, typer.Option(help="Worker processes.", rich_help_panel=_MACHINE)]
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of one worker.", rich_help_panel=_MACHINE)
-    ]
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Where worker processes live: here, in jobs of Slurm, or with a scheduler of "
-            "dask. [dim]default: local[/dim]",
-            metavar="local|slurm|tcp://HOST:PORT",
-            rich_help_panel=_MACHINE,
-        ),
-    ]
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            help="Tiles in one batch on a GPU.", metavar="auto|N", rich_help_panel=_MACHINE
-        ),
-    ]
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Copy the slide here, to a local disk, while it is worked on.",
-            metavar="DIR",
-            rich_help_panel=_MACHINE,
-        ),
-    ]
-    keep_pixels: Annotated[
-        bool | None,
-        typer.Option(
-            "--keep-pixels/--no-keep-pixels",
-            help="Keep decoded pixels in the output until the end, to decode the slide once. "
-            "[dim]default: where the disk has room[/dim]",
-            rich_help_panel=_MACHINE,
-        ),
-    ]
-    overwrite: Annotated[
-        bool | None,
-        typer.Option(
-            "--overwrite/--no-overwrite",
-            help="Replace an existing output.",
-            rich_help_panel=_MACHINE,
-        ),
-    ]
-    resume: Annotated[
-        bool | None,
-        typer.Option(
-            "--resume/--no-resume",
-            help="Go on with an unfinished output. [dim]default: resume[/dim]",
-            rich_help_panel=_MACHINE,
-        ),
-    ]
+_KINDS: dict[Any, str] = {bool: "true, false", int: "integer", float: "number"}
 
 
-def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that has these options as well, and gets those that were given as ``**options``."""
-    hints = get_type_hints(RunOptions, include_extras=True)
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    more = [inspect.Parameter(n, keyword, default=None, annotation=h) for n, h in hints.items()]
+def with_settings(*left_out: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option for each setting.
 
-    @functools.wraps(command)
-    def with_options(**given: Any) -> None:
-        options = {name: _plain(given.pop(name)) for name in hints}
-        command(**given, **{k: v for k, v in options.items() if v is not None})
+    The command gets the options that were given as ``**options``.
 
-    with_options.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *more]}
-    del with_options.__wrapped__
-    return with_options
+    Args:
+        left_out: names of settings that the command does not take.
+    """
+    chosen = {name: field for name, field in SETTINGS.items() if name not in left_out}
+    options = [_option(name, field) for name, field in chosen.items()]
+
+    def decorate(command: Command) -> Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+
+        @functools.wraps(command)
+        def with_options(**given: Any) -> None:
+            values = {name: given.pop(name) for name in chosen}
+            command(**given, **{k: v for k, v in values.items() if v is not None})
+
+        parameters = [*own, *options]
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+        del with_options.__wrapped__
+        return with_options
+
+    return decorate
 
 
-def _plain(value: Any) -> Any:
-    """Settings hold text where the command line has paths."""
-    return str(value) if isinstance(value, Path) else value
+def settings_table(settings: type[BaseModel]) -> str:
+    """Return a Markdown table of settings: key, values, default and meaning."""
+    lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    for name, field in settings.model_fields.items():
+        values = _metavar(field) or _KINDS[_value_type(field)]
+        given = "" if field.default is None else f"`{json.dumps(field.default)}`"
+        default = _texts(field)["shown"] or given
+        cells = (f"`{name}`", values.replace("|", ", "), default, field.description)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind, flag, texts = _value_type(field), name.replace("_", "-"), _texts(field)
+    default = texts["shown"] or (flag if field.default is True else field.default)
+    text = str(field.description)
+    if default is not None and default is not False:
+        text += f" [dim]default: {default}[/dim]"
+    option = typer.Option(
+        f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",
+        help=re.sub("`(.*?)`", r"[b]\1[/b]", text),
+        metavar=_metavar(field),
+        rich_help_panel=texts["panel"],
+    )
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _texts(field: FieldInfo) -> dict[str, str | None]:
+    """Return ``metavar``, ``panel`` and ``shown`` of a setting."""
+    return cast(dict[str, str | None], field.json_schema_extra)
+
+
+def _metavar(field: FieldInfo) -> str | None:
+    """Return the values of a setting, separated by ``|``; None where its type says enough."""
+    if get_origin(field.annotation) is Literal:
+        return "|".join(get_args(field.annotation))
+    return _texts(field)["metavar"]
+
+
+def _value_type(field: FieldInfo) -> type:
+    """Return the type of an option's value: text where the setting takes words too."""
+    kinds = [k for k in get_args(field.annotation) or (field.annotation,) if k is not NoneType]
+    return kinds[0] if len(kinds) == 1 and kinds[0] in _KINDS else str
+
+
+with_run_options = with_settings()

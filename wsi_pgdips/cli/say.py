@@ -1,4 +1,4 @@
-"""What the commands say, and how they read numbers from text."""
+"""Output that the commands share: rows, errors, progress, and times and sizes as text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from wsi_pgdips.pipeline.record import RunSummary
     from wsi_pgdips.progress import Progress
 
+EXIT_INTERRUPTED = 130
+
 
 def print_summary(summary: RunSummary, *, times: bool = False) -> None:
     from wsi_pgdips.checks.info import seam_texts, times_text
@@ -29,7 +31,7 @@ def print_summary(summary: RunSummary, *, times: bool = False) -> None:
         failed = f"{summary.failed_tiles} tiles, {summary.failed_blocks} blocks"
         if not summary.failed_tiles and not summary.failed_blocks:
             failed = "parts of the slide could not be read, see flags"
-        rows.append(("failed", failed + "; the same command tries them again"))
+        rows.append(("failed", failed + "; repeat the command to try them again"))
     if summary.flags:
         rows.append(("flags", ", ".join(summary.flags)))
     rows += [(f"seam step, {label}", text) for label, text in seam_texts(summary.seam_step_od)]
@@ -39,7 +41,7 @@ def print_summary(summary: RunSummary, *, times: bool = False) -> None:
 
 
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
-    """Names and values, one a line and never wrapped, so that they can be grepped and copied."""
+    """Print names and values, one a line and never wrapped, so that they can be copied."""
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -82,3 +84,16 @@ def numbers(text: str, separator: str, count: int, option: str, form: str) -> li
 
 def refuse(message: str, option: str) -> NoReturn:
     raise typer.BadParameter(message, param_hint=option)
+
+
+def time_text(seconds: float) -> str:
+    """Return a time such as ``40 s``, ``3 min`` or ``2 h 10 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{max(round(seconds), 1)} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size_text(size: float) -> str:
+    """Return a size such as ``40 MB`` or ``3.4 GB``, in powers of ten, as disks are sold."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(round(size / 1e6), 1)} MB"

@@ -1,52 +1,51 @@
-"""What a run of a slide would take: planned as a run plans it, and measured on a few of its tiles.
+"""Estimate what a run of a slide would take.
 
-Tiles and blocks are those of the run. Time, memory and disk are what the stages' own functions take
-for a sample, in a temporary folder, scaled to the whole.
+The slide is planned as a run plans it. Then the stages of a run work on a sample of its tiles in a
+temporary folder, and their record is scaled to the whole slide.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
 from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.pipeline.clock import Seconds, StepClock, clock_now, seconds_of
-from wsi_pgdips.pipeline.crew import Crew
-from wsi_pgdips.pipeline.sample import (
-    GLASS_SHARE,
-    LEAST_RUN,
-    StandIns,
-    TileIndex,
-    block_area,
-    block_keys,
-    pixel_inside,
-    rich_tiles,
-    rounds_of,
-    sample_tiles,
-    spread_fits,
-    tiles_to_fit,
-    tissue_mass,
-)
+from wsi_pgdips.disk import size_of
+from wsi_pgdips.layers import provenance
+from wsi_pgdips.layers.store import create_layers
+from wsi_pgdips.machine import choose_device, quiet_machine
+from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.pipeline import part
+from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob, forget
+from wsi_pgdips.pipeline.kept_pixels import pixels_bytes
+from wsi_pgdips.pipeline.pool import LANES, make_pool
+from wsi_pgdips.pipeline.record import UsageLog
+from wsi_pgdips.pipeline.slide_run import SlideRun
+from wsi_pgdips.pipeline.stage_files import save_plan
+from wsi_pgdips.progress import QuietProgress
+from wsi_pgdips.records import BoolArray
+from wsi_pgdips.solver.presets import HALO, resolve
+from wsi_pgdips.stages.context import Context, make_context
+from wsi_pgdips.tiles.blocks import BlockPlan
 
-if TYPE_CHECKING:
-    from wsi_pgdips.pipeline.block import SlideJob
-    from wsi_pgdips.pipeline.sizes import Sizes
-    from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior
-    from wsi_pgdips.slide.source import PyramidSource
-    from wsi_pgdips.stages.context import Context
-    from wsi_pgdips.stages.render import RenderedBlock
-    from wsi_pgdips.tiles.blocks import BlockPlan
+STAGES = ("prepare", *part.STAGES)
+RUNS, LEAST_RUN = 4, 6  # runs of neighbouring tiles: what is decoded for one serves the next
+TILE_STEPS = 4  # steps of a tile's networks that are timed; the others take as long
+GLASS_SHARE = 0.1  # bytes of a pixel of glass, in those of one of tissue
+_ARRAYS = ("labels", "qc", "residual")  # which grow with the tiles, as the levels do
 
-STAGES = ("prepare", "calibrate", "fit", "blend", "render", "finalize")
-NETWORK_STEPS, TILE_STEPS = 40, 4  # that are taken; the others take as long
+TileIndex = tuple[int, int]
+Load = tuple[float, float]  # area of blocks, in tiles, and tiles, of the worker with most work
+Taken = tuple[Mapping[str, float], Load]  # seconds of stages, and the load that took them
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,17 @@ class Estimate:
     """What a run would take on this machine, as busy as it is now.
 
     Attributes:
-        slide: its name. preset, device: of the run. workers: its processes. threads: of each.
-        tiles: that are rendered. tiles_to_fit: with enough tissue to be fitted on their own.
-        blocks: that hold them.
-        wall_s: seconds of each of ``STAGES``, as in a run's record: without the start of the
-            program and of worker processes.
+        slide: name of the slide. preset, device: of the run. workers: its processes.
+        threads: of each process.
+        tiles: tiles that are rendered. tiles_to_fit: those with enough tissue to be fitted.
+        blocks: blocks that hold the tiles.
+        wall_s: seconds of each of ``STAGES``, as in a run's record; the start of the program and
+            of worker processes is not counted.
         peak_rss_mb: resident memory of the largest process, MiB, as in a run's record.
         peak_vram_mb: MiB that PyTorch holds on the GPU, 0 on a CPU.
-        disk_bytes: of the finished layers.
-        peak_disk_bytes: of the output when it is largest, at the end of the run: the layers, what
-            stages hand on, and the decoded pixels if they are kept (as on a disk with room).
+        disk_bytes: size of the finished layers.
+        peak_disk_bytes: size of the output just before the run is done: the layers, the files that
+            stages hand on, and the decoded pixels if they are kept.
     """
 
     slide: str
@@ -90,276 +90,194 @@ def estimate_slide(slide: str | Path, *, config: Path | None = None, **options: 
     """Predict what ``deconvolve_slide`` with the same arguments would take.
 
     In a process that has done other things, memory is at least what those took, and imports that
-    are done already are missing in ``prepare``. Of ``paper`` the networks are timed; its layers are
-    taken to be as large as those of ``fast``.
+    are done already are missing in ``prepare``. ``paper`` is extrapolated from a few timed steps on
+    one tile of each thread; its layers are taken to be as large as those of ``fast``.
 
     Args:
         slide: anything a run takes. config: TOML of settings, overridden by ``options``.
         options: the fields of ``config.ScientificSettings`` and ``config.ExecutionSettings``; those
-            on the output have no meaning here.
+            about the output and clusters have no meaning here.
 
     Raises:
         WsiPgdipsError: bad input, as in a run.
     """
     settings = make_settings(options, config)
-    with tempfile.TemporaryDirectory(prefix="wsi-pgdips-estimate-") as folder:
-        return _Rehearsal(Path(slide), Path(folder) / "layers", settings).estimate()
+    with (
+        tempfile.TemporaryDirectory(prefix="wsi-pgdips-estimate-") as folder,
+        ExitStack() as stack,
+    ):
+        return _Rehearsal(Path(slide), Path(folder) / "layers", settings, stack).estimate()
 
 
 class _Rehearsal:
-    """A run of a few tiles by the clock. ``sampled`` is the slide with these alone planned."""
+    """Runs of samples of a slide's tiles.
 
-    context: Context
-    sampled: Context
-    prior: SlidePrior
+    Args:
+        output: folder to write. stack: closes the slide and the workers.
 
-    def __init__(self, slide: Path, output: Path, settings: Settings) -> None:
-        from wsi_pgdips.machine import quiet_threads
-        from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob
+    Attributes:
+        context: the whole slide. wall_s: seconds of each stage of a run.
+    """
 
-        self.crew = crew = Crew.of(settings.execution)
-        quiet_threads()
-        self.output, self.science = output, settings.science
-        # what the networks of paper take is timed apart
-        rest = {"preset": "fast"} if self.science.preset == "paper" else {}
-        self.job: SlideJob = SlideJob(
-            str(slide.absolute()),
-            str(output),
-            self.science.model_copy(update=rest),
-            crew.device,
-            crew.threads,
-            AUTO_BATCH if settings.execution.batch == "auto" else settings.execution.batch,
-            settings.execution.keep_pixels is not False,
-        )
-        self.ledger = self.job.ledger
-        self.wall: dict[str, float] = {}
+    def __init__(self, slide: Path, output: Path, settings: Settings, stack: ExitStack) -> None:
+        self.science, how = settings.science, settings.execution
+        device = choose_device(how.device)
+        stack.enter_context(quiet_machine())
+        # the networks of `paper` are timed apart
+        self.paper = self.science.preset == "paper"
+        science = self.science.model_copy(update={"preset": "fast"} if self.paper else {})
+        batch = AUTO_BATCH if how.batch == "auto" else how.batch
+        keep_pixels = how.keep_pixels is not False
+        job = SlideJob(str(slide.absolute()), str(output), science, device, 1, batch, keep_pixels)
+        self.ledger, stains = job.ledger, load_stains(science.stains)
+        source = stack.enter_context(closing(job.open_source()))
+        stack.callback(forget)
+        start = time.perf_counter()
+        self.context = make_context(source, stains, science)
+        residual = science.store_residual
+        create_layers(output, source.grid, stains, name=source.meta.name, store_residual=residual)
+        self.ledger.make_folders()
+        save_plan(self.context, self.ledger.plan)
+        self.wall_s = {"prepare": time.perf_counter() - start}
+        self.pool, self.workers, threads = make_pool(device, how.workers, how.threads)
+        stack.callback(self.pool.close)
+        self.job = replace(job, threads=threads)
+        self.pool.prepare(self.job)
 
     def estimate(self) -> Estimate:
-        from wsi_pgdips.pipeline.block import forget
-        from wsi_pgdips.pipeline.record import used_here
-
-        with contextlib.closing(self.job.open_source()) as source:
-            try:
-                self._prepare(source)
-                self._calibrate()
-                self._plan_sample()
-                fit = self._fit()
-                self._render_from(fit)
-            finally:
-                forget()
-            sizes = self._sizes()
-            disk, peak_disk = sizes.disk()
+        """Run the samples, and scale what they took."""
+        whole, output, work = self.context, self.ledger.output, self.ledger.work
+        run = self._begin(self.job)
+        run.calibrate()
+        self.wall_s |= run.log.total()["wall_s"]
+        networks = self._time_networks() if self.paper else {}
+        run, taken = self._run_samples()
+        sampled = run.context
+        a_tile = (size_of(work / "fit") + size_of(work / "render")) / sampled.n_tiles
+        run.finalize()
+        record = provenance.read_run_record(output)
+        self.wall_s |= record["wall_s"] | scale(taken, _load(whole, self.workers)) | networks
+        arrays = [p for p in output.iterdir() if p.name.isdigit() or p.name in _ARRAYS]
+        disk = size_of(output) + (_tissue(whole) / _tissue(sampled) - 1) * sum(map(size_of, arrays))
+        # bytes of the maps that the networks of a tile make
+        maps = 2 * whole.stains.n * (whole.grid.tile + 2 * HALO) ** 2 if self.paper else 0
+        to_fit = sum(len(p.fit) for p in whole.plans)
+        pixels = pixels_bytes(whole.grid, to_fit) if self.job.keep_pixels else 0
+        # the maps of a block; and the shards, twice while they are put together, of blocks at work
+        shards = 2 * LANES * disk / whole.n_tiles * (1 - sampled.n_tiles / whole.n_tiles)
+        in_memory = max(len(p.render) for p in whole.plans) * (maps + shards)
         return Estimate(
-            slide=source.meta.name,
+            slide=whole.source.meta.name,
             preset=self.science.preset,
-            device=self.crew.device,
-            workers=self.crew.workers,
-            threads=self.crew.threads,
-            tiles=self.context.n_tiles,
-            tiles_to_fit=tiles_to_fit(self.context),
-            blocks=len(self.context.plans),
-            wall_s={stage: round(float(self.wall[stage]), 3) for stage in STAGES},
-            peak_rss_mb=round(used_here().peak_rss_mb + sizes.unseen_mb(disk), 1),
-            peak_vram_mb=round(sizes.vram_mb(), 1),
+            device=self.job.device,
+            workers=self.workers,
+            threads=self.job.threads,
+            tiles=whole.n_tiles,
+            tiles_to_fit=to_fit,
+            blocks=len(whole.plans),
+            wall_s={stage: round(self.wall_s[stage], 3) for stage in STAGES},
+            peak_rss_mb=round(record["peak_rss_mb"] + in_memory / 2**20, 1),
+            peak_vram_mb=record.get("peak_vram_mb", 0.0),
             disk_bytes=round(disk),
-            peak_disk_bytes=round(peak_disk),
+            peak_disk_bytes=round(disk + pixels + whole.n_tiles * (a_tile + maps)),
         )
 
-    def _prepare(self, source: PyramidSource) -> None:
-        from wsi_pgdips.layers import store
-        from wsi_pgdips.optics.stains import load_stains
-        from wsi_pgdips.pipeline.stage_files import save_plan
-        from wsi_pgdips.stages.context import make_context
+    def _run_samples(self) -> tuple[SlideRun, list[Taken]]:
+        """Run the stages before ``finalize`` on samples; return the last run, and what all took."""
+        threads, taken = self.job.threads, list[Taken]()
+        runs = sample_runs(self.context.plans, max(LEAST_RUN, 2 * threads))
+        full = [tile for run in runs for tile in run]
+        thin = [tile for run in runs for tile in run[:threads]]
+        for tiles in [full] if len(runs) == 1 else [thin, thin, full]:
+            run = self._begin(self.job, tiles)
+            run.fit()
+            run.blend()
+            run.render()
+            taken.append((run.log.total()["wall_s"], _load(run.context, self.workers)))
+        return run, taken
 
-        science = self.job.settings
-        stains = load_stains(science.stains)
-        with self._timed("prepare"):
-            self.context = make_context(source, stains, science)
-            store.create_layers(
-                self.output,
-                source.grid,
-                stains,
-                name=source.meta.name,
-                store_residual=science.store_residual,
-            )
-            self.ledger.make_folders()
-            save_plan(self.context, self.ledger.plan)
+    def _time_networks(self) -> dict[str, float]:
+        """Return seconds of ``fit`` where each tile has networks of its own."""
+        tiles = max((p.fit for p in self.context.plans), key=len)
+        if self.job.device == "cpu":  # a GPU is given a batch of the block
+            tiles = tiles[: self.job.threads]
+        timed = []
+        for steps in (1, 1, 1 + TILE_STEPS):  # the first pays what is paid once
+            settings = self.science.model_copy(update={"iterations": steps})
+            run = self._begin(replace(self.job, settings=settings), tiles)
+            run.fit()
+            timed.append(run.log.total()["wall_s"]["fit"])
+        a_step = max(timed[2] - timed[1], 0) / TILE_STEPS
+        share = sum(len(p.fit) for p in self.context.plans) / self.context.n_tiles
+        rounds = math.ceil(_load(self.context, self.workers)[1] * share / max(len(tiles), 1))
+        return {"fit": rounds * (timed[1] + (resolve(self.science).steps - 1) * a_step)}
 
-    def _calibrate(self) -> None:
-        import torch
+    def _begin(self, job: SlideJob, tiles: Sequence[TileIndex] | None = None) -> SlideRun:
+        """Return a run that has nothing fitted yet, and no tiles but some planned."""
+        context = self.context
+        if tiles is not None and len(tiles) < context.n_tiles:
+            context = replace(context, planned=_planned(context, tiles))
+        self.ledger.forget_after_fit([(p.by, p.bx) for p in context.plans])
+        save_plan(context, self.ledger.plan)
+        whole, log = part.Part(), UsageLog(Path(tempfile.mkdtemp(dir=self.ledger.work)), "run")
+        return SlideRun(job, self.pool, self.workers, whole, QuietProgress(), log)
 
-        from wsi_pgdips.pipeline import stage_files
-        from wsi_pgdips.stages import fit as fitting
 
-        asked = self.science.calibration_steps
-        steps = min(asked, NETWORK_STEPS)
-        few = self.context.settings.model_copy(update={"calibration_steps": steps})
-        context, device = replace(self.context, settings=few), torch.device(self.crew.device)
-        with self._timed("calibrate"), StepClock(self.crew.device) as clock:
-            self.prior = fitting.calibrate(context, device, self.crew.all_threads, clock.note)
-            stage_files.save_prior(self.prior, self.ledger.prior)
-        self.wall["calibrate"] += (asked - steps) * clock.seconds()
+def scale(taken: Sequence[Taken], whole: Load) -> dict[str, float]:
+    """Return seconds of ``fit``, ``blend`` and ``render`` of the whole slide.
 
-    def _plan_sample(self) -> None:
-        from wsi_pgdips.pipeline.stage_files import save_plan
+    A stage takes so much for each tile, and beside it so much for the area of its blocks, or once.
 
-        once, planned = self.crew.threads, np.zeros_like(self.context.planned)
-        for tile in sample_tiles(self.context.plans, -(-LEAST_RUN // once) * once):
-            planned[pixel_inside(self.context, tile)] = True
-        save_plan(replace(self.context, planned=planned), self.ledger.plan)
-        self.sampled = self.job.context()
+    Args:
+        taken: by a thin sample, by the same again, and by the full sample; or by the whole slide
+            alone. The first pays what is paid once in a process, such as imports.
+        whole: load of the slide.
+    """
+    if len(taken) == 1:
+        return dict(taken[0][0])
+    (first, _), (again, thin), (full, most) = taken
+    wall = {}
+    for stage in ("fit", "blend", "render"):
+        rows = [
+            load if stage in part.OVER_BLOCKS else (1.0, load[1]) for load in (thin, most, whole)
+        ]
+        rates, _ = nnls(np.array(rows[:2]), np.array([again[stage], full[stage]]))
+        wall[stage] = max(first[stage] - again[stage], 0) + float(rates @ rows[2])
+    return wall
 
-    def _fit(self) -> BlockFit:
-        from wsi_pgdips.pipeline import block as worker
-        from wsi_pgdips.pipeline import stage_files
 
-        blocks, once = block_keys(self.sampled), self.crew.threads
-        rich = rich_tiles(self.sampled, once)
-        # what each block waits for at first; later ones are read beside the work
-        a_read = seconds_of(lambda: [self._read(tile) for tile in rich.render])[0] / len(
-            rich.render
-        )
-        cold = self._fit_block(self.sampled, rich)
-        took = seconds_of(lambda: [worker.fit(self.job, block) for block in blocks])[0]
-        rounds = max(sum(rounds_of(self.sampled, "fit", once)), 1)
-        a_round = max(took - len(blocks) * a_read, 0) / rounds
-        computed = [n * a_round + a_read for n in rounds_of(self.context, "fit", once)]
-        if self.science.preset == "paper":
-            computed = self._solve()
-        self.wall["fit"] = max(cold - a_round, 0) + self.crew.seconds(computed)
-        return spread_fits([stage_files.load_fit(self.ledger.fit(b)) for b in blocks], self.context)
+def sample_runs(plans: Sequence[BlockPlan], run: int) -> list[list[TileIndex]]:
+    """Return the middle of each quarter of the work, as neighbouring tiles; or all as one run.
 
-    def _read(self, tile: TileIndex) -> ByteArray:
-        region = self.context.grid.tile_region(*tile)
-        return self.context.source.read(region.y, region.x, region.h, region.w)
+    Args:
+        run: tiles of each.
+    """
+    tiles = [t for p in plans for t in p.render]
+    if len(tiles) <= RUNS * run:
+        return [tiles]
+    starts = [int((k + 0.5) / RUNS * len(tiles)) - run // 2 for k in range(RUNS)]
+    return [tiles[start : start + run] for start in starts]
 
-    def _solve(self) -> list[float]:
-        """Seconds of each block whose tiles are fitted by networks of their own."""
-        from wsi_pgdips.pipeline.sizes import BATCH
-        from wsi_pgdips.solver.presets import resolve
 
-        gpu, preset = self.crew.device != "cpu", resolve(self.science)
-        plan = rich_tiles(self.sampled, BATCH if gpu else self.crew.threads)
-        few = preset.with_steps(min(preset.steps, TILE_STEPS))
-        with StepClock(self.crew.device) as clock:
-            took = self._fit_block(replace(self.sampled, preset=few), plan)
-        took += (preset.steps - few.steps) * clock.seconds()
-        if gpu:  # which has enough to do with any number of tiles
-            return [len(p.fit) * took / len(plan.render) for p in self.context.plans]
-        return [n * took for n in rounds_of(self.context, "fit", self.crew.threads)]
+def _planned(context: Context, tiles: Sequence[TileIndex]) -> BoolArray:
+    """Return the mask that plans some tiles alone: pixels that lie in one of them."""
+    planned, scale = np.zeros_like(context.planned), context.tissue.scale
+    for tile in tiles:
+        r = context.grid.tile_region(*tile)
+        rows = slice(math.ceil(r.y / scale), int(r.stop_y / scale))
+        columns = slice(math.ceil(r.x / scale), int(r.stop_x / scale))
+        planned[rows, columns] = context.planned[rows, columns]
+    return planned
 
-    def _fit_block(self, context: Context, plan: BlockPlan) -> float:
-        """Seconds that it takes."""
-        import torch
 
-        from wsi_pgdips.stages.fit import fit_block
+def _load(context: Context, workers: int) -> Load:
+    sizes = {(p.by, p.bx): len(p.render) for p in context.plans}
+    share = max(part.share_out(sizes, workers), key=lambda blocks: sum(sizes[b] for b in blocks))
+    regions = [context.grid.block_region(*block) for block in share]
+    area = sum(r.h * r.w for r in regions) / context.grid.tile**2
+    return area, sum(sizes[block] for block in share)
 
-        device, threads = torch.device(self.crew.device), self.crew.threads
-        options: dict[str, Any] = {"device": device, "threads": threads, "batch": len(plan.render)}
-        return float(seconds_of(lambda: fit_block(context, self.prior, plan, **options))[0])
 
-    def _render_from(self, fit: BlockFit) -> None:
-        """``blend``, ``render`` and ``finalize``; ``fit`` has all tiles of the slide."""
-        from wsi_pgdips.disk import load_arrays
-        from wsi_pgdips.pipeline import stage_files
-        from wsi_pgdips.pipeline.kept_pixels import KeptPixels
-        from wsi_pgdips.pipeline.output import write_products
-        from wsi_pgdips.stages import blend as blending
-        from wsi_pgdips.stages import render as rendering
-
-        context, crew, blocks = self.context, self.crew, block_keys(self.sampled)
-        with self._timed("blend"):
-            fields, matrix = blending.blend(context, self.prior, [fit], crew.all_threads)
-            stage_files.save_fields(fields, matrix, self.ledger.fields)
-
-        def rendered(plan: BlockPlan) -> RenderedBlock:
-            return rendering.render_block(
-                self.sampled,
-                self.prior,
-                fields,
-                matrix,
-                plan,
-                lambda _: None,
-                self.sampled.source,
-                device=crew.device,
-                threads=crew.threads,
-            )
-
-        self._render(rendered)
-        with self._timed("finalize"):
-            pixels = StandIns(KeptPixels.of_run(self.sampled, self.ledger), self.sampled)
-            write_products(context, self.prior, [fit], fields, matrix, blocks, self.ledger, pixels)
-        # most of what grows with the tiles: their strips are read twice
-        strips = seconds_of(lambda: [load_arrays(self.ledger.render(b)) for b in blocks])[0]
-        self.wall["finalize"] += 2 * strips * (context.n_tiles / self.sampled.n_tiles - 1)
-
-    def _render(self, rendered: Callable[[BlockPlan], RenderedBlock]) -> None:
-        from wsi_pgdips.pipeline import block as worker
-
-        threads, rich = self.crew.threads, rich_tiles(self.sampled, self.crew.threads)
-        cold = seconds_of(lambda: rendered(rich))[0]
-        # what a pixel of a block takes whatever is there, and what is there beside
-        empty, area = replace(rich, render=(), fit=(), fraction=()), block_area(self.context, rich)
-        compute_px = seconds_of(lambda: rendered(empty)) / area
-        write_px = seconds_of(functools.partial(self._write, rich, rendered(empty))) / area
-        full = self._filled(rendered(rich), rich)
-        write = seconds_of(functools.partial(self._write, rich, full))
-        write_mass = max((write / area - write_px)[0], 0) / (rich.fraction[0] + GLASS_SHARE)
-
-        compute = np.zeros(2)
-        for block in block_keys(self.sampled):
-            at = [clock_now()]
-
-            def tile_done(at: list[Seconds] = at) -> None:
-                at.append(clock_now())
-
-            worker.render(self.job, block, tile_done)
-            compute += at[-1] - at[0]
-        pixels = sum(block_area(self.sampled, p) for p in self.sampled.plans)
-        rounds = sum(rounds_of(self.sampled, "render", threads))
-        a_round = max((compute - pixels * compute_px)[0], 0) / rounds
-        computed, written = [], []
-        for plan in self.context.plans:
-            px, mass = block_area(self.context, plan), tissue_mass(self.context, plan)
-            computed.append(px * compute_px[0] + -(-len(plan.render) // threads) * a_round)
-            written.append(px * write_px[0] + mass * write_mass)
-        # on a CPU, threads get no more of the machine than they got here
-        busy = compute[1] / compute[0] if self.crew.device == "cpu" else threads
-        slowing = min(write[1] / write[0] / max(busy, 1), 1)
-        cold = max(cold - area * compute_px[0] - a_round, 0)
-        self.wall["render"] = cold + self.crew.seconds(computed, written, slowing)
-
-    def _filled(self, block: RenderedBlock, plan: BlockPlan) -> RenderedBlock:
-        """The block with its first tile all over."""
-        here = self.context.grid.block_region(plan.by, plan.bx)
-        tile = self.context.grid.tile_region(*plan.render[0]).within(here)
-        down, across = -(-here.h // tile.h), -(-here.w // tile.w)
-        codes = np.tile(block.codes[(slice(None), *tile.slices)], (1, down, across))
-        tissue = np.tile(block.tissue[tile.slices], (down, across))
-        return replace(block, codes=codes[:, : here.h, : here.w], tissue=tissue[: here.h, : here.w])
-
-    def _write(self, plan: BlockPlan, block: RenderedBlock) -> None:
-        from wsi_pgdips.layers.store import write_block
-
-        write_block(
-            self.output,
-            self.context.grid,
-            plan.by,
-            plan.bx,
-            codes=block.codes,
-            tissue=block.tissue,
-            residual_rms=block.residual_rms,
-            residual_od=block.residual_od,
-        )
-
-    def _sizes(self) -> Sizes:
-        from wsi_pgdips.pipeline.sizes import Sizes
-
-        lanes, preset = self.crew.lanes, self.science.preset
-        return Sizes(self.context, self.sampled, self.job, preset, lanes, self.output)
-
-    @contextlib.contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.wall[stage] = time.perf_counter() - start
+def _tissue(context: Context) -> float:
+    """Return the tiles of tissue that are planned, with a little for their glass."""
+    return sum(share + GLASS_SHARE for p in context.plans for share in p.fraction)

@@ -14,6 +14,7 @@ from wsi_pgdips.disk import (
     check_room,
     layers_bytes,
     load_arrays,
+    make_folder,
     remove_partials,
     sha256,
     size_of,
