@@ -139,7 +139,7 @@ def test_what_run_passes_on_is_what_settings_take(call: Any, fake_run: FakeRun) 
         "--min-tissue 0.2 --seed 3 --masker morphological --mask m.png --roi r.geojson --icc "
         "--store-residual --iterations 7 --learning-rate 0.001 --alpha 2 --beta 0.5 "
         "--calibration-tiles 4 --calibration-steps 9 --prior-weight 0.1 --device cpu "
-        "--workers 2 --threads 3 --cluster slurm --batch 4 --cache scratch "
+        "--workers 2 --threads 3 --cluster tcp://h:1 --batch 4 --cache scratch "
         "--keep-pixels --overwrite --no-resume"
     )
     assert call("run", "a.svs", "b.ome.zarr", *given.split()) == 0

@@ -87,9 +87,9 @@ class ExecutionSettings(_Frozen):
     @field_validator("cluster")
     @classmethod
     def _cluster(cls, value: str) -> str:
-        if value in ("local", "slurm") or _is_address(value):
+        if value == "local" or _is_address(value):
             return value
-        expected = "local, slurm, or a scheduler such as tcp://host:8786 or tls://host:8786"
+        expected = "local, or a scheduler such as tcp://host:8786 or tls://host:8786"
         raise ValueError(f"expected {expected}, found {value}")
 
 

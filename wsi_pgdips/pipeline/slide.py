@@ -224,7 +224,6 @@ class _Opening:
                 how.workers,
                 how.threads,
                 how.cluster,
-                logs=self.ledger.work / "slurm",
                 note=self.progress.note,
             )
             stack.callback(forget)
