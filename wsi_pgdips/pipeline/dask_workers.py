@@ -107,15 +107,14 @@ async def _greet(address: str, note: Callable[[str], None]) -> list[int]:
             await client
             found = {await client.run_on_scheduler(versions)}
         if found == {versions()}:
-            if not client.scheduler_info()["n_workers"]:
+            if not await client.nthreads():
                 note(f"{address} has no workers yet")
             await client.wait_for_workers(1, FIRST_WORKER_S)
             async with asyncio.timeout(ANSWER_S):
                 found |= set((await client.run(versions)).values())
         if found != {versions()}:
             raise ValueError(", ".join(sorted(found)))
-        workers = client.scheduler_info()["workers"].values()
-        return [worker["nthreads"] for worker in workers if worker["status"] == "running"]
+        return list((await client.nthreads()).values())
     finally:
         await client.close()
 
