@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from support.cheap_runs import BALANCED, FAST, PAPER, Slide
-from wsi_pgdips.cli.estimate import size_text, time_text
+from wsi_pgdips.cli.say import size_text, time_text
 from wsi_pgdips.config import make_settings
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
@@ -19,16 +19,18 @@ from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.pipeline.clock import StepClock
 from wsi_pgdips.pipeline.crew import Crew
 from wsi_pgdips.pipeline.estimate import (
+    LEAST_RUN,
     NETWORK_STEPS,
+    RUNS,
     STAGES,
     TILE_STEPS,
     Estimate,
     estimate_slide,
 )
 from wsi_pgdips.pipeline.pool import make_pool
-from wsi_pgdips.pipeline.sample import LEAST_RUN, RUNS, sample_tiles
+from wsi_pgdips.pipeline.sample import sample_tiles
 from wsi_pgdips.solver.presets import HALO
-from wsi_pgdips.tiles.grid import BlockPlan
+from wsi_pgdips.tiles.blocks import BlockPlan
 
 CMU = "CMU-1-Small-Region.svs"
 TOLERANCE = 0.25

@@ -181,7 +181,7 @@ def _work(
 
     how = cohort.settings(todo[0]).execution
     pool: Any
-    pool, threads = slide_pool(how, folder.slurm / "dask", progress.note)
+    pool, threads = slide_pool(how, progress.note)
     try:
         progress.stage("cohort", len(todo), "slides")
         job: Any = CohortJob(str(folder.path), how.device, threads)

@@ -194,7 +194,6 @@ def _run(
             how.workers,
             how.threads,
             how.cluster,
-            logs=ledger.work / "slurm",
             note=progress.note,
         )
         stack.callback(forget)
