@@ -1,9 +1,8 @@
-"""The command line: parse, call ``run`` or ``bench``, print.
+"""The command line: parse, call, print.
 
 Heavy imports happen inside the commands, so that help comes at once.
 """
 
-from benchmarks import commands as bench
 from wsi_pgdips.cli import cohort, estimate, normalize, phantom, reference, run, slurm, stains
 from wsi_pgdips.cli.app import app, main
 
@@ -22,4 +21,3 @@ app.add_typer(cohort.cohort_app, name="cohort")
 app.add_typer(slurm.slurm_app, name="slurm")
 app.add_typer(stains.stains_app, name="stains", invoke_without_command=True)
 app.add_typer(reference.reference_app, name="reference")
-app.add_typer(bench.bench_app, name="bench")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.looks.pairs import LookPair, Picture
-from benchmarks.looks.records import NONE, PEERS
 from benchmarks.quiet import quiet
 from wsi_pgdips.looks.reader import SlidePixels
 from wsi_pgdips.looks.reference import Reference
@@ -16,6 +15,9 @@ from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.pipeline.image import deconvolve_image
 from wsi_pgdips.records import ByteArray, Fields
 
+NONE, OURS = "none", "typical"
+PEERS = ("macenko", "vahadane", "reinhard")
+METHODS = (NONE, *PEERS, OURS, "augmented", "percentile", "stains")
 TILE = 512  # of a run's tiles, pixels
 
 
@@ -54,7 +56,7 @@ class Studio:
         """(H, W, 3) uint8: the pair's source as a method makes it look like the target.
 
         Args:
-            method: one of ``looks_records.METHODS``.
+            method: one of ``METHODS``.
         """
         if method == NONE:
             return pair.source.rgb

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.looks.records import FAITHFUL, IDENTICAL, READING, Looks
+from benchmarks.records import Records
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.normalized_slide import SELF, NormalizedSlide
 from wsi_pgdips.pipeline.slide import deconvolve_slide
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.reader import open_source
 
+READING, FAITHFUL = "reading", "faithful"  # kinds of records
+IDENTICAL = 999.0  # stands for the infinite PSNR of equal bytes
 SIDE = 512
 RASTER, RANDOM = "raster", "random"
 OPENSLIDE_MS, NORMALIZED_MS, RATIO = "openslide_ms", "normalized_ms", "over_openslide"
@@ -35,7 +37,7 @@ def make_layers(slide: Path, stains: str, output: Path, mpp: float) -> Layers:
 
 
 def measure_reading(
-    looks: Looks, slide: Path, layers: Layers, reference: str, *, most: int = MOST_READS
+    records: Records, slide: Path, layers: Layers, reference: str, *, most: int = MOST_READS
 ) -> None:
     """Median milliseconds of a read of 512 x 512 at level 0, and their ratio, in both orders.
 
@@ -58,16 +60,12 @@ def measure_reading(
                             slides[which].read_region(place, 0, (SIDE, SIDE))
                             took[which].append(1e3 * (time.perf_counter() - start))
         native, ours = (median(times) for times in took)
-        for metric, value in (
-            (OPENSLIDE_MS, native),
-            (NORMALIZED_MS, ours),
-            (RATIO, ours / native),
-            ("reads", len(places)),
-        ):
-            looks.add(READING, slide.name, order, metric, value, "level 0")
+        found = {OPENSLIDE_MS: native, NORMALIZED_MS: ours, RATIO: ours / native}
+        own = records.at(kind=READING, case=slide.name, method=order, part="level 0")
+        own.add({**found, "reads": len(places)})
 
 
-def measure_self(looks: Looks, slide: Path, layers: Layers) -> None:
+def measure_self(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of the slide normalised to itself, at every level; equal bytes: ``IDENTICAL``."""
     import openslide
 
@@ -83,10 +81,13 @@ def measure_self(looks: Looks, slide: Path, layers: Layers) -> None:
                     for s in (own, same)
                 )
                 error, n = error + float(((a - b) ** 2).sum()), n + a.size
-            looks.add(FAITHFUL, slide.name, SELF, PSNR, _psnr(error, n), f"level {level}")
+            own_psnr = {PSNR: _psnr(error, n)}
+            records.add(
+                own_psnr, kind=FAITHFUL, case=slide.name, method=SELF, part=f"level {level}"
+            )
 
 
-def measure_layers(looks: Looks, slide: Path, layers: Layers) -> None:
+def measure_layers(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of tissue pixels made of the layers alone, on their own grid, against the slide."""
     grid = layers.grid
     source = open_source(slide, mpp=grid.mpp, mpp_source=grid.mpp / grid.factor)
@@ -99,7 +100,8 @@ def measure_layers(looks: Looks, slide: Path, layers: Layers) -> None:
             made = np.asarray(alone.read_region((x, y), 0, (w, h)))[..., :3]
             difference = own[mask].astype(np.float64) - made[mask]
             error, n = error + float((difference**2).sum()), n + difference.size
-    looks.add(FAITHFUL, slide.name, "layers alone", LAYERS_PSNR, _psnr(error, n))
+    found = {LAYERS_PSNR: _psnr(error, n)}
+    records.add(found, kind=FAITHFUL, case=slide.name, method="layers alone")
 
 
 def _both(stack: contextlib.ExitStack, slide: Path, layers: Layers, reference: str) -> list[Any]:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.similarity import ssim
-from wsi_pgdips.looks.distance import MIN_PIXELS, colour_distances
+from wsi_pgdips.looks.distance import (
+    DAB,
+    MIN_PIXELS,
+    NUCLEI,
+    STROMA,
+    TISSUE,
+    colour_distances,
+)
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
+OD, LAB, SSIM = "w1_od", "w1_lab", "gradient_ssim"  # metrics
+TEXTURE, NUCLEAR = "drift_texture", "drift_nuclei"
+STRUCTURES = (NUCLEI, STROMA, DAB)
+PARTS = (TISSUE, *STRUCTURES)
 EVERY = 8  # of a mask's pixels one in so many is looked at
 FEWEST = 20_000  # pixels, of which more are looked at where a mask is small
 

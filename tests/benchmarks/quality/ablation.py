@@ -17,12 +17,6 @@ from wsi_pgdips.solver.presets import NETWORK_ONLY
 from wsi_pgdips.stages import fit as fitting
 from wsi_pgdips.stages.context import Context, make_context
 
-Change = Callable[[Context], Context]
-
-
-def _as_it_is(context: Context) -> Context:
-    return context
-
 
 def _without_glass(context: Context) -> Context:
     return replace(
@@ -44,7 +38,10 @@ _SETTINGS: dict[str, dict[str, float]] = {
 _PRIOR_WEIGHTS = {"no-network": 0.0, "no-data-consistency": NETWORK_ONLY}
 # these differ from the method after the slide's prior only, and can be given it
 SAME_PRIOR = ("no-network", "no-blending", "no-data-consistency", "no-stain-prior")
-_CONTEXTS: dict[str, Change] = {"no-glass": _without_glass, "no-stain-prior": _free_stains}
+_CONTEXTS: dict[str, Callable[[Context], Context]] = {
+    "no-glass": _without_glass,
+    "no-stain-prior": _free_stains,
+}
 ABLATIONS = (
     "no-network",
     "no-blending",
@@ -94,7 +91,9 @@ def ablate(
         closed = settings.model_copy(update={"preset": "fast"})
         return _each_alone(source, stains, closed, device, threads)
     settings = settings.model_copy(update=_SETTINGS.get(name, {}))
-    context = _CONTEXTS.get(name, _as_it_is)(make_context(source, stains, settings))
+    context = make_context(source, stains, settings)
+    if name in _CONTEXTS:
+        context = _CONTEXTS[name](context)
     if prior is None or name not in SAME_PRIOR:
         prior = fitting.calibrate(context, device, threads)
     if name == "no-stain-prior":
