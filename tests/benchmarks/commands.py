@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsi_pgdips.errors import WsiPgdipsError
 
 if TYPE_CHECKING:
-    from benchmarks.records import Records, Say
+    from benchmarks.records import Records
 
 EXIT_INTERRUPTED = 130
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -57,19 +58,22 @@ Keep = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")]
 
 
-def _names_option(what: str, default: str) -> typer.models.OptionInfo:
-    return typer.Option(
-        help=f"{what} to measure. [dim]default: {default}[/dim]", metavar="NAME,..."
-    )
+NAMES = "NAME,..."
 
 
 @app.command()
 def quality(
     out: Out,
     data: Data = None,
-    preset: Annotated[str | None, _names_option("Presets", "balanced,fast")] = None,
-    methods: Annotated[str | None, _names_option("Methods", "all but paper")] = None,
-    cases: Annotated[str | None, _names_option("Cases", "all")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Presets. [dim]default: balanced,fast[/dim]", metavar=NAMES)
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods. [dim]default: all but paper[/dim]", metavar=NAMES)
+    ] = None,
+    cases: Annotated[
+        str | None, typer.Option(help="Cases. [dim]default: all[/dim]", metavar=NAMES)
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Phantoms of each case.", min=1)] = 5,
     texture: Annotated[
         Path | None,
@@ -86,23 +90,10 @@ def quality(
 
     if (texture is None) != (stains is None):
         raise typer.BadParameter("--from and --stains belong together", param_hint="--from")
+    chosen = {"methods": _names(methods), "presets": _names(preset), "cases": _names(cases)}
     extra = None if texture is None or stains is None else (texture, stains)
-
-    def measure(say: Say) -> Records:
-        return run(
-            out,
-            data=data,
-            methods=_names(methods),
-            presets=_names(preset),
-            cases=_names(cases),
-            seeds=seeds,
-            extra=extra,
-            quick=quick,
-            keep=keep,
-            say=say,
-        )
-
-    _measure(Benchmark.QUALITY, measure, out, page, quiet)
+    rest = {"seeds": seeds, "extra": extra, "quick": quick, "keep": keep}
+    _measure(run, Benchmark.QUALITY, out, page, quiet, data=data, **chosen, **rest)
 
 
 @app.command()
@@ -122,10 +113,8 @@ def speed(
     """Measure how long a tile takes, its parts, and what tiatoolbox takes for it."""
     from benchmarks.speed.run import run
 
-    def measure(say: Say) -> Records:
-        return run(out, data=data, device=device, quick=quick, side=side, say=say)
-
-    _measure(Benchmark.SPEED, measure, out, page, quiet)
+    asked = {"data": data, "device": device, "quick": quick, "side": side}
+    _measure(run, Benchmark.SPEED, out, page, quiet, **asked)
 
 
 @app.command()
@@ -140,18 +129,15 @@ def looks(
     """Measure how near a normalised slide comes to its reference, and what it costs to read."""
     from benchmarks.looks.run import run
 
-    def measure(say: Say) -> Records:
-        return run(out, data=data, quick=quick, keep=keep, page=page, say=say)
-
-    _measure(Benchmark.LOOKS, measure, out, page, quiet)
+    asked = {"data": data, "quick": quick, "keep": keep, "page": page}
+    _measure(run, Benchmark.LOOKS, out, page, quiet, **asked)
 
 
 @app.command()
 def cohort(
     out: Out,
     slides: Annotated[
-        int | None,
-        typer.Option(help="Small slides of the cohort. [dim]default: 200[/dim]", min=1),
+        int | None, typer.Option(help="Small slides of the cohort. [dim]default: 200[/dim]", min=1)
     ] = None,
     kills: Annotated[
         int | None, typer.Option(help="Kills of a run. [dim]default: 50[/dim]", min=0)
@@ -163,10 +149,8 @@ def cohort(
     """Measure what a small slide costs beyond its work, and whether kills cost a single byte."""
     from benchmarks.cohort.run import run
 
-    def measure(say: Say) -> Records:
-        return run(out, slides=slides, kills=kills, quick=quick, say=say)
-
-    _measure(Benchmark.COHORT, measure, out, page, quiet)
+    asked = {"slides": slides, "kills": kills, "quick": quick}
+    _measure(run, Benchmark.COHORT, out, page, quiet, **asked)
 
 
 @app.command(name="page")
@@ -202,28 +186,26 @@ def main() -> None:
 
 
 def _measure(
+    run: Callable[..., Records],
     benchmark: Benchmark,
-    measure: Callable[[Say], Records],
     out: Path,
     page: Path | None,
     quiet: bool,
+    **asked: Any,
 ) -> None:
-    """Measure, write the page where one is asked for, and say what was written."""
+    """Run a benchmark, write its page where one is asked for, and print what was written."""
     from benchmarks.records import silent, write_page
 
     try:
-        records = measure(silent if quiet else typer.echo)
+        records = run(out, say=silent if quiet else typer.echo, **asked)
     except KeyboardInterrupt:
-        again = "; repeat the command with --keep to resume" if benchmark in _RESUMED else ""
+        again = "; repeat the command with --keep to resume" if "keep" in asked else ""
         typer.echo(f"interrupted: {out} has what was measured before{again}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if page is not None:
         write_page(benchmark, out, page)
     if not quiet:
         typer.echo(f"records  {len(records.rows)} in {out}")
-
-
-_RESUMED = (Benchmark.QUALITY, Benchmark.LOOKS)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -25,17 +25,7 @@ Texts = Mapping[str, str]  # row of a table -> its cell
 ALL = "all"  # the stain of a figure over all stains
 NOTHING = "-"  # the cell of a figure that is not known
 KEYS = {
-    "quality": (
-        "case",
-        "kind",
-        "seed",
-        "method",
-        "blur_px",
-        "stain",
-        "metric",
-        "value",
-        "seconds",
-    ),
+    "quality": ("case", "kind", "seed", "method", "blur_px", "stain", "metric", "value", "seconds"),
     "speed": ("device", "case", "method", "stage", "metric", "value"),
     "looks": ("kind", "case", "method", "part", "metric", "value"),
     "cohort": ("device", "case", "how", "metric", "value"),
@@ -268,7 +258,7 @@ def _rounded(value: float, digits: int) -> float | None:
 
 def _grouped(
     records: pd.DataFrame, keys: Sequence[str]
-) -> Iterable[tuple[Hashable, npt.NDArray[np.float64]]]:
+) -> Iterable[tuple[Any, npt.NDArray[np.float64]]]:
     """Known figures for each combination of values of some keys, in their order."""
     known = records[records["value"].notna()]
     for at, values in known.groupby(list(keys), sort=False)["value"]:

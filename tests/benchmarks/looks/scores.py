@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.similarity import ssim
-from wsi_pgdips.looks.distance import (
-    DAB,
-    MIN_PIXELS,
-    NUCLEI,
-    STROMA,
-    TISSUE,
-    colour_distances,
-)
+from wsi_pgdips.looks.distance import DAB, MIN_PIXELS, NUCLEI, STROMA, TISSUE, colour_distances
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
 OD, LAB, SSIM = "w1_od", "w1_lab", "gradient_ssim"  # metrics

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from benchmarks.quality.methods import ABLATIONS_ON_PICTURES
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.pipeline.image import Deconvolution, Solved, render, solve
@@ -42,16 +43,7 @@ _CONTEXTS: dict[str, Callable[[Context], Context]] = {
     "no-glass": _without_glass,
     "no-stain-prior": _free_stains,
 }
-ABLATIONS = (
-    "no-network",
-    "no-blending",
-    "no-data-consistency",
-    "no-glass",
-    "no-stain-prior",
-    "no-slide-prior",
-    "exclusion",
-    "pgdips-loss",
-)
+ABLATIONS = (*ABLATIONS_ON_PICTURES, "no-blending", "no-slide-prior")
 
 
 def ablate(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.quality.methods import PHANTOM, PICTURE, SHIFT, refuse_unknown
@@ -19,16 +19,7 @@ _SCENES = {"phantom": PHANTOM, "paired": PICTURE, "semisynthetic": PICTURE, CONS
 # easy: linear unmixing does well. hard: it is expected to be weak. drift: S and B vary.
 _GROUPS = {
     "easy": ("he", "hdab"),
-    "hard": (
-        "cast",
-        "close",
-        "defocus",
-        "jpeg50",
-        "saturated",
-        "scarce",
-        "single_stain",
-        "three",
-    ),
+    "hard": ("cast", "close", "defocus", "jpeg50", "saturated", "scarce", "single_stain", "three"),
     "drift": ("ramp_he", "ramp_hdab", "step_he", "step_hdab"),
 }
 # concentrations of a real slide under drifting, known S and B
@@ -40,24 +31,14 @@ _SHIFTED_SLIDES = {
     "shift_cmu1": ("CMU-1-Small-Region.svs", "he"),
     "shift_metaplasia": ("metaplasia_trypsin_DAB_20x.svs", "hdab"),
 }
-# folder, ending of the picture, its stains, and (stain, truth, ending of the truth)
+# pictures, their stains, and endings of the truths by map and truth
 _PICTURES = {
     "paired": (
-        "truth",
-        "_IHC.png",
+        "truth/*_IHC.png",
         "hdab",
-        (
-            ("Hematoxylin", "H", "_H.png"),
-            ("Hematoxylin", "DAPI", "_DAPI.png"),
-            ("DAB", "Ki67", "_Ki67.png"),
-        ),
+        {"Hematoxylin:H": "_H.png", "Hematoxylin:DAPI": "_DAPI.png", "DAB:Ki67": "_Ki67.png"},
     ),
-    "semisynthetic": (
-        "semisynthetic",
-        "_HE.jpg",
-        "he",
-        (("Hematoxylin", "DAPI", "_mIF.tif"),),
-    ),
+    "semisynthetic": ("semisynthetic/*_HE.jpg", "he", {"Hematoxylin:DAPI": "_mIF.tif"}),
 }
 
 
@@ -69,7 +50,7 @@ class Case:
         kind: as of a record. description: of a phantom.
         slide: of which the tissue, or the whole, is taken; for pictures the image.
         stains: a stain set, where the description does not say.
-        truths: stain of the map -> name and file of the picture it is compared with.
+        truths: ``stain:name`` of the map and of the picture it is compared with -> its file.
     """
 
     name: str
@@ -77,7 +58,7 @@ class Case:
     description: Path | None = None
     slide: Path | None = None
     stains: str | None = None
-    truths: tuple[tuple[str, str, Path], ...] = ()
+    truths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def scene(self) -> str:
@@ -155,13 +136,10 @@ def _slides(data: Path, table: dict[str, tuple[str, str]], kind: str) -> list[Ca
 
 def _pictures(data: Path, kind: str) -> Iterable[Case]:
     """Pictures of a kind that have a truth beside them."""
-    folder, ending, stains, truths = _PICTURES[kind]
-    for image in sorted((data / folder).glob(f"*{ending}")):
-        name = image.name.removesuffix(ending)
-        found = tuple(
-            (stain, truth, path)
-            for stain, truth, end in truths
-            if (path := image.with_name(name + end)).is_file()
-        )
-        if found:
-            yield Case(name, kind, slide=image, stains=stains, truths=found)
+    pattern, stains, endings = _PICTURES[kind]
+    for image in sorted(data.glob(pattern)):
+        name = image.stem.rpartition("_")[0]
+        there = {label: image.with_name(name + ending) for label, ending in endings.items()}
+        truths = {label: path for label, path in there.items() if path.is_file()}
+        if truths:
+            yield Case(name, kind, slide=image, stains=stains, truths=truths)

@@ -38,7 +38,7 @@ def _linear(name: str, *scenes: str, two_stains: bool = False, glass: bool = Tru
     return [Method(n, "linear", scenes, two_stains) for n in names]
 
 
-_ABLATIONS_ON_PICTURES = (
+ABLATIONS_ON_PICTURES = (
     "no-network",
     "no-data-consistency",
     "no-glass",
@@ -60,7 +60,7 @@ METHODS: tuple[Method, ...] = (
     Method(CLOSED, "closed", (PHANTOM, PICTURE)),
     *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
-    *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),
+    *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in ABLATIONS_ON_PICTURES),
     Method("ablation-no-slide-prior", "ablation", (PHANTOM, SHIFT)),
     *(Method(f"fields-{f}", "fields", (PHANTOM,)) for f in ("constant", "oracle", "blended")),
     Method(TIME_QUALITY, "time", ()),

@@ -28,6 +28,14 @@ from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
 # pixels that an extractor is shown, at most
 MOST_PIXELS = {"MacenkoExtractor": 1_500_000, "VahadaneExtractor": 60_000}
 GLASS_SUFFIX = "-glass"
+# methods of one closed form under constants -> where a picture has their vectors
+VECTORS = {
+    "fixed": "library",
+    "macenko-slide": "macenko",
+    "vahadane": "vahadane",
+    "rays-slide": "rays",
+    CLOSED: "own",
+}
 NOTHING = np.zeros(3, np.float32)
 
 
@@ -72,14 +80,7 @@ class Picture:
             return Result(self._tiled(rows, background), rows, background)
         if plain == "complement":
             return Result(complement(self.od, self.library, background), self.library, background)
-        rows = {
-            "fixed": lambda: self.library,
-            "macenko-slide": lambda: self.macenko,
-            "vahadane": lambda: self.vahadane,
-            "rays-slide": lambda: self.rays,
-            CLOSED: lambda: self.own,
-        }[plain]()
-        return self.unmixed(rows, background)
+        return self.unmixed(getattr(self, VECTORS[plain]), background)
 
     def unmixed(self, stain_matrix: FloatArray, background: FloatArray) -> Result:
         """The closed form under constant (N, 3) S and (3,) B."""

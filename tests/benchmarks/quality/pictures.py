@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import similarity
-from benchmarks.quality.blur import SIGMAS
 from benchmarks.quality.cases import Case
 from benchmarks.quality.methods import ABLATION, PICTURE, Method, fits
 from benchmarks.quality.picture import read_picture
@@ -62,7 +61,7 @@ def measure_picture(case: Case, methods: Sequence[Method], *, say: Say = silent)
     source = ArraySource(rgb, mpp=MPP, name=case.name)
     picture, product = read_picture(source, stains.stain_matrix), Product(source, stains)
     records = Records("quality", {"case": case.name, "kind": case.kind})
-    pairs = [_pair(case, rgb, stains.labels, truth) for truth in case.truths]
+    pairs = [_pair(rgb, stains.labels, *truth) for truth in case.truths.items()]
     for pair in pairs:
         moved = dict(zip(("shift_y_px", "shift_x_px"), pair.shift, strict=True))
         records.add(moved, method=REGISTRATION, stain=pair.label)
@@ -135,10 +134,7 @@ def mean_od(rgb: ByteArray) -> FloatArray:
     return np.asarray(rgb_to_od(rgb).mean(-1), np.float32)
 
 
-def _pair(
-    case: Case, rgb: ByteArray, labels: tuple[str, ...], described: tuple[str, str, Path]
-) -> Pair:
-    stain, name, path = described
+def _pair(rgb: ByteArray, labels: tuple[str, ...], label: str, path: Path) -> Pair:
     truth = read_truth(path)
     if truth.shape != rgb.shape[:2]:
         raise SettingsError(
@@ -150,13 +146,9 @@ def _pair(
     od = mean_od(rgb)
     shift = similarity.best_shift(similarity.scaled(od), similarity.scaled(truth))
     own, moved = similarity.in_register(od, truth, shift)
-    return Pair(
-        labels.index(stain),
-        f"{stain}:{name}",
-        shift,
-        similarity.scaled(moved),
-        similarity.sharpness(similarity.scaled(own)),
-    )
+    source_sharpness = similarity.sharpness(similarity.scaled(own))
+    stain = labels.index(label.partition(":")[0])
+    return Pair(stain, label, shift, similarity.scaled(moved), source_sharpness)
 
 
 def _score(records: Records, pair: Pair, maps: dict[str, tuple[FloatArray, float]]) -> None:
@@ -166,7 +158,7 @@ def _score(records: Records, pair: Pair, maps: dict[str, tuple[FloatArray, float
     softest = min(candidates, default=0.0)
     for name, (q, seconds) in maps.items():
         own = records.at(method=name, seconds=seconds)
-        for sigma in (0.0, *SIGMAS):
+        for sigma in (0.0, *similarity.SIGMAS):
             values = similarity.scaled(similarity.blur(q, sigma))
             found = _likeness(values, pair.truth)
             found["sharpness"] = edges = similarity.sharpness(values)

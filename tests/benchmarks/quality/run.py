@@ -125,11 +125,7 @@ def _missing(
 
 
 def _measure(
-    case: Case,
-    seed: int | None,
-    methods: Sequence[Method],
-    shape: tuple[int, int] | None,
-    say: Say,
+    case: Case, seed: int | None, methods: Sequence[Method], shape: tuple[int, int] | None, say: Say
 ) -> Records:
     from benchmarks.quality.consistency import measure_shift
     from benchmarks.quality.phantoms import measure_phantom

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.blur import SIGMAS, blurred
 from benchmarks.quality.methods import ABLATION
 from benchmarks.quality.picture import Result
 from benchmarks.quality.scene import Scene
+from benchmarks.quality.similarity import SIGMAS, blur
 from benchmarks.records import Records
 from wsi_pgdips.geometry import OutputGrid, Region, bounding_box
 from wsi_pgdips.phantom.score import background_error, stain_angles
@@ -51,16 +51,15 @@ class Truth:
         self._true = self._taken(q)  # (N, P)
         self._pixels = self._true.shape[1]
         # regression on an intercept and the truths: with centred truths the intercept drops out
-        centre = self._true.mean(1, keepdims=True, dtype=np.float64)
-        self._centred = self._true - centre.astype(np.float32)
-        self._inverse = np.linalg.pinv(self._product(self._centred, self._centred))
+        self._centred = self._true - self._true.mean(1, keepdims=True, dtype=np.float64)
+        self._inverse = np.linalg.pinv(self._centred @ self._centred.T)
 
     def error(self, maps: FloatArray) -> MapError:
         """Error of (N, H, W) maps, finite."""
         error = self._taken(maps)
         error -= self._true
         square = np.einsum("np,np->n", error, error, dtype=np.float64) / self._pixels
-        slope = self._product(error, self._centred) @ self._inverse  # (N, N): error n on truth m
+        slope = error @ self._centred.T @ self._inverse  # (N, N): error n on truth m
         others = np.abs(slope)
         np.fill_diagonal(others, -1.0)
         crosstalk = others.max(1) if self.n > 1 else np.full(1, np.nan)
@@ -69,15 +68,6 @@ class Truth:
     def _taken(self, maps: FloatArray) -> FloatArray:
         """(N, P) the tissue pixels of (N, H, W)."""
         return np.take(maps.reshape(len(maps), -1), self._at, axis=1)
-
-    @staticmethod
-    def _product(a: FloatArray, b: FloatArray) -> Floats:
-        """(N, M) sums over pixels, by runs that float32 can hold."""
-        step = 1 << 16
-        total = np.zeros((len(a), len(b)))
-        for start in range(0, a.shape[1], step):
-            total += a[:, start : start + step] @ b[:, start : start + step].T
-        return total
 
 
 def add_stains(
@@ -137,8 +127,8 @@ class Scorer:
         add_stains(records, "seam_step_od", labels, seams[0])
         add_stains(records, "seam_control_od", labels, np.mean(seams[1:], axis=0))
         if not method.startswith((ABLATION, "fields-")):
-            for sigma, maps in blurred(boxed, SIGMAS):
-                softer, at = self._truth.error(maps), records.at(blur_px=sigma)
+            for sigma in SIGMAS:
+                softer, at = self._truth.error(blur(boxed, sigma)), records.at(blur_px=sigma)
                 add_stains(at, "rmse", labels, softer.rmse)
                 at.add({"rmse_joint": softer.joint})
         return found

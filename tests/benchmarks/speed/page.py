@@ -13,14 +13,7 @@ import pandas as pd
 
 from benchmarks.records import NOTHING, distinct, lookup, number, only, prose, table
 from benchmarks.speed.plots import draw_plots
-from benchmarks.speed.run import (
-    CPU_SECONDS,
-    END_TO_END,
-    ESTIMATE,
-    PRESETS,
-    SECONDS,
-    WITH_WORKERS,
-)
+from benchmarks.speed.run import CPU_SECONDS, END_TO_END, ESTIMATE, PRESETS, SECONDS, WITH_WORKERS
 from benchmarks.speed.runs import ONCE, STAGES
 from wsi_pgdips.solver.presets import PAPER_STEPS
 
