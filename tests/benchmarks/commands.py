@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,15 +29,7 @@ app = typer.Typer(
 )
 
 
-class Benchmark(StrEnum):
-    """The benchmarks by name."""
-
-    QUALITY = "quality"
-    SPEED = "speed"
-    LOOKS = "looks"
-    COHORT = "cohort"
-
-
+Benchmark = Literal["quality", "speed", "looks", "cohort"]
 Out = Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")]
 Data = Annotated[
     Path | None,
@@ -93,7 +84,7 @@ def quality(
     chosen = {"methods": _names(methods), "presets": _names(preset), "cases": _names(cases)}
     extra = None if texture is None or stains is None else (texture, stains)
     rest = {"seeds": seeds, "extra": extra, "quick": quick, "keep": keep}
-    _measure(run, Benchmark.QUALITY, out, page, quiet, data=data, **chosen, **rest)
+    _measure(run, "quality", out, page, quiet, data=data, **chosen, **rest)
 
 
 @app.command()
@@ -114,7 +105,7 @@ def speed(
     from benchmarks.speed.run import run
 
     asked = {"data": data, "device": device, "quick": quick, "side": side}
-    _measure(run, Benchmark.SPEED, out, page, quiet, **asked)
+    _measure(run, "speed", out, page, quiet, **asked)
 
 
 @app.command()
@@ -130,7 +121,7 @@ def looks(
     from benchmarks.looks.run import run
 
     asked = {"data": data, "quick": quick, "keep": keep, "page": page}
-    _measure(run, Benchmark.LOOKS, out, page, quiet, **asked)
+    _measure(run, "looks", out, page, quiet, **asked)
 
 
 @app.command()
@@ -150,7 +141,7 @@ def cohort(
     from benchmarks.cohort.run import run
 
     asked = {"slides": slides, "kills": kills, "quick": quick}
-    _measure(run, Benchmark.COHORT, out, page, quiet, **asked)
+    _measure(run, "cohort", out, page, quiet, **asked)
 
 
 @app.command(name="page")

@@ -99,12 +99,9 @@ def load_records(benchmark: str, path: Path) -> Records:
     """
     try:
         rows = json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(
-            "the results cannot be read", where=path, found=error.strerror
-        ) from None
-    except ValueError as error:
-        raise SettingsError("the results are not valid JSON", where=path, found=error) from None
+    except (OSError, ValueError) as error:
+        found = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
+        raise SettingsError("the results cannot be read", where=path, found=found) from None
     keys = KEYS[benchmark]
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and set(keys) <= set(row) for row in rows
@@ -228,6 +225,15 @@ def pivot(first: str, names: Iterable[str], columns: Mapping[str, Texts]) -> str
     """
     rows = [[name, *(cells.get(name, NOTHING) for cells in columns.values())] for name in names]
     return table([first, *columns], rows)
+
+
+def bar(
+    what: str, found: float, limit: float, *, at_least: bool = False, digits: int = 4
+) -> list[str]:
+    """Cells of a table of bars: what is asked, what was found, and whether that is met."""
+    met = found >= limit if at_least else found <= limit
+    verdict = ("yes" if met else "no") if math.isfinite(found) else NOTHING
+    return [f"{what} {'≥' if at_least else '≤'} {limit:g}", number(found, digits), verdict]
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -12,7 +12,7 @@ from benchmarks.cohort.kills import FAULTS, KILLS, METRICS
 from benchmarks.cohort.moments import MOMENTS
 from benchmarks.cohort.plan import PLAN
 from benchmarks.cohort.slides import SHARES, SLIDES
-from benchmarks.records import NOTHING, distinct, lookup, number, only, pivot, prose, table
+from benchmarks.records import NOTHING, bar, distinct, lookup, number, only, pivot, prose, table
 
 OVERHEAD_S, GROWTH = 0.5, 1.2  # bars
 PER_SLIDE = "_s_per_slide"  # the ending of a stage's metric
@@ -53,14 +53,12 @@ def render(records: pd.DataFrame, name: str, images: Path) -> str:
 
 def _bars(own: pd.DataFrame) -> str:
     faults = only(own, metric=FAULTS)["value"].sum() if KILLS in distinct(own, "case") else math.nan
-    rows, value = [], lookup(own, "metric")
-    for what, found, limit in (
-        ("overhead a slide, seconds", value("overhead_s_per_slide"), OVERHEAD_S),
-        ("memory of the worker, end / 10 %", value("worker_mb_growth"), GROWTH),
-        ("files wrong, lost or left behind, starts refused", faults, 0),
-    ):
-        verdict = ("yes" if found <= limit else "no") if math.isfinite(found) else NOTHING
-        rows.append([f"{what} ≤ {limit:g}", number(found), verdict])
+    value = lookup(own, "metric")
+    rows = [
+        bar("overhead a slide, seconds", value("overhead_s_per_slide"), OVERHEAD_S, digits=3),
+        bar("memory of the worker, end / 10 %", value("worker_mb_growth"), GROWTH, digits=3),
+        bar("files wrong, lost or left behind, starts refused", faults, 0, digits=3),
+    ]
     return "### Bars\n\n" + table(["bar", "found", "met?"], rows)
 
 

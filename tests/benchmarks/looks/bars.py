@@ -8,24 +8,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from benchmarks.looks import reading
 from benchmarks.looks.methods import OURS
 from benchmarks.looks.pairs import KINDS, REAL
-from benchmarks.looks.reading import (
-    FAITHFUL,
-    IDENTICAL,
-    LAYERS_PSNR,
-    PSNR,
-    RANDOM,
-    RASTER,
-    RATIO,
-    READING,
-)
 from benchmarks.looks.scores import LAB, OD, PARTS, SSIM, STRUCTURES
 from benchmarks.records import NOTHING, distinct, lookup, only
 from wsi_pgdips.looks.distance import TISSUE
 
 MIN_SSIM = 0.95
-MAX_RATIO = {RASTER: 3.0, RANDOM: 5.0}
+MAX_RATIO = {reading.RASTER: 3.0, reading.RANDOM: 5.0}
 MIN_SELF_DB, MIN_LAYERS_DB = 60.0, 28.0
 # Reinhard's matches the moments of all pixels: held against ours structure by structure
 RIVALS = {"macenko": PARTS, "vahadane": PARTS, "reinhard": STRUCTURES}
@@ -62,16 +53,16 @@ def bars(records: pd.DataFrame) -> Iterator[LookBar]:
     for kind in KINDS:
         if kind != REAL and cases(records, kind):
             yield from _counts(value, kind, cases(records, kind))
-    for case in distinct(only(records, metric=RATIO), "case"):
+    for case in distinct(only(records, metric=reading.RATIO), "case"):
         for order, limit in MAX_RATIO.items():
             what = f"reading {case}, {order}: at most {limit:g} times OpenSlide"
-            found = value(READING, case, order, RATIO, "level 0")
+            found = value(reading.READING, case, order, reading.RATIO, "level 0")
             yield _bar(what, found, limit, at_least=False)
-    for r in only(records, kind=FAITHFUL).itertuples():
-        if r.metric == PSNR:
+    for r in only(records, kind=reading.FAITHFUL).itertuples():
+        if r.metric == reading.PSNR:
             what = f"`self`, {r.case}, {r.part}: PSNR at least {MIN_SELF_DB:g} dB"
             yield _bar(what, r.value, MIN_SELF_DB, at_least=True)
-        if r.metric == LAYERS_PSNR:
+        if r.metric == reading.LAYERS_PSNR:
             what = f"layers alone, {r.case}, tissue: PSNR at least {MIN_LAYERS_DB:g} dB"
             yield _bar(what, r.value, MIN_LAYERS_DB, at_least=True)
 
@@ -134,5 +125,5 @@ def _counts(value: Values, kind: str, names: list[str]) -> Iterator[LookBar]:
 def _bar(what: str, value: float, limit: float, *, at_least: bool) -> LookBar:
     if not math.isfinite(value):
         return LookBar(what)
-    text = "identical" if value == IDENTICAL else f"{value:.4g}"
+    text = "identical" if value == reading.IDENTICAL else f"{value:.4g}"
     return LookBar(what, text, value >= limit if at_least else value <= limit)

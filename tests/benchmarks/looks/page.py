@@ -9,19 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.looks import reading
 from benchmarks.looks.bars import SPACES, Values, bars, cases, values_of
 from benchmarks.looks.methods import METHODS, NONE, OURS
 from benchmarks.looks.pairs import ELSEWHERE, KINDS, PHANTOM, REAL, SIMULATED
-from benchmarks.looks.reading import (
-    FAITHFUL,
-    IDENTICAL,
-    NORMALIZED_MS,
-    OPENSLIDE_MS,
-    RANDOM,
-    RASTER,
-    RATIO,
-    READING,
-)
 from benchmarks.looks.scores import NUCLEAR, PARTS, SSIM, TEXTURE
 from benchmarks.records import NOTHING, distinct, lookup, number, only, prose, table
 from wsi_pgdips.looks.distance import TISSUE
@@ -56,7 +47,8 @@ def render(records: pd.DataFrame, name: str, images: Path) -> str:
     for kind, found in shown.items():
         parts += [f"## {TITLES[kind]}\n\n{PROSE[kind]}"]
         parts += [_pair(only(records, kind=kind, case=case), kind, case) for case in found]
-    parts += [*_reading(only(records, kind=READING)), *_faithful(only(records, kind=FAITHFUL))]
+    parts += _reading(only(records, kind=reading.READING))
+    parts += _faithful(only(records, kind=reading.FAITHFUL))
     return "\n".join(parts)
 
 
@@ -121,11 +113,14 @@ def _pair(own: pd.DataFrame, kind: str, case: str) -> str:
 
 
 def _reading(own: pd.DataFrame) -> Iterator[str]:
-    value, metrics = lookup(own, "case", "method", "metric"), (OPENSLIDE_MS, NORMALIZED_MS, RATIO)
+    value, metrics = (
+        lookup(own, "case", "method", "metric"),
+        (reading.OPENSLIDE_MS, reading.NORMALIZED_MS, reading.RATIO),
+    )
     rows = [
         [case, order, *(number(value(case, order, m)) for m in (*metrics, "reads"))]
-        for case in distinct(only(own, metric=RATIO), "case")
-        for order in (RASTER, RANDOM)
+        for case in distinct(only(own, metric=reading.RATIO), "case")
+        for order in (reading.RASTER, reading.RANDOM)
     ]
     if rows:
         device = next(iter(distinct(only(own, metric="machine"), "method")), NOTHING)
@@ -144,7 +139,9 @@ def _faithful(own: pd.DataFrame) -> Iterator[str]:
 def _decibel(value: float) -> str:
     if not math.isfinite(value):
         return NOTHING
-    return f"{IDENTICAL:g} (identical bytes)" if value == IDENTICAL else f"{value:.1f}"
+    if value == reading.IDENTICAL:
+        return f"{value:g} (identical bytes)"
+    return f"{value:.1f}"
 
 
 def _named(method: str) -> str:

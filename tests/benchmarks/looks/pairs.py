@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.looks.cameras import CAMERAS
-from benchmarks.looks.masks import over_white
+from benchmarks.looks.scores import over_white
 from benchmarks.quality import similarity
 from wsi_pgdips.phantom.writer import Phantom, load_phantom_config
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray

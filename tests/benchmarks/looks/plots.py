@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.looks.masks import structures
 from benchmarks.looks.methods import OURS, PEERS
 from benchmarks.looks.pairs import LookPair
+from benchmarks.looks.scores import structures
 from benchmarks.records import save_figure
 from wsi_pgdips.looks.distance import DAB, NUCLEI
 from wsi_pgdips.records import ByteArray

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
+from benchmarks.looks.features import spread
 from benchmarks.records import Records
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.normalized_slide import SELF, NormalizedSlide
@@ -45,6 +44,7 @@ def measure_reading(
     with a fresh handle a round; which one comes first alternates, since the second finds the file
     in the system's memory. One thread. Places are where there is tissue.
     """
+    import openslide
     from threadpoolctl import threadpool_limits
 
     raster, scattered = _places(layers, most)
@@ -52,15 +52,16 @@ def measure_reading(
         took: tuple[list[float], list[float]] = ([], [])
         with threadpool_limits(1):
             for turn in range(ROUNDS):
-                with contextlib.ExitStack() as stack:
-                    slides = _both(stack, slide, layers, reference)
+                with ExitStack() as stack:
+                    native = stack.enter_context(closing(openslide.OpenSlide(slide)))
+                    ours = stack.enter_context(closing(NormalizedSlide(slide, layers, reference)))
                     for k, place in enumerate(places):
                         for which in (0, 1) if (k + turn) % 2 else (1, 0):
                             start = time.perf_counter()
-                            slides[which].read_region(place, 0, (SIDE, SIDE))
+                            (native, ours)[which].read_region(place, 0, (SIDE, SIDE))
                             took[which].append(1e3 * (time.perf_counter() - start))
-        native, ours = (median(times) for times in took)
-        found = {OPENSLIDE_MS: native, NORMALIZED_MS: ours, RATIO: ours / native}
+        plain, changed = (median(times) for times in took)
+        found = {OPENSLIDE_MS: plain, NORMALIZED_MS: changed, RATIO: changed / plain}
         own = records.at(kind=READING, case=slide.name, method=order, part="level 0")
         own.add({**found, "reads": len(places)})
 
@@ -69,9 +70,9 @@ def measure_self(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of the slide normalised to itself, at every level; equal bytes: ``IDENTICAL``."""
     import openslide
 
-    with contextlib.ExitStack() as stack:
-        own = stack.enter_context(contextlib.closing(openslide.OpenSlide(slide)))
-        same = stack.enter_context(contextlib.closing(NormalizedSlide(slide, layers, SELF)))
+    with ExitStack() as stack:
+        own = stack.enter_context(closing(openslide.OpenSlide(slide)))
+        same = stack.enter_context(closing(NormalizedSlide(slide, layers, SELF)))
         for level, (width, height) in enumerate(own.level_dimensions):
             scale, error, n = own.level_downsamples[level], 0.0, 0
             for y, x in _spread(height, width):
@@ -92,7 +93,7 @@ def measure_layers(records: Records, slide: Path, layers: Layers) -> None:
     grid = layers.grid
     source = open_source(slide, mpp=grid.mpp, mpp_source=grid.mpp / grid.factor)
     alone, tissue, error, n = NormalizedSlide(None, layers, SELF), layers.tissue(), 0.0, 0
-    with contextlib.closing(source):
+    with closing(source):
         for y, x in _spread(*grid.shape):
             h, w = min(SIDE, grid.shape[0] - y), min(SIDE, grid.shape[1] - x)
             mask = np.asarray(tissue[y : y + h, x : x + w].compute(scheduler="synchronous"), bool)
@@ -102,13 +103,6 @@ def measure_layers(records: Records, slide: Path, layers: Layers) -> None:
             error, n = error + float((difference**2).sum()), n + difference.size
     found = {LAYERS_PSNR: _psnr(error, n)}
     records.add(found, kind=FAITHFUL, case=slide.name, method="layers alone")
-
-
-def _both(stack: contextlib.ExitStack, slide: Path, layers: Layers, reference: str) -> list[Any]:
-    import openslide
-
-    opened = (openslide.OpenSlide(slide), NormalizedSlide(slide, layers, reference))
-    return [stack.enter_context(contextlib.closing(s)) for s in opened]
 
 
 def _places(layers: Layers, most: int) -> tuple[list[Place], list[Place]]:
@@ -135,10 +129,10 @@ def _places(layers: Layers, most: int) -> tuple[list[Place], list[Place]]:
     return every[start : start + most], scattered[:most]
 
 
-def _spread(height: int, width: int) -> Sequence[tuple[int, int]]:
+def _spread(height: int, width: int) -> list[tuple[int, int]]:
     """(y, x) of up to 16 windows, spread evenly over those that tile the area."""
     every = [(y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE)]
-    return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, WINDOWS).astype(int))]
+    return spread(every, WINDOWS)
 
 
 def _psnr(error: float, n: int) -> float:

@@ -7,32 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.looks import plots, reading, scores
 from benchmarks.looks.features import Features, drift
-from benchmarks.looks.masks import structures
 from benchmarks.looks.methods import METHODS, Studio
 from benchmarks.looks.page import IMAGE
 from benchmarks.looks.pairs import REAL, SCANNER_MPP, LookPair, pairs
-from benchmarks.looks.plots import SHOWN as DRAWN
-from benchmarks.looks.plots import Panel, draw_panels, panel
-from benchmarks.looks.reading import (
-    FAITHFUL,
-    MOST_READS,
-    READING,
-    make_layers,
-    measure_layers,
-    measure_reading,
-    measure_self,
-)
-from benchmarks.looks.scores import (
-    LAB,
-    NUCLEAR,
-    OD,
-    SSIM,
-    TEXTURE,
-    distances,
-    gradient,
-    gradient_ssim,
-)
+from benchmarks.looks.scores import LAB, NUCLEAR, OD, SSIM, TEXTURE
 from benchmarks.machine import device_name
 from benchmarks.records import Records, Say, check_places, kept_records, silent
 from wsi_pgdips.looks.distance import TISSUE
@@ -89,7 +69,7 @@ def run(
         SlideError: a slide cannot be read. OutputError: the results cannot be written.
     """
     check_places(out, data, "slides")
-    records, panels = kept_records("looks", out, keep=keep), list[Panel]()
+    records, panels = kept_records("looks", out, keep=keep), list[plots.Panel]()
     done = {(r["kind"], r["case"]) for r in records.rows}
     studio = Studio("fast" if quick else "balanced")
     for pair in pairs(data, quick=quick):
@@ -99,16 +79,19 @@ def run(
             records.save(out)
         first_real = pair.kind == REAL and not any(p.kind == REAL for p in panels)
         if page is not None and (first_real or pair.case == SHOWN):
-            drawn = {m: results[m] if results else studio.apply(m, pair) for m in DRAWN}
-            panels.append(panel(pair, drawn))
+            drawn = {m: results[m] if results else studio.apply(m, pair) for m in plots.SHOWN}
+            panels.append(plots.panel(pair, drawn))
     if panels and page is not None:
-        draw_panels(panels, page.parent / "images" / IMAGE)
+        plots.draw_panels(panels, page.parent / "images" / IMAGE)
     if data is not None:
-        if (READING, "machine") not in done:
-            where = {"kind": READING, "case": "machine", "method": device_name("cpu")}
+        if (reading.READING, "machine") not in done:
+            where = {"kind": reading.READING, "case": "machine", "method": device_name("cpu")}
             records.add({"machine": float("nan")}, **where)
         for slide in SLIDES[: 1 if quick else None]:
-            if not {(kind, Path(slide.path).name) for kind in (READING, FAITHFUL)} & done:
+            if (
+                not {(kind, Path(slide.path).name) for kind in (reading.READING, reading.FAITHFUL)}
+                & done
+            ):
                 _measure_slide(records, data / slide.path, slide, quick, say)
                 records.save(out)
     return records
@@ -123,10 +106,10 @@ def measure_pair(
         SlideError: there is no tissue in one of the pictures.
     """
     start, results = time.perf_counter(), {}
-    masks = structures(pair.source.rgb, pair.truth, pair.source.stains, pair.source.mpp)
+    masks = scores.structures(pair.source.rgb, pair.truth, pair.source.stains, pair.source.mpp)
     features = Features(pair.truth, masks[TISSUE], pair.source.stains, pair.source.mpp)
     texture, nuclei = features.texture(pair.truth), features.nuclei(pair.truth)
-    edges = gradient(pair.source.rgb)
+    edges = scores.gradient(pair.source.rgb)
     of_pair = records.at(kind=pair.kind, case=pair.case, method="pair")
     for part, mask in masks.items():
         of_pair.add({"share": float(mask.mean())}, part=part)
@@ -135,10 +118,13 @@ def measure_pair(
         made = results[method] = studio.apply(method, pair)
         own = of_pair.at(method=method)
         for part, mask in masks.items():
-            own.add(dict(zip((OD, LAB), distances(made, pair.truth, mask), strict=True)), part=part)
+            own.add(
+                dict(zip((OD, LAB), scores.distances(made, pair.truth, mask), strict=True)),
+                part=part,
+            )
         own.add(
             {
-                SSIM: gradient_ssim(gradient(made), edges),
+                SSIM: scores.gradient_ssim(scores.gradient(made), edges),
                 TEXTURE: drift(features.texture(made), texture),
                 NUCLEAR: drift(features.nuclei(made), nuclei),
             }
@@ -150,11 +136,12 @@ def measure_pair(
 def _measure_slide(records: Records, path: Path, slide: Slide, quick: bool, say: Say) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-looks-") as folder:
-        layers = make_layers(path, slide.stains, Path(folder) / "layers.ome.zarr", slide.mpp)
+        output = Path(folder) / "layers.ome.zarr"
+        layers = reading.make_layers(path, slide.stains, output, slide.mpp)
         if slide.timed:
-            most = QUICK_READS if quick else MOST_READS
-            measure_reading(records, path, layers, slide.stains, most=most)
-            measure_self(records, path, layers)
+            most = QUICK_READS if quick else reading.MOST_READS
+            reading.measure_reading(records, path, layers, slide.stains, most=most)
+            reading.measure_self(records, path, layers)
         if slide.faithful:
-            measure_layers(records, path, layers)
+            reading.measure_layers(records, path, layers)
     say(f"  {path.name}: {time.perf_counter() - start:.0f} s")

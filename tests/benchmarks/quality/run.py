@@ -128,9 +128,8 @@ def _measure(
     case: Case, seed: int | None, methods: Sequence[Method], shape: tuple[int, int] | None, say: Say
 ) -> Records:
     from benchmarks.quality.consistency import measure_shift
-    from benchmarks.quality.phantoms import measure_phantom
+    from benchmarks.quality.phantoms import measure_phantom, measure_time_quality
     from benchmarks.quality.pictures import measure_picture
-    from benchmarks.quality.time_quality import measure_time_quality
 
     if case.name == TIME_QUALITY_CASE:
         return measure_time_quality(seed or 1, say=say)

@@ -6,12 +6,11 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.records import NOTHING, distinct, lookup, number, only, prose, table
+from benchmarks.records import bar, distinct, lookup, number, only, prose, table
 from benchmarks.speed.plots import draw_plots
 from benchmarks.speed.run import CPU_SECONDS, END_TO_END, ESTIMATE, PRESETS, SECONDS, WITH_WORKERS
 from benchmarks.speed.runs import ONCE, STAGES
@@ -78,22 +77,6 @@ class Figures:
         return [m for m in METHODS if m in timed] + peers
 
 
-@dataclass(frozen=True)
-class Bar:
-    """What the project asked of itself, and what was found."""
-
-    what: str
-    found: float
-    limit: float
-    at_least: bool = False
-
-    def row(self) -> list[str]:
-        sign = "≥" if self.at_least else "≤"
-        met = self.found >= self.limit if self.at_least else self.found <= self.limit
-        verdict = ("yes" if met else "no") if math.isfinite(self.found) else NOTHING
-        return [f"{self.what} {sign} {self.limit:g}", number(self.found, 4), verdict]
-
-
 def render(records: pd.DataFrame, name: str, images: Path) -> str:
     """The page: what there are no records of is left out. Draws its plots.
 
@@ -118,28 +101,28 @@ def slug(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"
 
 
-def bars(own: Figures) -> Iterator[Bar]:
+def bars(own: Figures) -> Iterator[list[str]]:
     """The project's bars that belong to a device; found is NaN where nothing was measured."""
     measured = [PHANTOM, *own.slides]
     if not own.gpu and own.cores == 2:
         for case in measured:
             took = own.at(case, "balanced", "seconds", "calibrate")
-            yield Bar(f"`balanced` calibrates on 2 cores, {case}: seconds", took, 15)
+            yield bar(f"`balanced` calibrates on 2 cores, {case}: seconds", took, 15)
     for case in measured:
-        yield Bar(f"`fast` / `{MACENKO}`, {case}", own.ratio(case, "fast", MACENKO), 1)
+        yield bar(f"`fast` / `{MACENKO}`, {case}", own.ratio(case, "fast", MACENKO), 1)
     if not own.gpu:  # beside a GPU cores are to be idle
         for preset in (m for m in own.methods(PHANTOM) if m in (*PRESETS, WITH_WORKERS)):
-            yield Bar(f"`{preset}`: x CPU seconds / cores", own.over_cores(preset), 1.15)
-    yield Bar("`balanced` / `fast`", own.ratio(PHANTOM, "balanced", "fast"), 8)
+            yield bar(f"`{preset}`: x CPU seconds / cores", own.over_cores(preset), 1.15)
+    yield bar("`balanced` / `fast`", own.ratio(PHANTOM, "balanced", "fast"), 8)
     two = own.at("phantom-blocks", "fast", "two_workers_over_one", "fit+render")
-    yield Bar("two workers / one", two, 1.8, at_least=True)
+    yield bar("two workers / one", two, 1.8, at_least=True)
     for metric in HELD_TO:
-        yield Bar(f"`estimate`, {HEADED[metric][0]}: share off", own.missed_by(metric), 0.25)
+        yield bar(f"`estimate`, {HEADED[metric][0]}: share off", own.missed_by(metric), 0.25)
     if own.gpu:
-        yield Bar("`fast` on a GPU: seconds a tile", own.at(PHANTOM, "fast"), 0.006)
-        yield Bar("`balanced` on a GPU: seconds a tile", own.at(PHANTOM, "balanced"), 0.03)
+        yield bar("`fast` on a GPU: seconds a tile", own.at(PHANTOM, "fast"), 0.006)
+        yield bar("`balanced` on a GPU: seconds a tile", own.at(PHANTOM, "balanced"), 0.03)
         many = own.ratio(PHANTOM, "paper", "balanced")
-        yield Bar("`paper` / `balanced` on a GPU", many, 60, at_least=True)
+        yield bar("`paper` / `balanced` on a GPU", many, 60, at_least=True)
 
 
 def _sections(own: Figures) -> Iterator[str]:
@@ -150,7 +133,7 @@ def _sections(own: Figures) -> Iterator[str]:
     yield from _foreseen(own)
     said = "What the project set itself; on the phantom where nothing else is said."
     said += " Beside a GPU, CPU seconds are not held to a bar.\n\n" if own.gpu else "\n\n"
-    yield f"### Bars\n\n{said}" + table(["bar", "found", "met?"], [b.row() for b in bars(own)])
+    yield f"### Bars\n\n{said}" + table(["bar", "found", "met?"], list(bars(own)))
     yield from _stages(own)
     yield from _parts(own)
 

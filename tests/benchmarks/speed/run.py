@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import device_name, matmul_rate
 from benchmarks.records import Records, Say, check_places, kept_records, lookup, silent
-from benchmarks.speed.parts import Parts, PartTime, paper_step
+from benchmarks.speed.parts import PartTime, open_parts
 from benchmarks.speed.peers import PEERS, PeerTime, peer_time
 from benchmarks.speed.runs import ONCE, STAGES, TimedRun, foreseen, slope, timed_run
 from wsi_pgdips.machine import choose_device, quiet_threads, usable_cpus
@@ -141,10 +139,10 @@ class _Phantoms:
         tiles: list[int] = []
         times: dict[str, list[PeerTime]] = {m: [] for m in list(PEERS)[: 1 if self.quick else None]}
         for slide in self.slides:
-            with _open(slide, self.stains, "fast", "cpu") as parts:
+            with open_parts(slide, self.stains, "fast", "cpu") as parts:
                 tiles.append(len(parts.tiles))
                 for name, took in times.items():
-                    took.append(peer_time(name, parts.job, parts.tiles))
+                    took.append(peer_time(name, slide, parts.tiles))
         for name, took in times.items():
             wall, cpu = (slope(tiles, [getattr(t, of) for t in took]) for of in ("wall", "cpu"))
             found = {SECONDS: wall, CPU_SECONDS: cpu, "tiles_per_s": 1 / wall}
@@ -158,7 +156,7 @@ class _Phantoms:
         machine.add({"gflops": rate / 1e9}, stage="ceiling")
         for preset in PRESETS:
             own = self.records.at(method=preset)
-            with _open(self.slides[0], self.stains, preset, self.device) as parts:
+            with open_parts(self.slides[0], self.stains, preset, self.device) as parts:
                 read = parts.read() if preset == PRESETS[0] else None
                 alone, flops = parts.solve(), parts.network_flops()
             if read is not None:
@@ -206,8 +204,8 @@ class _Phantoms:
         if self.quick:
             return
         own = self.records.at(method="paper")
-        with _open(self.slides[0], self.stains, "paper", self.device) as parts:
-            steps = {batch: paper_step(parts, batch=batch) for batch in BATCHES}
+        with open_parts(self.slides[0], self.stains, "paper", self.device) as parts:
+            steps = parts.paper_steps(BATCHES)
         found = {f"tiles_per_s@batch={batch}": 1 / step for batch, step in steps.items()}
         own.add({**found, "seconds_per_step": steps[1]}, stage="solve")
         own.add({SECONDS: steps[1] * PAPER_STEPS}, stage=END_TO_END)
@@ -232,8 +230,8 @@ def _real(records: Records, slide: Path, stains: str, device: str, say: Say) -> 
             f"{said['seconds']:.1f} s foreseen, {run.found['seconds']:.1f} taken"
         )
     name = next(iter(PEERS))
-    with _open(slide, stains, "fast", "cpu") as parts:
-        took, tiles = peer_time(name, parts.job, parts.tiles), len(parts.tiles)
+    with open_parts(slide, stains, "fast", "cpu") as parts:
+        took, tiles = peer_time(name, slide, parts.tiles), len(parts.tiles)
     found = {SECONDS: took.wall / tiles, CPU_SECONDS: took.cpu / tiles}
     records.add(found, method=name, stage=END_TO_END)
     say(f"  {slide.stem}, {name}: {took.wall / tiles:.4f} s a tile")
@@ -250,9 +248,3 @@ def _options(preset: str, device: str) -> tuple[str, ...]:
 def _each_on_a_core(workers: int) -> tuple[str, ...]:
     """Options of workers of one thread, and of blocks so small that each has several."""
     return ("--workers", str(workers), "--threads", "1", "--block", str(WORKERS_BLOCK))
-
-
-@contextlib.contextmanager
-def _open(slide: Path, stains: str, preset: str, device: str) -> Iterator[Parts]:
-    with contextlib.closing(Parts(slide, stains, preset, device, usable_cpus())) as parts:
-        yield parts
