@@ -171,7 +171,7 @@ def call(function: Work, job: SlideJob, seats: Seats, *others: Any) -> Any:
 def _start_worker(cpus: frozenset[int]) -> None:
     """Import what the stages need, and set the threads and CPUs of this process."""
     from wsi_pgdips.layers import store  # noqa: F401
-    from wsi_pgdips.pipeline import fit_files  # noqa: F401
+    from wsi_pgdips.pipeline import stage_files  # noqa: F401
     from wsi_pgdips.stages import blend, fit, render  # noqa: F401
 
     quiet_threads()
