@@ -279,8 +279,6 @@ def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool,
     return unit_rows(rows), tuple(measured)
 
 
-Floats = npt.NDArray[np.float64]
-
 MAX_PIXELS = 8000
 OUTSIDE = 1500.0  # cost of one OD outside, relative to that of a relative change of volume
 # noise of pooled OD: with three stains no channel is left to measure it in
