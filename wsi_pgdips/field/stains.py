@@ -263,7 +263,7 @@ def _constant(shape: tuple[int, ...], anchor: FloatArray) -> StainField:
 
 
 def _locations(squares: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Scale the positions of squares (K, 2), and of all cells (CY * CX, 2), by the squares' extent."""
+    """Scale the positions of squares, (K, 2), and of all cells, (CY * CX, 2), by their extent."""
     extent = max(float(np.ptp(squares, axis=0).max()), 1.0)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 2)
     centre = squares.mean(0)

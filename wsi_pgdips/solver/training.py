@@ -208,7 +208,7 @@ def train_slide_network(
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None
-    prior_weight = _prior_weight(lit, final, prior, acquisition, scale, device, executor)
+    prior_weight = estimate_prior_weight(lit, final, prior, acquisition, scale, device, executor)
     arrays = {k: v.cpu().numpy() for k, v in final.items()}
     return replace(
         prior, prior_weight=prior_weight, network=arrays, loss=loss, acquisition=acquisition
@@ -265,7 +265,7 @@ def _pgdips(
     return (preset.alpha * fit + preset.beta * shared).sum()
 
 
-def _prior_weight(
+def estimate_prior_weight(
     tiles: Sequence[TileInput],
     weights: dict[str, Tensor],
     prior: SlidePrior,

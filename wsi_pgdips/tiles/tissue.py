@@ -210,13 +210,13 @@ def find_tissue(
         flags.append("mask_from_file")
     else:
         solid = _tissue(rgb, glass, mpp, masker)
-        core = _filled(solid, mpp) & ~glass.padding
-        mask = _dilated(core, DILATION_UM / mpp)
+        core = filled(solid, mpp) & ~glass.padding
+        mask = dilated(core, DILATION_UM / mpp)
         if glass.found:
             mask &= ~glass.padding
     # tissue outside a drawn mask is not glass either
     stained = solid if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
-    clear = glass.clear & ~_dilated(stained, GLASS_MARGIN_UM / mpp)
+    clear = glass.clear & ~dilated(stained, GLASS_MARGIN_UM / mpp)
     glass_od = rgb_to_od(rgb)
     fine, ratio = rgb, 1.0
     if clear.mean() < _SPARSE or "glass_saturated" in flags:
@@ -295,14 +295,14 @@ def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArr
     return np.asarray(keep[labels] & ~glass.padding)
 
 
-def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
+def filled(tissue: BoolArray, mpp: float) -> BoolArray:
     """Close narrow clefts and fill holes up to ``HOLE_UM``; larger holes are lumens or glass."""
     from scipy import ndimage
 
     gap = GAP_UM / mpp
     pad = int(np.ceil(gap)) + 1
     # closing by distance: with the padding, the erosion does not remove tissue at the border
-    grown = _dilated(np.pad(tissue, pad, mode="edge"), gap)
+    grown = dilated(np.pad(tissue, pad, mode="edge"), gap)
     closed = ndimage.distance_transform_edt(grown) > gap if not grown.all() else grown
     out = tissue | np.asarray(closed, bool)[pad:-pad, pad:-pad]
     labels, n = ndimage.label(~out)
@@ -314,7 +314,7 @@ def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
     return np.asarray(out | small[labels])
 
 
-def _dilated(mask: BoolArray, radius: float) -> BoolArray:
+def dilated(mask: BoolArray, radius: float) -> BoolArray:
     """Grow a mask by a disk of ``radius`` pixels."""
     from scipy import ndimage
 
