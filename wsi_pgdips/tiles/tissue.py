@@ -36,6 +36,16 @@ from wsi_pgdips.tiles.whitepoint import (
 
 Masker = Literal["otsu", "morphological"]
 MASKERS = ("otsu", "morphological")
+DILATION_UM = 32.0
+GLASS_MARGIN_UM = 40.0
+HOLE_UM = 200.0  # a hole of this diameter or less is filled
+GAP_UM = 24.0  # clefts twice as wide are closed
+SPECK_UM2 = 500.0  # area of stained pixels; pieces with less are dust
+_TEXTURE_OD = 0.010
+_SPARSE = 0.02  # with a smaller share of glass, gaps of the tissue are searched for glass, too
+_LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
+_STAINED_OD = 0.15  # OD sum above glass that no glass has
+BACKGROUND_ASSUMED = "background_from_palest"
 
 
 def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
@@ -91,18 +101,6 @@ def _quiet_import() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-DILATION_UM = 32.0
-GLASS_MARGIN_UM = 40.0
-HOLE_UM = 200.0  # a hole of this diameter or less is filled
-GAP_UM = 24.0  # clefts twice as wide are closed
-SPECK_UM2 = 500.0  # area of stained pixels; pieces with less are dust
-_TEXTURE_OD = 0.010
-_SPARSE = 0.02  # with a smaller share of glass, gaps of the tissue are searched for glass, too
-_LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
-_STAINED_OD = 0.15  # OD sum above glass that no glass has
-BACKGROUND_ASSUMED = "background_from_palest"
 
 
 @dataclass(frozen=True, eq=False)
