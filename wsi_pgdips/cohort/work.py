@@ -161,9 +161,9 @@ def _closing(log: TextIO) -> Iterator[TextIO]:
 class _Log(LineProgress):
     """A slide is not to fail for its log."""
 
-    def _say(self, line: str) -> None:
+    def note(self, message: str) -> None:
         with suppress(OSError):
-            super()._say(line)
+            super().note(message)
 
 
 def _settings(cohort: Cohort, entry: Entry, device: str | None, threads: int | None) -> Settings:
