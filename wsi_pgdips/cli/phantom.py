@@ -68,7 +68,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
 ) -> None:
     """Run a synthetic slide through everything, and compare with its truth."""
-    from wsi_pgdips.phantom.demo import run_demo
+    from wsi_pgdips.phantom.make import run_demo
 
     progress = progress_of(quiet)
     try:
