@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.array_slide import MPP, ArraySlide, waves
+from support.array_slide import MPP, ArraySlide, dies_after, waves
 from support.cheap_runs import Slide
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.export.source import read_rgb
@@ -62,18 +62,11 @@ def test_tiles_without_tissue_are_left_out(tmp_path: Path) -> None:
 
 def test_a_folder_of_tiles_is_gone_on_with(tmp_path: Path) -> None:
     rgba, out, asked = waves(600, 600), tmp_path / "out", []
-
-    def dies(size: tuple[int, int]) -> None:
-        asked.append(size)
-        if len(asked) > 3:
-            raise RuntimeError("killed")
-
     with pytest.raises(RuntimeError, match="killed"):
-        export_tiles(ArraySlide(rgba, MPP, dies), out, size=200)
+        export_tiles(ArraySlide(rgba, MPP, dies_after(3)), out, size=200)
     kept = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
     assert 0 < len(kept) < 9
     (out / "0_0.png.0a1b.partial").write_bytes(b"torn")
-    asked.clear()
     with pytest.raises(OutputError, match="other settings"):
         export_tiles(ArraySlide(rgba), out, size=300)
     assert export_tiles(ArraySlide(rgba, MPP, asked.append), out, size=200) == 9

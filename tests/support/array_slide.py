@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,6 +77,17 @@ def waves(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     planes = [150 + 80 * np.sin(y / a + x / b) for a, b in ((41, 67), (53, 37), (97, 61))]
     return np.dstack([*planes, np.full_like(y, 255)]).astype(np.uint8)
+
+
+def dies_after(regions: int) -> Callable[[tuple[int, int]], None]:
+    """Make an ``asked`` that raises when more regions than these are read."""
+    count = itertools.count(1)
+
+    def asked(size: tuple[int, int]) -> None:
+        if next(count) > regions:
+            raise RuntimeError("killed")
+
+    return asked
 
 
 def pixels_of(slide: AbstractSlide) -> np.ndarray:
