@@ -21,7 +21,7 @@ from wsi_pgdips.looks.recompose import recompose, residual_od
 from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.phantom.config import load_phantom_config, make_phantom_config
-from wsi_pgdips.phantom.writer import write_phantom
+from wsi_pgdips.phantom.phantom import write_phantom
 from wsi_pgdips.pipeline.image import deconvolve_image
 
 WORDS = ("SECRETUSER", "01/02/03", "CASE123", "BARCODE77", "SECRETHOST", "2003:02:01", "WARD9")
