@@ -28,6 +28,7 @@ READ_THREADS = 2
 UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
 NETWORK_BYTES = 10**9  # of one network of a tile with its gradients, as published
 MEMORY_SHARE = 0.9
+_TOGETHER = ("stain_matrix", "spectral_correction", "background", "confidence")
 JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
@@ -277,18 +278,14 @@ def _block_fit(
         for i, tile in enumerate(plan.render):
             if tile in maps:
                 concentration[i] = maps[tile]
+    together = {name: np.stack([getattr(r, name) for r in rows]) for name in _TOGETHER}
     return BlockFit(
         index=np.asarray(plan.render, np.int32),
         tissue=np.asarray(plan.fraction, np.float32),
-        stain_matrix=np.stack([r.stain_matrix for r in rows]),
-        spectral_correction=np.stack([r.spectral_correction for r in rows]),
-        background=np.stack([r.background for r in rows]),
-        confidence=np.stack([r.confidence for r in rows]),
         loss=np.array([r.loss for r in rows], np.float32),
         steps=np.array([r.steps for r in rows], np.int32),
         flags=np.array([int(r.flags) for r in rows], np.int32),
-        statistics={
-            name: np.stack([r.statistics[name] for r in rows]) for name in rows[0].statistics
-        },
+        statistics={k: np.stack([r.statistics[k] for r in rows]) for k in rows[0].statistics},
         concentration=concentration,
+        **together,
     )

@@ -12,11 +12,12 @@ from benchmarks.quality.blur import SIGMAS, blurred
 from benchmarks.quality.linear import Result
 from benchmarks.quality.methods import ABLATION
 from benchmarks.quality.scene import Scene
+from benchmarks.quality.seam_steps import seam_steps
 from benchmarks.records import Sheet
 from wsi_pgdips.geometry import OutputGrid, Region, bounding_box
 from wsi_pgdips.phantom.score import background_error, stain_angles
 from wsi_pgdips.records import BoolArray, FloatArray
-from wsi_pgdips.stages.seams import seam_steps, seam_summary
+from wsi_pgdips.stages.seams import seam_summary
 
 Floats = npt.NDArray[np.float64]
 _MARGIN = 16  # pixels around the tissue that a blur may draw from
