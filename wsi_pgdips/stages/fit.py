@@ -144,7 +144,7 @@ def fit_block(
         context, prior, plan, device, threads, batch, keep
     ):
         fits[tile] = fit
-        if with_maps and network_map is not None:
+        if network_map is not None:
             maps[tile] = network_map
         if fault is not None:
             on_fault(tile, fault)
@@ -164,7 +164,7 @@ def _fitted(
     """Yield fits in batches: one tile a batch on the CPU, several batches at once in threads."""
     halo = HALO if context.preset.noise_input or needs_focus(prior) else 0
     solo = _solo(context, device)
-    size = 1 if solo else batch or batch_for(*_free_memory(device), context.stains.n)
+    size = 1 if solo else batch or batch_for(*torch.cuda.mem_get_info(device), context.stains.n)
     workers = threads if solo else 1
     chosen = set(plan.fit)
     # where maps are blended, tiles with little tissue need one too, or a border would show
@@ -243,21 +243,14 @@ def batch_for(free: int, total: int, stains: int) -> int:
     return max(usable // (stains * NETWORK_BYTES), 1)
 
 
-def _free_memory(device: torch.device) -> tuple[int, int]:
-    free, total = torch.cuda.mem_get_info(device)
-    return free, total
-
-
 def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:
     return fallback(context.tile_background[tile], prior, flag)
 
 
-def _map(fit: TileFit, tile: TileInput, context: Context) -> Map:
-    """(N, h, w) map of a tile's own networks, or the closed form where it has none."""
-    if fit.concentration is not None:
+def _map(fit: TileFit, tile: TileInput, context: Context) -> Map | None:
+    """(N, h, w) map of a tile's own networks, or the closed form; None for presets without maps."""
+    if fit.concentration is not None or not context.preset.noise_input:
         return fit.concentration
-    if not context.preset.noise_input:
-        return np.zeros(0, np.float16)
     od = torch.from_numpy(tile.od)
     q = unmix(od, torch.from_numpy(fit.stain_matrix), torch.from_numpy(fit.background))
     return q.numpy().astype(np.float16)
