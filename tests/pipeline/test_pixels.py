@@ -99,11 +99,10 @@ def test_kept_or_not_the_layers_are_the_same(
     preset: str,
     keep_pixels: bool,
     slide: Slide,
-    tmp_path: Path,
+    output: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     reference: Layers = request.getfixturevalue("finished" if preset == "fast" else preset)
-    output = tmp_path / "out.ome.zarr"
     options = FAST if preset == "fast" else BALANCED
     assert slide.run(output, keep_pixels=keep_pixels, **options).exit_code == 0
     assert differing(reference.path, output) == []
@@ -116,9 +115,9 @@ def test_resampled_pixels_are_the_same_kept_or_not(slide: Slide, tmp_path: Path)
 
 
 def test_fitted_tiles_are_decoded_once(
-    slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, seen = tmp_path / "out.ome.zarr", Counter[tuple[int, int]]()
+    seen = Counter[tuple[int, int]]()
     stop_at(slide, output, "fit", **FAST)
     genuine = PyramidSource.read
 
