@@ -225,7 +225,7 @@ def test_reference_command(call, tmp_path: Path, slide: Slide, finished: Layers,
 
 
 def test_reference_from_a_slide_that_was_not_run(slide: Slide, finished: Layers):
-    from wsi_pgdips.pipeline.fit_reference import fit_reference
+    from wsi_pgdips.pipeline.references import fit_reference
 
     fitted = fit_reference([slide.path], "new", stains=str(slide.stains), **FAST)
     own = slide_look(finished)

@@ -58,7 +58,7 @@ def reference_fit(
     if out.suffix.lower() != ".json":
         refuse(f"a reference is a .json file, found {out.name}", "--out")
     from wsi_pgdips.looks.files import save_reference
-    from wsi_pgdips.pipeline.fit_reference import fit_reference
+    from wsi_pgdips.pipeline.references import fit_reference
 
     fitted = fit_reference(
         slides,

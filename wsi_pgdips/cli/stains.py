@@ -40,7 +40,7 @@ def stains_show(
 ) -> None:
     """Print a stain set as TOML, as a start for your own."""
     from wsi_pgdips.optics.stains import load_stains
-    from wsi_pgdips.pipeline.stain_fit import stains_toml
+    from wsi_pgdips.pipeline.references import stains_toml
 
     typer.echo(stains_toml(load_stains(name)), nl=False)
 
@@ -63,7 +63,7 @@ def stains_fit(
 ) -> None:
     """Measure the vector of one stain in a region of a slide, corrected for the slide's glass."""
     from wsi_pgdips.checks.info import vector_text
-    from wsi_pgdips.pipeline.stain_fit import fit_stain, save_fitted
+    from wsi_pgdips.pipeline.references import fit_stain, save_fitted
 
     x, y, w, h = numbers(region, ",", 4, "--region", "x,y,w,h")
     fitted = fit_stain(slide, Region(y, x, h, w), mpp_source=mpp_source)
