@@ -1,6 +1,8 @@
-# Needs Python 3.11 or newer and make. VENV=path puts the virtual environment elsewhere.
+# Needs Python 3.11 or newer and make. VENV=path puts the virtual environment elsewhere, and JOBS=N
+# sets how many processes the tests share.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -28,7 +30,7 @@ demo: install
 	$(BIN)/wsi-pgdips demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

@@ -17,8 +17,7 @@ from PIL import Image
 from wsi_pgdips import __version__, cli
 from wsi_pgdips.config import ExecutionSettings, ScientificSettings, make_settings
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
-from wsi_pgdips.optics.density import od_to_rgb
-from wsi_pgdips.optics.physics import angle_deg, unit_rows
+from wsi_pgdips.optics.physics import angle_deg, od_to_rgb, unit_rows
 from wsi_pgdips.optics.stains import load_stains, stain_names
 from wsi_pgdips.pipeline import slide as pipeline
 from wsi_pgdips.pipeline.record import RunSummary
@@ -356,7 +355,7 @@ def test_stains_fit_refuses_regions_outside_and_glass(
 def test_phantom_writes_a_slide_with_stains_to_run_it(
     call: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from wsi_pgdips.phantom.writer import open_truth
+    from wsi_pgdips.phantom.truth import open_truth
 
     out = tmp_path / "p.tiff"
     assert call("phantom", out, "--config", TINY, "--seed", 3, "--size", "700x600") == 0
@@ -377,7 +376,7 @@ def test_phantom_writes_a_slide_with_stains_to_run_it(
 
 
 def test_phantom_takes_the_tissue_of_a_slide(call: Any, dab_slide: Path, tmp_path: Path) -> None:
-    from wsi_pgdips.phantom.writer import open_truth
+    from wsi_pgdips.phantom.truth import open_truth
 
     out, stains = tmp_path / "p.tiff", tmp_path / "dab.toml"
     vector = [round(float(v), 3) for v in DAB]

@@ -91,18 +91,6 @@ def test_output_pixels_are_backed_by_level_0(grid: OutputGrid):
         assert size * grid.factor <= size_l0 + 1e-6 * grid.factor or size == 1
 
 
-@given(grids, st.floats(0, 1e5))
-def test_pixel_centres_map_by_areas(grid: OutputGrid, position: float):
-    # output pixel x covers [x f, (x + 1) f) of level-0 area; centres sit half a pixel in
-    left, right = position * grid.factor, (position + 1) * grid.factor
-    assert grid.to_l0(position) + 0.5 == pytest.approx((left + right) / 2, rel=1e-9, abs=1e-9)
-
-
-def test_to_l0_of_a_factor_of_two():
-    grid = OutputGrid((100, 100), 2.0, 0.5)
-    assert [grid.to_l0(x) for x in (0, 1)] == [0.5, 2.5]
-
-
 @pytest.mark.parametrize(
     ("mpp_l0", "wanted", "factor"),
     [

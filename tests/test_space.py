@@ -34,7 +34,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     output = tmp_path / "new" / "out.ome.zarr"
-    with pytest.raises(OutputError, match=r"too little room(.|\n)*found: 0 MiB free"):
+    with pytest.raises(OutputError, match=r"too little free space(.|\n)*found: 0 MiB free"):
         slide.run(output, **FAST)
     assert asked == [tmp_path / "new"]  # where the output is to be
     assert not output.exists()

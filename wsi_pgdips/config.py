@@ -249,6 +249,9 @@ def make_settings(options: dict[str, Any], config_file: Path | None = None) -> S
 
 
 def tile_seed(slide_checksum: str, ty: int, tx: int, settings_digest: str) -> int:
-    """Return the 63-bit seed of a tile, a function of slide, position and settings alone."""
+    """Return the 63-bit seed of a tile, which depends on slide, position and settings alone.
+
+    A run gives its identity for both texts: a digest of the slide's checksum and the settings.
+    """
     text = f"{slide_checksum}:{ty}:{tx}:{settings_digest}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

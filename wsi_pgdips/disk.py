@@ -1,4 +1,4 @@
-"""Writing to disk: whole files or none, and errors that say what to do."""
+"""Writing to disk: files appear complete or not at all, and errors say what to do."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import contextlib
 import errno
 import hashlib
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
 
-PARTIAL = ".partial"  # also the suffix of zarr's own unfinished files
+PARTIAL = ".partial"  # zarr uses this suffix for its unfinished files, too
 
+_GROUPS = stat.S_IWGRP | stat.S_ISGID
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn operating-system errors inside into ``OutputError`` about ``path``."""
+    """Convert operating-system errors inside the context to ``OutputError`` about ``path``."""
     try:
         yield
     except OSError as error:
@@ -51,45 +56,47 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-# chunks of a shard are handed over in batches: one by one, zarr itself takes longer than zstd
-_WRITING = {
-    "async.concurrency": 16,
-    "codec_pipeline.batch_size": 16,
-    "array.write_empty_chunks": False,
-}
-
-
-@contextlib.contextmanager
-def zarr_session(path: Path) -> Iterator[None]:
-    """Settings under which shards are written: the same bytes on every machine.
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; see :func:`share`.
 
     Raises:
-        OutputError: the operating system refused a write inside.
+        OSError: it cannot be made.
     """
-    import zarr
-    from numcodecs import blosc  # type: ignore[import-untyped]
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        share(path)
 
-    # one thread a chunk: zarr already encodes several chunks at once, and so do our workers
-    blosc.set_nthreads(1)
-    with (
-        zarr.config.set(_WRITING),
-        writing(path),
-    ):
-        yield
+
+def share(path: Path) -> None:
+    """Let the group use a new file or folder as its owner may, if it lies in a group's folder.
+
+    A folder is a group's if the group may write to it and new files get its group, as after
+    ``chmod g+ws``. The umask is left alone: it is one for all threads of a process.
+
+    Raises:
+        OSError: the file is gone, or the disk is away.
+    """
+    folder, mode = path.parent.stat().st_mode, path.stat().st_mode
+    shared = mode | (mode & stat.S_IRWXU) >> 3
+    if folder & _GROUPS == _GROUPS and mode != shared:
+        with contextlib.suppress(PermissionError):  # the owner, another process, is about to do it
+            path.chmod(stat.S_IMODE(shared))
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write beside ``path``, moved there at the end: it is seen whole or not at all.
+    """Open a file beside ``path`` and move it there at the end, complete or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with partial.open("wb") as handle:
+                share(partial)
                 yield handle
             partial.replace(path)
         except BaseException:
@@ -98,7 +105,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file by :func:`replacing`.
+    """Write a file with :func:`replacing`.
 
     Raises:
         OutputError: it cannot be written.
@@ -107,8 +114,34 @@ def write_atomic(path: Path, data: bytes) -> None:
         handle.write(data)
 
 
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Write an ``.npz`` by :func:`replacing`.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable.
+    """
+    with replacing(path) as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an ``.npy`` by :func:`replacing`.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable.
+    """
+    with replacing(path) as handle:
+        np.save(handle, array)
+
+
+def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an ``.npz``, or those of ``names`` alone."""
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in names or data.files}
+
+
 def remove_partials(path: Path) -> int:
-    """Delete the unfinished files a killed process left under ``path``; return how many.
+    """Delete the unfinished files of killed processes under ``path``; return their number.
 
     Call it only when no worker is writing.
     """
@@ -120,47 +153,47 @@ def remove_partials(path: Path) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """The hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 PYRAMID = 4 / 3
 CODE_BYTES = 2
-# of its codes a tile leaves so much on the disk; `estimate` measures it on the slide itself
+# compressed size of a tile's codes, as a share; `estimate` measures it on the slide itself
 COMPRESSED = 0.4
 _MIB = 2**20
 
 
 def layers_bytes(grid: OutputGrid, tiles: int, stains: int) -> int:
-    """About what finished layers take."""
+    """The approximate size of finished layers, in bytes."""
     return round(tiles * grid.tile**2 * stains * CODE_BYTES * PYRAMID * COMPRESSED)
 
 
 def size_of(output: Path) -> int:
-    """Bytes of what lies in an output that is replaced; 0 where nothing does."""
+    """The size in bytes of all files in an output that will be replaced; 0 if there are none."""
     with writing(output):
         return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
 
 
 def check_room(output: Path, needed: int) -> None:
-    """Refuse to begin what cannot end.
+    """Check the free space before an output is written.
 
     Args:
-        output: that is about to be written. needed: bytes.
+        output: folder that will be written. needed: bytes.
 
     Raises:
-        OutputError: the disk has less.
+        OutputError: the disk has less free space.
     """
     place = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     with writing(output):
         free = shutil.disk_usage(place).free
     if free < needed:
         raise OutputError(
-            "the disk has too little room for the layers",
+            "the disk has too little free space for the layers",
             expected=f"about {-(-needed // _MIB)} MiB free",
             found=f"{free // _MIB} MiB free",
             where=output,
             hint="free some space or choose another output folder; "
-            "`wsi-pgdips estimate` says more exactly what a slide takes",
+            "`wsi-pgdips estimate` gives a better figure for a slide",
         )

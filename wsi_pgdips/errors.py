@@ -7,7 +7,9 @@ that escapes is a bug of ours (exit code 1).
 
 from __future__ import annotations
 
-from typing import Any, Self
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 
 class WsiPgdipsError(Exception):
@@ -112,3 +114,26 @@ class NotReadyError(IncompleteRunError):
 
 class SlurmError(WsiPgdipsError):
     """Slurm is not there, does not answer, or refuses a job."""
+
+
+class Fault(NamedTuple):
+    """An exception that a run survived, in words that outlive the process.
+
+    Attributes:
+        type: name of its class. message: its text, of an error of ours the first sentence.
+        place: the innermost frame in this package, ``solver/fit.py:57 in fit_tiles``; empty for an
+            exception that no code of ours has passed on.
+    """
+
+    type: str
+    message: str
+    place: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        message = error.message if isinstance(error, WsiPgdipsError) else str(error)
+        package, place = Path(__file__).parent, ""
+        for frame in traceback.extract_tb(error.__traceback__):
+            if (path := Path(frame.filename)).is_relative_to(package):
+                place = f"{path.relative_to(package).as_posix()}:{frame.lineno} in {frame.name}"
+        return cls(type(error).__name__, message, place)

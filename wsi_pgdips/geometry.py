@@ -1,9 +1,9 @@
-"""Coordinate frames, declared once.
+"""The coordinate frames of the project, and the output grid with its tiles and blocks.
 
-Frames, as suffixes of names:
+Suffixes of names give their frame:
 
 * ``_l0``: pixels of the slide's own level 0.
-* no suffix or ``_out``: pixels of the output grid, which is level 0 of the layers we write.
+* no suffix or ``_out``: pixels of the output grid, which is level 0 of the layers.
 * ``_lvl``: pixels of a coarser level of the layers; level k has ``ceil(shape / 2**k)`` pixels.
 * ``_tile``: pixels inside one tile.
 
@@ -24,14 +24,14 @@ from wsi_pgdips.errors import SettingsError, SlideError
 TILE_SIZES = (256, 512, 1024)
 CHUNK = 512
 BLOCK_SIZES = (1024, 2048, 4096)
-CELLS_PER_TILE = 2  # along each axis: fields have a value at the centre of each cell (decision 29)
+CELLS_PER_TILE = 2  # along each axis; fields have a value at the centre of each cell (decision 29)
 MPP_LIMITS = (0.05, 10.0)
 SNAP_TOLERANCE = 0.06
 
 
 @dataclass(frozen=True, order=True)
 class Region:
-    """A rectangle of the output grid: top-left pixel and extent, in output pixels."""
+    """A rectangle of the output grid: its top-left pixel and extent, in output pixels."""
 
     y: int
     x: int
@@ -48,27 +48,27 @@ class Region:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Index of an array whose last two axes are (y, x)."""
+        """The index of the region in an array whose last two axes are (y, x)."""
         return slice(self.y, self.stop_y), slice(self.x, self.stop_x)
 
     def clipped(self, shape: tuple[int, int]) -> Region:
-        """The part inside an image of ``shape``; may be empty (h or w of 0)."""
+        """The part inside an image of ``shape``; it may be empty (h or w of 0)."""
         y, x = max(self.y, 0), max(self.x, 0)
         return Region(
             y, x, max(min(self.stop_y, shape[0]) - y, 0), max(min(self.stop_x, shape[1]) - x, 0)
         )
 
     def grown(self, halo: int) -> Region:
-        """The same rectangle with ``halo`` pixels more on each side (may leave the image)."""
+        """The rectangle with ``halo`` more pixels on each side; it may leave the image."""
         return Region(self.y - halo, self.x - halo, self.h + 2 * halo, self.w + 2 * halo)
 
     def within(self, other: Region) -> Region:
-        """The same rectangle in the pixels of another that holds it."""
+        """The rectangle relative to the top-left pixel of another one, which contains it."""
         return Region(self.y - other.y, self.x - other.x, self.h, self.w)
 
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> Region:
-    """The smallest rectangle that holds what is set of (H, W); empty where nothing is."""
+    """The smallest rectangle around the True pixels of (H, W); empty if there are none."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return Region(0, 0, 0, 0)
@@ -77,10 +77,10 @@ def bounding_box(mask: npt.NDArray[np.bool_]) -> Region:
 
 
 def choose_factor(mpp_l0: float, wanted: float) -> float:
-    """Level-0 pixels per output pixel for a wanted mpp, snapped to an integer within 6 %.
+    """Choose the level-0 pixels per output pixel for a wanted mpp, an integer if within 6 %.
 
     Raises:
-        SlideError: the wanted mpp is finer than the slide's own (we never upsample).
+        SlideError: the wanted mpp is finer than the slide's own (slides are never upsampled).
     """
     ratio = wanted / mpp_l0
     nearest = max(round(ratio), 1)
@@ -121,7 +121,7 @@ class OutputGrid:
         ):
             if value not in allowed:
                 raise SettingsError(
-                    f"{name} size not allowed",
+                    f"this {name} size is not allowed",
                     expected=f"one of {', '.join(map(str, allowed))}",
                     found=value,
                     where=f"--{name}",
@@ -129,7 +129,7 @@ class OutputGrid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width) in output pixels: every pixel is fully backed by level-0 pixels."""
+        """(height, width) in output pixels; level-0 pixels cover every output pixel completely."""
         return (
             max(int(self.shape_l0[0] / self.factor + 1e-6), 1),
             max(int(self.shape_l0[1] / self.factor + 1e-6), 1),
@@ -137,23 +137,23 @@ class OutputGrid:
 
     @property
     def tile_grid(self) -> tuple[int, int]:
-        """Number of tiles (down, across)."""
+        """The number of tiles (down, across)."""
         return -(-self.shape[0] // self.tile), -(-self.shape[1] // self.tile)
 
     @property
     def cell(self) -> int:
-        """Side of a field's cell, output pixels."""
+        """The side of a cell of the fields, in output pixels."""
         return self.tile // CELLS_PER_TILE
 
     @property
     def cell_grid(self) -> tuple[int, int]:
-        """Number of cells (down, across), whole tiles of them."""
+        """The number of cells (down, across); it covers whole tiles."""
         gy, gx = self.tile_grid
         return gy * CELLS_PER_TILE, gx * CELLS_PER_TILE
 
     @property
     def block_grid(self) -> tuple[int, int]:
-        """Number of blocks (down, across)."""
+        """The number of blocks (down, across)."""
         return -(-self.shape[0] // self.block), -(-self.shape[1] // self.block)
 
     @property
@@ -162,7 +162,7 @@ class OutputGrid:
 
     @property
     def n_levels(self) -> int:
-        """Levels of the pyramid: down to at most one chunk."""
+        """The number of pyramid levels; the coarsest fits into one chunk."""
         n = 1
         while max(self.level_shape(n - 1)) > CHUNK:
             n += 1
@@ -170,15 +170,15 @@ class OutputGrid:
 
     @property
     def owned_levels(self) -> int:
-        """How many of the finest levels a block writes by itself (4 for a block of 4096)."""
+        """The number of finest levels that a block writes by itself (4 for a block of 4096)."""
         return min((self.block // CHUNK).bit_length(), self.n_levels)
 
     def level_shape(self, level: int) -> tuple[int, int]:
-        """(height, width) of a level; level k is ``ceil(shape / 2**k)``."""
+        """(height, width) of level k, ``ceil(shape / 2**k)``."""
         return -(-self.shape[0] // (1 << level)), -(-self.shape[1] // (1 << level))
 
     def shard(self, level: int) -> int:
-        """Side of a shard at a level, in that level's pixels."""
+        """The side of a shard of a level, in that level's pixels."""
         return max(CHUNK, self.block >> level)
 
     def tile_region(self, ty: int, tx: int) -> Region:
@@ -192,18 +192,14 @@ class OutputGrid:
         return Region(by * side, bx * side, side, side).clipped(self.shape)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """All block indices in raster order."""
+        """All block indices (by, bx) in raster order."""
         for by in range(self.block_grid[0]):
             for bx in range(self.block_grid[1]):
                 yield by, bx
 
     def tiles_of_block(self, by: int, bx: int) -> Iterator[tuple[int, int]]:
-        """Indices of the tiles of a block, raster order; tiles never straddle blocks."""
+        """The indices (ty, tx) of a block's tiles in raster order; no tile is in two blocks."""
         n, (gy, gx) = self.tiles_per_block, self.tile_grid
         for ty in range(by * n, min((by + 1) * n, gy)):
             for tx in range(bx * n, min((bx + 1) * n, gx)):
                 yield ty, tx
-
-    def to_l0(self, position: float) -> float:
-        """Level-0 coordinate of the centre of an output pixel: (x + 0.5) f - 0.5."""
-        return (position + 0.5) * self.factor - 0.5

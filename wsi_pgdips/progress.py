@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines in a job's log, or nothing."""
+"""Progress of a run: a bar on a terminal, plain lines in a log, or nothing."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ INTERVAL_S = 5.0
 
 
 class Progress(Protocol):
-    """What a run tells of itself. One stage at a time; a new one ends the one before."""
+    """The reports of a run. There is one stage at a time; a new stage ends the previous one."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
-        """Begin a stage of ``total`` units; 0 where the number is not known."""
+        """Begin a stage of ``total`` units; 0 if the number is unknown."""
         ...
 
     def advance(self, n: int = 1) -> None:
-        """``n`` more units of the stage are done."""
+        """Report that ``n`` more units of the stage are done."""
         ...
 
     def note(self, message: str) -> None:
-        """One line the user should see."""
+        """Show one line to the user."""
         ...
 
     def close(self) -> None:
-        """The run ended, well or not; may be called twice."""
+        """End the reports, after a success or a failure; it may be called twice."""
         ...
 
 
 class QuietProgress:
-    """Says nothing."""
+    """Progress that shows nothing."""
 
     def stage(self, name: str, total: int, unit: str) -> None: ...
 
@@ -46,10 +46,11 @@ class QuietProgress:
 
 
 class Together:
-    """Several places that show progress.
+    """Progress that is passed on to several others.
 
     Args:
-        check: called before each word, to raise what ends the work.
+        shown: the others.
+        check: called before each stage and each step; it may raise an exception to end the work.
     """
 
     def __init__(self, shown: Sequence[Progress], check: Callable[[], None] = lambda: None) -> None:
@@ -75,11 +76,12 @@ class Together:
 
 
 class LineProgress:
-    """Lines for a log: stage, done of total, rate, time left; at most one in ``interval`` seconds.
+    """Progress as lines of a log: stage, done of total, rate, time left.
 
     Args:
-        stream: where the lines go; each is flushed, so that a log can be followed.
-        interval: seconds between two lines of a stage; its first and last line always come.
+        stream: receives the lines; each is flushed, so that the log can be followed.
+        interval: minimum of seconds between two lines of a stage; the first and the last line of a
+            stage are always written.
         clock: monotonic seconds.
     """
 
@@ -92,39 +94,39 @@ class LineProgress:
     ) -> None:
         self._stream, self._interval, self._clock = stream, interval, clock
         self._name, self._unit = "", ""
-        self._total = self._done = self._told = 0
+        self._total = self._done = self._reported = 0
         self._began = self._last = 0.0
 
     def stage(self, name: str, total: int, unit: str) -> None:
         self.close()
         self._name, self._total, self._unit = name, total, unit
-        self._done = self._told = 0
+        self._done = self._reported = 0
         self._began = self._last = self._clock()
-        self._say(f"{name}: {total} {unit}" if total else name)
+        self.note(f"{name}: {total} {unit}" if total else name)
 
     def advance(self, n: int = 1) -> None:
         self._done += n
         now = self._clock()
         if self._done == self._total or now - self._last >= self._interval:
-            self._tell(now)
+            self._report(now)
 
     def note(self, message: str) -> None:
-        self._say(message)
+        print(message, file=self._stream, flush=True)
 
     def close(self) -> None:
-        if self._done > self._told:
-            self._tell(self._clock())
+        if self._done > self._reported:
+            self._report(self._clock())
 
-    def _tell(self, now: float) -> None:
-        self._last, self._told = now, self._done
-        self._say(progress_line(self._name, self._done, self._total, self._unit, now - self._began))
-
-    def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+    def _report(self, now: float) -> None:
+        self._last, self._reported = now, self._done
+        self.note(progress_line(self._name, self._done, self._total, self._unit, now - self._began))
 
 
 class RichProgress:
-    """A bar a stage on a terminal: done of total, rate, time left; notes scroll above it."""
+    """Progress as one bar per stage on a terminal: done of total, rate, time left.
+
+    Notes scroll above the bars.
+    """
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -145,7 +147,7 @@ class RichProgress:
 
     def stage(self, name: str, total: int, unit: str) -> None:
         if not self._open:
-            for shown in self._bars.task_ids:  # they stay on the screen as they were
+            for shown in self._bars.task_ids:  # finished bars stay on the screen unchanged
                 self._bars.remove_task(shown)
             self._bars.start()
             self._open = True
@@ -169,7 +171,7 @@ class RichProgress:
         )
 
     def note(self, message: str) -> None:
-        # not as markup: a path may hold brackets
+        # without markup, because a path may contain brackets
         self._bars.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -179,7 +181,7 @@ class RichProgress:
 
 
 def make_progress(stream: TextIO) -> Progress:
-    """Bars where ``stream`` is a terminal, plain lines elsewhere."""
+    """Make bars if ``stream`` is a terminal, else plain lines."""
     if not stream.isatty():
         return LineProgress(stream)
     from rich.console import Console
@@ -188,10 +190,12 @@ def make_progress(stream: TextIO) -> Progress:
 
 
 def progress_line(name: str, done: int, total: int, unit: str, elapsed: float) -> str:
-    """``fit 3/10 tiles, 1.5 tiles/s, 0:05 left``: what is not known, or of one unit, is left out.
+    """Format a line such as ``fit 3/10 tiles, 1.5 tiles/s, 0:05 left``.
+
+    Unknown parts are left out, and for a single unit the rate and the time left.
 
     Args:
-        done, total: units; a total of 0 is not known. elapsed: seconds since the stage began.
+        done, total: units; a total of 0 is unknown. elapsed: seconds since the stage began.
     """
     count = f"{name} {done}/{total} {unit}" if total else f"{name} {done} {unit}"
     return ", ".join([count, *_pace(done, total, unit, elapsed)])
@@ -207,7 +211,7 @@ def _pace(done: int, total: int, unit: str, elapsed: float) -> list[str]:
 
 
 def clock_text(seconds: float) -> str:
-    """``m:ss``, or ``h:mm:ss`` from an hour on."""
+    """Format seconds as ``m:ss``, or as ``h:mm:ss`` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,7 +15,7 @@ import openslide
 import pytest
 
 from support.adapter_case import Case
-from wsi_pgdips.export.slides import export_tiff
+from wsi_pgdips.export.tiff import export_tiff
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 
 SIZE = 128

@@ -119,7 +119,7 @@ def test_what_cannot_be_done_is_said(case: Case, fitted: PgdipsNormalizer) -> No
         fitted.fit("self")
     with pytest.raises(StainError, match="other stains"):
         fitted.fit("hdab")
-    with pytest.raises(SettingsError, match="normalise"):
+    with pytest.raises(SettingsError, match="unknown method"):
         PgdipsNormalizer(method="magic")  # type: ignore[arg-type]
 
 

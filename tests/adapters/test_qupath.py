@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_pgdips.looks import qupath
-from wsi_pgdips.looks.files import load_reference
+from wsi_pgdips.looks.files import load_reference, qupath_script
 
 SCRIPT = Path(__file__).parents[2] / "pipelines" / "qupath" / "open_normalized.groovy"
 
@@ -22,6 +21,6 @@ def test_the_script_holds_the_shipped_reference() -> None:
 
 
 def test_its_literal_is_what_the_package_writes() -> None:
-    line = qupath.script(load_reference("he"))
+    line = qupath_script(load_reference("he"))
     literal = line[line.index("(") + 1 : line.rindex(")")]
     assert f"def STAINS = {literal}\n" in SCRIPT.read_text(encoding="utf-8")

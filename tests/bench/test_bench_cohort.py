@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cohort.moments import Place, blocks_of, difference
+from benchmarks.cohort.kills import FAULTS
+from benchmarks.cohort.moments import MOMENTS, Place, blocks_of, difference
 from benchmarks.cohort.page import write_cohort_page
 from benchmarks.cohort.records import (
-    FAULTS,
     KILLS,
-    MOMENTS,
     SLIDES,
     CohortFigures,
     CohortRecord,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.quality.linear import LinearMethods, complement
-from benchmarks.quality.picture import Picture, unmix_od
+from benchmarks.quality.linear import LinearMethods
+from benchmarks.quality.picture import Picture, complement, unmix_od
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.optics.density import od_to_rgb
-from wsi_pgdips.optics.physics import angle_deg, compose_od, unit_rows
+from wsi_pgdips.optics.physics import angle_deg, compose_od, od_to_rgb, unit_rows
 from wsi_pgdips.tiles.tissue import TissueMap
 
 GLASS = np.array([0.03, 0.05, 0.02], np.float32)

@@ -11,33 +11,34 @@ import pytest
 from benchmarks.looks.bars import bars, ratios
 from benchmarks.looks.cameras import CAMERAS, Camera
 from benchmarks.looks.features import TILE, Features, drift
-from benchmarks.looks.masks import structures
-from benchmarks.looks.methods import Studio
+from benchmarks.looks.methods import METHODS, Studio
 from benchmarks.looks.page import render_looks, write_looks_page
-from benchmarks.looks.pairs import LookPair, phantom_pairs
+from benchmarks.looks.pairs import PHANTOM, REAL, SIMULATED, LookPair, phantom_pairs
 from benchmarks.looks.plots import panel
-from benchmarks.looks.reading import LAYERS_PSNR, PSNR, RANDOM, RASTER, RATIO
-from benchmarks.looks.records import (
+from benchmarks.looks.reading import (
     FAITHFUL,
     IDENTICAL,
+    LAYERS_PSNR,
+    PSNR,
+    RANDOM,
+    RASTER,
+    RATIO,
+    READING,
+)
+from benchmarks.looks.records import Looks, figure, load_looks, save_looks
+from benchmarks.looks.run import LooksRequest, measure_pair, run_looks
+from benchmarks.looks.scores import (
     LAB,
-    METHODS,
     NUCLEAR,
     OD,
     PARTS,
-    PHANTOM,
-    READING,
-    REAL,
-    SIMULATED,
     SSIM,
     TEXTURE,
-    Looks,
-    figure,
-    load_looks,
-    save_looks,
+    distances,
+    gradient,
+    gradient_ssim,
+    structures,
 )
-from benchmarks.looks.run import LooksRequest, measure_pair, run_looks
-from benchmarks.looks.scores import distances, gradient, gradient_ssim
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE, wasserstein
 from wsi_pgdips.records import ByteArray

@@ -15,8 +15,7 @@ from benchmarks.quality.methods import choose as choose_methods
 from benchmarks.quality.pictures import measure_picture, read_truth
 from benchmarks.records import select
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.optics.density import od_to_rgb
-from wsi_pgdips.optics.physics import compose_od
+from wsi_pgdips.optics.physics import compose_od, od_to_rgb
 from wsi_pgdips.optics.stains import load_stains
 
 SHIFT = (2, -5)

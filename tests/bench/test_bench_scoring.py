@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.quality.ablation import gap_closed
 from benchmarks.quality.blur import blurred
-from benchmarks.quality.fields import gap_closed
 from benchmarks.quality.scoring import Truth
 
 

@@ -8,20 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.records import number
 from benchmarks.speed.page import Figures, bars, slug, write_speed_page
-from benchmarks.speed.plots import number, series
-from benchmarks.speed.records import (
-    CPU_SECONDS,
-    END_TO_END,
-    ESTIMATE,
-    SECONDS,
-    WITH_WORKERS,
-    Speeds,
-    check_folder,
-    find,
-    load_speeds,
-    save_speeds,
-)
+from benchmarks.speed.plots import series
+from benchmarks.speed.records import Speeds, check_folder, find, load_speeds, save_speeds
+from benchmarks.speed.run import CPU_SECONDS, END_TO_END, ESTIMATE, SECONDS, WITH_WORKERS
 from benchmarks.speed.runs import STAGES, slope
 from wsi_pgdips.errors import OutputError, SettingsError
 

@@ -1,5 +1,6 @@
-"""The benchmark: the product beside linear baselines, its own ablations and exact truth.
+"""Benchmarks: quality, speed, looks and cohorts, each with a page made of its records.
 
-``quality.run`` measures, ``page.render`` turns its records into a page; ``docs/results/README.md``
-explains both. Nothing of a run imports this package.
+``python tests/benchmarks quality|speed|looks|cohort --out FILE.json`` measures, and
+``python tests/benchmarks page BENCHMARK FILE.json FILE.md`` makes a page of the records;
+``docs/results/README.md`` explains both. The package ``wsi_pgdips`` does not import this one.
 """

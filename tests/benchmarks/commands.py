@@ -1,235 +1,202 @@
-"""``bench``: the benchmark of quality, and its page."""
+"""The command line of the benchmarks: one command a benchmark, and one that makes a page.
+
+Heavy imports happen inside the commands, so that help comes at once.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wsi_pgdips.cli.app import EXIT_INTERRUPTED
-from wsi_pgdips.cli.say import print_rows, refuse, say_error
+from wsi_pgdips.errors import WsiPgdipsError
 
-bench_app = typer.Typer(
+if TYPE_CHECKING:
+    from benchmarks.records import Records
+
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
     help="How good the result is, and how fast: exact truth, other methods beside it.",
     no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@bench_app.command()
+Benchmark = Literal["quality", "speed", "looks", "cohort"]
+Out = Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with truth/, semisynthetic/, slides/ and scanners/. "
+        "[dim]default: phantoms alone[/dim]",
+        metavar="DIR",
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A small, fixed slice: a few minutes.")]
+Page = Annotated[
+    Path | None, typer.Option(help="Also write the page and its figures.", metavar="FILE.md")
+]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")]
+
+
+NAMES = "NAME,..."
+
+
+@app.command()
 def quality(
-    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with truth/, semisynthetic/ and slides/. "
-            "[dim]default: phantoms alone[/dim]",
-            metavar="DIR",
-        ),
-    ] = None,
+    out: Out,
+    data: Data = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Presets to measure. [dim]default: balanced,fast[/dim]", metavar="NAME,..."
-        ),
+        str | None, typer.Option(help="Presets. [dim]default: balanced,fast[/dim]", metavar=NAMES)
     ] = None,
     methods: Annotated[
-        str | None,
-        typer.Option(
-            help="Methods to measure. [dim]default: all but paper[/dim]",
-            metavar="NAME,...",
-        ),
+        str | None, typer.Option(help="Methods. [dim]default: all but paper[/dim]", metavar=NAMES)
     ] = None,
     cases: Annotated[
-        str | None,
-        typer.Option(help="Cases to measure. [dim]default: all[/dim]", metavar="NAME,..."),
+        str | None, typer.Option(help="Cases. [dim]default: all[/dim]", metavar=NAMES)
     ] = None,
     seeds: Annotated[int, typer.Option(help="Phantoms of each case.", min=1)] = 5,
     texture: Annotated[
         Path | None,
         typer.Option("--from", help="One more phantom, of the tissue of a slide.", metavar="SLIDE"),
     ] = None,
-    stains: Annotated[
-        str | None, typer.Option(help="What the slide of --from is stained with.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small, fixed slice: a few minutes.")
-    ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write the page.", metavar="FILE.md")
-    ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    stains: Annotated[str | None, typer.Option(help="Stains of the slide of --from.")] = None,
+    quick: Quick = False,
+    page: Page = None,
+    keep: Keep = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the product, linear baselines and ablations, where the truth is known."""
-    from benchmarks.quality.page import write_page
-    from benchmarks.quality.run import Request, run
+    from benchmarks.quality.run import run
 
     if (texture is None) != (stains is None):
-        refuse("--from and --stains belong together", "--from")
-    request = Request(
-        out,
-        data=data,
-        methods=_names(methods),
-        presets=_names(preset),
-        cases=_names(cases),
-        seeds=seeds,
-        extra=None if texture is None or stains is None else (texture, stains),
-        quick=quick,
-        keep=keep,
-    )
-    try:
-        results = run(request, lambda line: None if quiet else typer.echo(line))
-    except KeyboardInterrupt:
-        say_error("interrupted; the same command with --keep goes on from there", kind="stopped")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    if page is not None:
-        write_page(out, page)
-    if not quiet:
-        written = [("records", f"{len(results.records)} in {out}")]
-        print_rows(written + ([] if page is None else [("page", str(page))]))
+        raise typer.BadParameter("--from and --stains belong together", param_hint="--from")
+    chosen = {"methods": _names(methods), "presets": _names(preset), "cases": _names(cases)}
+    extra = None if texture is None or stains is None else (texture, stains)
+    rest = {"seeds": seeds, "extra": extra, "quick": quick, "keep": keep}
+    _measure(run, "quality", out, page, quiet, data=data, **chosen, **rest)
 
 
-@bench_app.command()
+@app.command()
 def speed(
-    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with slides/. [dim]default: phantoms alone[/dim]", metavar="DIR"),
-    ] = None,
+    out: Out,
+    data: Data = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="As of [b]run[/b].")
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Device, as of a run.")
     ] = "auto",
     side: Annotated[
-        int | None, typer.Option(help="Of the larger phantom, pixels.", metavar="N")
+        int | None, typer.Option(help="Side of the larger phantom, pixels.", metavar="N")
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small, fixed slice: a few minutes.")
-    ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write the page and its plots.", metavar="FILE.md")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    quick: Quick = False,
+    page: Page = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how long a tile takes, its parts, and what tiatoolbox takes for it."""
-    from benchmarks.speed.page import write_speed_page
-    from benchmarks.speed.run import SpeedRequest, run_speed
+    from benchmarks.speed.run import run
 
-    request = SpeedRequest(out, data=data, device=device, quick=quick, side=side)
-    speeds = run_speed(request, lambda line: None if quiet else typer.echo(line))
-    if page is not None:
-        write_speed_page(out, page)
-    if not quiet:
-        print_rows([("records", f"{len(speeds.records)} in {out}")])
+    asked = {"data": data, "device": device, "quick": quick, "side": side}
+    _measure(run, "speed", out, page, quiet, **asked)
 
 
-@bench_app.command(name="speed-page")
-def speed_page(
-    results: Annotated[Path, typer.Argument(help="Records of bench speed.", metavar="FILE.json")],
-    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
-) -> None:
-    """Render the records of the benchmark of speed as a page of tables and plots."""
-    from benchmarks.speed.page import write_speed_page
-
-    write_speed_page(results, output)
-
-
-@bench_app.command()
+@app.command()
 def looks(
-    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with slides/ and scanners/. [dim]default: a phantom alone[/dim]",
-            metavar="DIR",
-        ),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small, fixed slice: some two minutes.")
-    ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write the page and its figure.", metavar="FILE.md")
-    ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    out: Out,
+    data: Data = None,
+    quick: Quick = False,
+    page: Page = None,
+    keep: Keep = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how near a normalised slide comes to its reference, and what it costs to read."""
-    from benchmarks.looks.page import write_looks_page
-    from benchmarks.looks.run import LooksRequest, run_looks
+    from benchmarks.looks.run import run
 
-    request = LooksRequest(out, data=data, quick=quick, keep=keep)
-    found, panels = run_looks(request, lambda line: None if quiet else typer.echo(line))
-    if page is not None:
-        write_looks_page(out, page, panels)
-    if not quiet:
-        print_rows([("records", f"{len(found.records)} in {out}")])
+    asked = {"data": data, "quick": quick, "keep": keep, "page": page}
+    _measure(run, "looks", out, page, quiet, **asked)
 
 
-@bench_app.command(name="looks-page")
-def looks_page(
-    results: Annotated[Path, typer.Argument(help="Records of bench looks.", metavar="FILE.json")],
-    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
-) -> None:
-    """Render the records of the benchmark of looks as a page; its figure stays as it is."""
-    from benchmarks.looks.page import write_looks_page
-
-    write_looks_page(results, output)
-
-
-@bench_app.command()
+@app.command()
 def cohort(
-    out: Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")],
+    out: Out,
     slides: Annotated[
-        int | None,
-        typer.Option(help="Small slides of the cohort. [dim]default: 200[/dim]", min=1),
+        int | None, typer.Option(help="Small slides of the cohort. [dim]default: 200[/dim]", min=1)
     ] = None,
     kills: Annotated[
         int | None, typer.Option(help="Kills of a run. [dim]default: 50[/dim]", min=0)
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small, fixed slice: some two minutes.")
-    ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write the page.", metavar="FILE.md")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    quick: Quick = False,
+    page: Page = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure what a small slide costs beyond its work, and whether kills cost a single byte."""
-    from benchmarks.cohort.page import write_cohort_page
-    from benchmarks.cohort.run import CohortRequest, run_cohort_bench
+    from benchmarks.cohort.run import run
 
-    request = CohortRequest(out, slides=slides, kills=kills, quick=quick)
-    found = run_cohort_bench(request, lambda line: None if quiet else typer.echo(line))
+    asked = {"slides": slides, "kills": kills, "quick": quick}
+    _measure(run, "cohort", out, page, quiet, **asked)
+
+
+@app.command(name="page")
+def make_page(
+    benchmark: Annotated[Benchmark, typer.Argument(help="Benchmark that made the records.")],
+    results: Annotated[Path, typer.Argument(help="Its records.", metavar="FILE.json")],
+    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
+) -> None:
+    """Make the page of a benchmark's records, tables and plots; a figure of pictures is kept."""
+    from benchmarks.records import write_page
+
+    write_page(benchmark, results, output)
+
+
+@app.command()
+def memory(
+    out: Out = Path("docs/results/memory.json"),
+    full: Annotated[bool, typer.Option("--full", help="28672 pixels a side.")] = False,
+) -> None:
+    """Measure the peak memory of a run against the size of its slide."""
+    from benchmarks.speed.memory import run
+
+    run(out, full=full)
+
+
+def main() -> None:
+    """Run the command that was asked for; an error becomes a message and an exit code."""
+    try:
+        app(prog_name="python tests/benchmarks")
+    except WsiPgdipsError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _measure(
+    run: Callable[..., Records],
+    benchmark: Benchmark,
+    out: Path,
+    page: Path | None,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Run a benchmark, write its page where one is asked for, and print what was written."""
+    from benchmarks.records import silent, write_page
+
+    try:
+        records = run(out, say=silent if quiet else typer.echo, **asked)
+    except KeyboardInterrupt:
+        again = "; repeat the command with --keep to resume" if "keep" in asked else ""
+        typer.echo(f"interrupted: {out} has what was measured before{again}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if page is not None:
-        write_cohort_page(out, page)
+        write_page(benchmark, out, page)
     if not quiet:
-        print_rows([("records", f"{len(found.records)} in {out}")])
-
-
-@bench_app.command(name="cohort-page")
-def cohort_page(
-    results: Annotated[Path, typer.Argument(help="Records of bench cohort.", metavar="FILE.json")],
-    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
-) -> None:
-    """Render the records of the benchmark of cohorts as a page of tables."""
-    from benchmarks.cohort.page import write_cohort_page
-
-    write_cohort_page(results, output)
-
-
-@bench_app.command()
-def page(
-    results: Annotated[Path, typer.Argument(help="Records of bench quality.", metavar="FILE.json")],
-    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
-) -> None:
-    """Render the records of a benchmark as a page of tables."""
-    from benchmarks.quality.page import write_page
-
-    write_page(results, output)
+        typer.echo(f"records  {len(records.rows)} in {out}")
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from wsi_pgdips.checks import verify
 from wsi_pgdips.checks.verify import verify_layers
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.reader import Layers
-from wsi_pgdips.stages.finish import CHECKSUMS
+from wsi_pgdips.pipeline.output import CHECKSUMS
 
 
 @pytest.fixture

@@ -33,16 +33,13 @@ from wsi_pgdips.cohort.report import (
 from wsi_pgdips.cohort.state import (
     State,
     StateFile,
-    forget_states,
-    put_back,
+    ask_for_attempt,
+    obstacle,
     read_states,
     state_of_slide,
-    try_again,
 )
 from wsi_pgdips.errors import OutputError
-from wsi_pgdips.pipeline import lock as holding
-from wsi_pgdips.pipeline.holder import Holder
-from wsi_pgdips.pipeline.lock import place
+from wsi_pgdips.pipeline.lock import DEAD_S, Holder, lock_output, lock_path
 from wsi_pgdips.pipeline.part import STAGES, Part
 
 PARTS = [Part(), *(Part(s) for s in STAGES), *(Part("fit", i, 3) for i in (1, 2, 3))]
@@ -75,7 +72,7 @@ def begun(folder: JobFolder, name: str, part: Part | None = None, **changes: Any
 
 
 def held(folder: JobFolder, name: str) -> AbstractContextManager[None]:
-    return holding.holding(folder.path / "layers" / f"{name}.ome.zarr")
+    return lock_output(folder.path / "layers" / f"{name}.ome.zarr")
 
 
 # one state of many
@@ -197,42 +194,56 @@ def test_torn_states_go_and_those_of_names_below_stay(tmp_path: Path) -> None:
     assert not torn.exists()
     StateFile(tmp_path / "a" / "b", Part(), "")
     StateFile(tmp_path / "a", Part("fit", 1, 2), "")
-    forget_states(tmp_path / "a", Part("fit", 1, 2))
-    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2"]
+    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2", "run"]
     assert len(read_states(tmp_path / "a" / "b")) == 1
     assert read_states(tmp_path / "nothing") == ()
 
 
-def test_what_is_tried_again_is_known_to_be_begun(folder: JobFolder) -> None:
+def test_another_attempt_is_asked_for_and_begun(folder: JobFolder) -> None:
     states = folder.path / "state" / "a"
-    try_again(states)
-    assert read_states(states) == ()
+
+    def slide() -> State:
+        found = state_of_slide(read_states(states))
+        assert found is not None
+        return found
+
+    ask_for_attempt(states)
+    assert read_states(states) == ()  # nobody has begun
     begun(folder, "a", Part("calibrate"), status="stage_done")
     begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
-    try_again(states)
-    (one,) = read_states(states)
-    assert (one.status, one.digest, one.part) == ("stopped", "digest", "run")
-
-
-def test_what_could_not_be_tried_again_is_as_before(folder: JobFolder) -> None:
-    states = folder.path / "state" / "a"
+    assert obstacle(Part("fit", 2, 2), read_states(states)) == slide()
+    for _ in range(2):  # one that is refused, and one that follows
+        ask_for_attempt(states)
+        assert (slide().status, slide().reason, slide().digest) == ("failed", "x", "digest")
+        assert (slide().is_to_be_tried, slide().has_ended) == (True, False)
+        assert obstacle(Part("calibrate"), read_states(states)) is None
+    # what was killed before it began is as before; what begins has no past
+    begun(folder, "a", Part("fit", 2, 2), status="unready", reason="no calibration")
+    assert (slide().status, slide().attempt, slide().is_to_be_tried) == ("unready", 2, False)
+    assert obstacle(Part("blend"), read_states(states)) == read_states(states)[2]
+    assert obstacle(Part("fit", 1, 2), read_states(states)) is None
     begun(folder, "a", Part("calibrate"), status="stage_done")
-    begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
-    before = read_states(states)
-    try_again(states)
-    put_back(states, before)
-    assert read_states(states) == before
-    try_again(states)
-    begun(folder, "a", status="done")  # somebody was faster
-    put_back(states, before)
-    assert [s.status for s in read_states(states)] == ["done"]
+    assert (slide().status, slide().attempt) == ("stage_done", 3)
+    assert obstacle(Part("blend"), read_states(states)) is None
+    begun(folder, "a", Part("finalize"), status="done")
+    assert (slide().status, slide().has_ended) == ("done", True)
 
 
 # rows
 
 
 def test_every_way_to_stand(folder: JobFolder) -> None:
-    names = ("new", "running", "gone", "stopped", "between", "done", "failed", "incomplete")
+    names = (
+        "new",
+        "running",
+        "gone",
+        "stopped",
+        "between",
+        "done",
+        "failed",
+        "again",
+        "incomplete",
+    )
     cohort = cohort_of(folder, *names)
     for name in ("running", "gone"):
         begun(folder, name, stage="fit", done=1, total=4, unit="tiles", stage_begun=1.0)
@@ -240,9 +251,12 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
     begun(folder, "between", Part("calibrate"), status="stage_done")
     for name in ("done", "failed", "incomplete"):
         begun(folder, name, status=name, reason="why", hint="what", exit_code=3)
+    begun(folder, "again", status="failed", reason="why")
+    ask_for_attempt(folder.path / "state" / "again")
     with held(folder, "running"):
         rows = {r.entry.name: r for r in rows_of(folder, cohort)}
         queue = {"new": "job 7 pending", "gone": "job 8 pending", "between": "fit: job 9 pending"}
+        queue |= {"again": "job 8 pending", "failed": "job 8 pending"}
         queued = {r.entry.name: r for r in rows_of(folder, cohort, lambda n: queue.get(n, ""))}
     assert {n: r.standing for n, r in rows.items()} == {
         "new": "waiting",
@@ -252,18 +266,20 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
         "between": "interrupted",
         "done": "done",
         "failed": "failed",
+        "again": "failed",
         "incomplete": "incomplete",
     }
     assert {n: r.standing for n, r in queued.items()} == {
         **{n: r.standing for n, r in rows.items()},
         "gone": "waiting",
         "between": "waiting",
+        "again": "waiting",
     }
     assert rows["running"].stage_text.startswith("fit 1/4 tiles")
     assert (rows["running"].reason, rows["running"].hint) == ("", "")
     assert "is gone" in rows["gone"].reason
     assert rows["stopped"].reason == "stopped: SIGTERM"
-    assert "goes on" in rows["gone"].hint
+    assert "repeat the command" in rows["gone"].hint
     assert (rows["failed"].reason, rows["failed"].hint) == ("why", "what")
     assert queued["between"].stage_text == "fit: job 9 pending"
     # of a job that Slurm no longer knows, and which nobody has begun
@@ -275,7 +291,7 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
 def test_just_begun(folder: JobFolder) -> None:
     cohort = cohort_of(folder, "a")
     begun(folder, "a")
-    with holding.holding(folder.path / "state" / "a" / "run"):  # nobody has the output yet
+    with lock_output(folder.path / "state" / "a" / "run"):  # nobody has the output yet
         (row,) = rows_of(folder, cohort)
         assert (row.standing, row.stage_text) == ("running", "opening")
     (row,) = rows_of(folder, cohort)
@@ -288,7 +304,7 @@ def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.Mo
     output = folder.path / "layers" / "a.ome.zarr"
     output.parent.mkdir()
     elsewhere = replace(Holder.this(), host="another")
-    file = place(output, "run")
+    file = lock_path(output, "run")
     file.write_text(json.dumps(asdict(elsewhere)))
 
     refusal = [OSError(errno.EROFS, "Read-only"), PermissionError(errno.EACCES, "Denied")]
@@ -300,7 +316,7 @@ def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.Mo
     assert rows_of(folder, cohort)[0].standing == "running"
     refusal.pop(0)
     assert rows_of(folder, cohort)[0].standing == "running"
-    long_ago = time.time() - holding.DEAD_S - 60
+    long_ago = time.time() - DEAD_S - 60
     os.utime(file, (long_ago, long_ago))
     assert rows_of(folder, cohort)[0].standing == "interrupted"
 
@@ -329,7 +345,7 @@ def test_who_may_not_look_at_an_output_believes_its_state(
     cohort = cohort_of(folder, "a", "b")
     (folder.path / "layers").mkdir()
     begun(folder, "a", stage="fit")
-    monkeypatch.setattr(report, "holders", refused)
+    monkeypatch.setattr(report, "locks_of", refused)
     assert [r.standing for r in rows_of(folder, cohort)] == ["running", "waiting"]
 
 
@@ -446,7 +462,7 @@ def test_watching_ends_when_nobody_works(
             running.__exit__(None, None, None)
 
     monkeypatch.setattr(command.time, "sleep", sleep)
-    running = holding.holding(folder.plan)
+    running = lock_output(folder.plan)
     running.__enter__()
     assert call("cohort", "status", folder.path, "--watch") == 3
     assert len(looks) == 2

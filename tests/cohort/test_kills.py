@@ -11,7 +11,7 @@ import pytest
 
 from support.cheap_runs import FAST, Slide, stop_at
 from wsi_pgdips.phantom.make import make_phantom
-from wsi_pgdips.pipeline.lock import clear_dead, holding, place
+from wsi_pgdips.pipeline.lock import lock_output, lock_path, remove_dead_locks
 
 
 def test_killed_before_a_change_of_the_disk(tmp_path: Path) -> None:
@@ -38,13 +38,13 @@ def test_killed_on_its_very_first_write(name: str, slide: Slide, tmp_path: Path)
 
 
 def test_who_was_killed_after_the_end_is_forgotten(output: Path) -> None:
-    dead = place(output, "run")
+    dead = lock_path(output, "run")
     dead.write_text(json.dumps({**_of_this_process(output), "born": "of an earlier process"}))
-    clear_dead(output)
+    remove_dead_locks(output)
     assert not dead.exists()
-    with holding(output):
-        clear_dead(output)
-        assert place(output, "run").exists()
+    with lock_output(output):
+        remove_dead_locks(output)
+        assert lock_path(output, "run").exists()
 
 
 @pytest.fixture
@@ -53,5 +53,5 @@ def output(tmp_path: Path) -> Path:
 
 
 def _of_this_process(output: Path) -> dict[str, object]:
-    with holding(output):
-        return dict(json.loads(place(output, "run").read_bytes()))
+    with lock_output(output):
+        return dict(json.loads(lock_path(output, "run").read_bytes()))

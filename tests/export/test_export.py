@@ -25,14 +25,16 @@ import zarr
 from support.array_slide import MPP, ArraySlide, waves
 from support.cheap_runs import Slide
 from wsi_pgdips.errors import OutputError, SettingsError, SlideError, StainError
-from wsi_pgdips.export.slides import export_concentration, export_rgb_zarr, export_tiff
+from wsi_pgdips.export.ngff04 import export_concentration
+from wsi_pgdips.export.rgb_zarr import export_rgb_zarr
 from wsi_pgdips.export.source import read_rgb
+from wsi_pgdips.export.tiff import export_tiff
 from wsi_pgdips.export.tiles import export_tiles
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 from wsi_pgdips.looks.slide_look import slide_look
-from wsi_pgdips.optics.density import od_to_rgb
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.slide.reader import open_source
 
 VERSIONS = ("0.5", "0.4")
@@ -355,7 +357,7 @@ def test_layers_are_never_replaced(tmp_path: Path, finished: Layers) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.docx").write_bytes(b"all of it")
     for place in (finished.path, tmp_path / "other"):
-        with pytest.raises(OutputError, match="no export of ours"):
+        with pytest.raises(OutputError, match="not an export of wsi-pgdips"):
             export_rgb_zarr(ArraySlide(waves(64, 64)), place, overwrite=True)
     assert finished.finished
     assert (tmp_path / "other" / "thesis.docx").exists()

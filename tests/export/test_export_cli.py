@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +89,40 @@ def test_a_folder_of_tiles_is_gone_on_with(tmp_path: Path) -> None:
     assert len(list(out.iterdir())) == 4 + 2
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from support.array_slide import ArraySlide, waves
+from wsi_pgdips.export.tiles import export_tiles
+
+def killed(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(sys.argv[2]):
+        os._exit(9)
+
+sys.addaudithook(killed)
+export_tiles(ArraySlide(waves(300, 300)), Path(sys.argv[1]), size=200)
+"""
+
+
+@pytest.mark.parametrize(("table", "tiles"), [("tiles.json", 0), ("tiles.csv", 4)])
+def test_an_export_killed_while_it_wrote_a_table_is_resumed(
+    table: str, tiles: int, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", KILLED, str(tmp_path), table]
+    done = subprocess.run(words, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 9
+    assert len(list(tmp_path.glob(f"{table}.*.partial"))) == 1
+    kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.png")}
+    assert len(kept) == tiles
+    assert export_tiles(ArraySlide(waves(300, 300)), tmp_path, size=200) == 4
+    assert len(list(tmp_path.iterdir())) == 4 + 2
+    assert {n: (tmp_path / n).stat().st_mtime_ns for n in kept} == kept
+
+
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "1_2.png").write_bytes(b"my own")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="no export of ours"):
+        with pytest.raises(OutputError, match="not an export of wsi-pgdips"):
             export_tiles(ArraySlide(waves(64, 64)), tmp_path, overwrite=overwrite)
     assert (tmp_path / "1_2.png").read_bytes() == b"my own"
 
@@ -130,16 +162,19 @@ def test_the_name_of_the_output_says_what_is_written(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("normalize", "LAYERS", "-o", "x.tiff"), "nothing says what the slide is to look like"),
-        (("normalize", "LAYERS", "-o", "x.ome.tiff", "--reference", "self"), "under such a name"),
+        (("normalize", "LAYERS", "-o", "x.tiff"), "no look was given"),
+        (
+            ("normalize", "LAYERS", "-o", "x.ome.tiff", "--reference", "self"),
+            "does not say what",
+        ),
         (("normalize", "LAYERS", "-o", "x.tiff", "--reference", "hdab"), "of other stains"),
         (("normalize", "LAYERS", "-o", "x.tiff", "--only", "DAB"), "no such stain"),
         (("normalize", "LAYERS", "-o", "x.zarr", "--only", "eosin", "--ngff", "1"), "0.5 or 0.4"),
-        (("normalize", "LAYERS", "-o", "LAYERS/x.tiff", "--only", "eosin"), "in the layers"),
+        (("normalize", "LAYERS", "-o", "LAYERS/x.tiff", "--only", "eosin"), "inside the layers"),
         (("normalize", "nothing", "-o", "x.tiff", "--only", "eosin"), "not layers"),
-        (("export", "LAYERS", "-o", "x.tiff"), "exported as OME-Zarr"),
-        (("export", "LAYERS", "-o", "x.zarr", "--profile", "ngff09"), "unknown profile"),
-        (("export", "LAYERS", "-o", "LAYERS"), "in the layers"),
+        (("export", "LAYERS", "-o", "x.tiff"), "--output must be a name in .ome.zarr"),
+        (("export", "LAYERS", "-o", "x.zarr", "--profile", "ngff09"), "--profile must be ngff04"),
+        (("export", "LAYERS", "-o", "LAYERS"), "inside the layers"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -171,7 +206,7 @@ def test_unfinished_layers_and_the_slide_itself_are_refused(
     before = same.read_bytes()
     words = ("--slide", same, "--reference", "self", "--overwrite")
     assert call("normalize", finished.path, "-o", same, *words) == 2
-    assert "the slide itself" in capfd.readouterr().err
+    assert "would replace the slide" in capfd.readouterr().err
     assert same.read_bytes() == before
 
 
@@ -203,7 +238,7 @@ def test_another_slide_of_the_same_size_is_told(
     other.write_bytes(slide.path.read_bytes() + b"changed")
     words = ("normalize", finished.path, "--reference", "self", "--slide")
     assert call(*words, other, "-o", tmp_path / "a.tiff") == 0
-    assert "not the file that these layers are of" in capfd.readouterr().err
+    assert "not the file that these layers were made of" in capfd.readouterr().err
     assert call(*words, slide.path, "-o", tmp_path / "b.tiff") == 0
     assert "not the file" not in capfd.readouterr().err
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_pgdips.field.windows import blend, crossfade, neighbourhood_sum
+from wsi_pgdips.field.blend import local_mean
+from wsi_pgdips.field.cells import neighbourhood_sum
 from wsi_pgdips.geometry import OutputGrid, Region
-from wsi_pgdips.optics.interpolate import interpolate, interpolation_weights
+from wsi_pgdips.optics.interpolate import crossfade, interpolate, interpolation_weights
 
 TILE = 256
 GRID = OutputGrid((1100, 1300), 1.0, 0.5, tile=TILE, block=1024)
@@ -123,14 +124,14 @@ def test_blend_without_any_weight_is_the_fallback() -> None:
         (np.random.default_rng(0).random((3, 4, 2)), np.zeros((3, 4))),
         (np.full((3, 4, 2), np.nan), np.ones((3, 4))),
     ):
-        out = blend(values, weight, 1.0, fallback)
+        out = local_mean(values, weight, 1.0, fallback)
         np.testing.assert_array_equal(out, np.broadcast_to(fallback, (3, 4, 2)))
 
 
 def test_blend_spreads_what_is_known_and_leaves_the_rest_to_the_fallback() -> None:
     values = np.full((1, 30, 1), np.nan)
     values[0, 2] = 5.0
-    out = blend(values, np.ones((1, 30)), 1.0, np.array([1.0]))[0, :, 0]
+    out = local_mean(values, np.ones((1, 30)), 1.0, np.array([1.0]))[0, :, 0]
     np.testing.assert_allclose(out[:6], 5.0)
     np.testing.assert_array_equal(out[6:], 1.0)
 
@@ -138,7 +139,7 @@ def test_blend_spreads_what_is_known_and_leaves_the_rest_to_the_fallback() -> No
 def test_blend_weighs_each_component_by_its_own_confidence() -> None:
     values = np.stack([np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])], -1)
     weight = np.stack([np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])], -1)
-    np.testing.assert_allclose(blend(values, weight, 1.0, np.zeros(2))[0], [[0, 1], [0, 1]])
+    np.testing.assert_allclose(local_mean(values, weight, 1.0, np.zeros(2))[0], [[0, 1], [0, 1]])
 
 
 @given(seed=st.integers(0, 100))
@@ -146,7 +147,7 @@ def test_blend_stays_between_what_it_blends(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(5, 6, 2))
     weight = rng.random((5, 6)) * (rng.random((5, 6)) > 0.5)
-    out = blend(values, weight, 1.0, np.zeros(2))
+    out = local_mean(values, weight, 1.0, np.zeros(2))
     assert np.isfinite(out).all()
     assert out.max() <= max(values.max(), 0) + 1e-9
     assert out.min() >= min(values.min(), 0) - 1e-9

@@ -216,7 +216,7 @@ def test_a_block_without_a_measured_pixel_leaves_no_file(
 def test_wrong_shapes_are_refused(tmp_path: Path, make_scene: MakeScene, stains: StainSet) -> None:
     scene = make_scene((1500, 1100))
     create_layers(tmp_path, scene.grid, stains, name="scene")
-    with pytest.raises(ValueError, match="the block is"):
+    with pytest.raises(ValueError, match="the block needs"):
         write_block(tmp_path, scene.grid, 1, 0, **scene.block(0, 0))
 
 
@@ -245,7 +245,7 @@ def test_what_is_there_already_is_not_touched(
     scene = make_scene((90, 70))
     create = partial(create_layers, grid=scene.grid, stains=stains, name="scene")
     create(tmp_path / "layers")
-    with pytest.raises(OutputError, match="layers here already"):
+    with pytest.raises(OutputError, match="already holds layers"):
         create(tmp_path / "layers")
 
     zarr.create_group(tmp_path / "foreign", attributes={"mine": 1})
@@ -253,7 +253,7 @@ def test_what_is_there_already_is_not_touched(
     (tmp_path / "folder" / "labels" / "notes.txt").write_text("precious")
     for name in ("foreign", "folder"):
         before = digest(tmp_path / name)
-        with pytest.raises(OutputError, match="holds something else"):
+        with pytest.raises(OutputError, match="holds other files"):
             create(tmp_path / name)
         assert digest(tmp_path / name) == before
 

@@ -132,7 +132,7 @@ def test_metadata_is_merged_beside_what_is_there(store: Path) -> None:
     assert after["wsi_pgdips"] == before["wsi_pgdips"] | {"prior": {"background": [0.1, None]}}
     assert after["extra"] == 3
     assert zarr.open_group(store, mode="r").attrs["extra"] == 3  # still a group for zarr
-    with pytest.raises(OutputError, match="no layers to describe"):
+    with pytest.raises(OutputError, match="no layers in this folder"):
         write_metadata(store / "nowhere", {})
 
 

@@ -13,7 +13,7 @@ from wsi_pgdips.looks.distance import (
     structures,
     wasserstein,
 )
-from wsi_pgdips.optics.density import od_to_rgb
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.optics.stains import load_stains
 
 RNG = np.random.default_rng(0)

@@ -217,7 +217,7 @@ def test_layers_of_before_looks_were_measured(slide: Slide, finished: Layers):
 
 def test_what_does_not_belong_together_is_refused(slide: Slide, finished: Layers, tmp_path: Path):
     other = phantom(tmp_path, "tiny", (512, 512))
-    with pytest.raises(SlideError, match="not the one these layers are of"):
+    with pytest.raises(SlideError, match="not the one that these layers were made of"):
         NormalizedSlide(other.path, finished, "self")
     with pytest.raises(OutputError, match="not layers"):
         NormalizedSlide(slide.path, tmp_path, "self")
@@ -282,7 +282,7 @@ import os, sys, time
 import numpy as np
 import torch
 from wsi_pgdips.looks.files import load_reference
-from wsi_pgdips.looks.place import Place
+from wsi_pgdips.looks.pixels import PixelGrid
 from wsi_pgdips.looks.transfer import constant_fields, make_transfer
 from wsi_pgdips.looks.weight import even_weight
 from wsi_pgdips.machine import in_threads
@@ -294,7 +294,7 @@ rgb = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
 
 def work(_=None):
     out = rgb.copy()
-    transfer.slide(out, Place((0, 0), (512, 512), (1, 1)), even_weight(1.0, 1.0, (512, 512)))
+    transfer.recolour(out, PixelGrid((0, 0), (512, 512), (1, 1)), even_weight(1.0, 1.0, (512, 512)))
     return out
 
 before = work()

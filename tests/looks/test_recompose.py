@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pgdips.looks.recompose import model_od, recompose, residual_od
-from wsi_pgdips.optics.density import rgb_to_od
-from wsi_pgdips.optics.physics import compose_od, unit_rows
+from wsi_pgdips.optics.physics import compose_od, rgb_to_od, unit_rows
 from wsi_pgdips.optics.unmix import unmix
 
 ROWS = unit_rows([[0.65, 0.704, 0.286], [0.072, 0.99, 0.105], [0.269, 0.568, 0.778]])

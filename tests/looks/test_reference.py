@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from wsi_pgdips.errors import OutputError, StainError
-from wsi_pgdips.looks import qupath
-from wsi_pgdips.looks.files import load_reference, reference_names, reference_text, save_reference
+from wsi_pgdips.looks.files import (
+    load_reference,
+    parse_qupath,
+    reference_names,
+    reference_text,
+    save_reference,
+)
 from wsi_pgdips.looks.reference import Reference, combine
 
 LOOK = Reference(
@@ -136,12 +141,11 @@ def test_qupath_s_own_line_is_read_without_its_residual():
         '0.77759", "Stain 3" : "Residual", "Values 3" : "0.6 -0.7 0.3", "Background" : " 255 255 '
         "255\"}');"
     )
-    assert qupath.looks_like(line)
-    found = qupath.parse(line, "line")
+    found = parse_qupath(line, "line")
     assert found.labels == ("Hematoxylin", "DAB")
     assert found.background == (0, 0, 0)
     with pytest.raises(StainError, match="cannot be read"):
-        qupath.parse('{"Stain 1" : "H", "Values 1" : "0.1 0.2"}', "line")
+        parse_qupath('{"Stain 1" : "H", "Values 1" : "0.1 0.2"}', "line")
 
 
 def test_order_of_stains_is_the_slide_s_and_others_are_refused():

@@ -17,18 +17,17 @@ from wsi_pgdips.looks.frame import (
     off_plane_gain,
     typical_pair,
 )
-from wsi_pgdips.looks.measure import measure
-from wsi_pgdips.looks.pixels import planes_od, write_rgb
-from wsi_pgdips.looks.place import Place
-from wsi_pgdips.looks.pseudo import single_stain
+from wsi_pgdips.looks.pixels import PixelGrid, planes_od, write_rgb
+from wsi_pgdips.looks.recompose import single_stain
 from wsi_pgdips.looks.reference import Reference
+from wsi_pgdips.looks.slide_look import measure_sample
 from wsi_pgdips.looks.transfer import (
     METHODS,
     constant_fields,
     make_transfer,
 )
 from wsi_pgdips.looks.weight import even_weight
-from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
+from wsi_pgdips.optics.physics import od_to_rgb, rgb_to_od
 from wsi_pgdips.records import Fields
 
 TILE = 64
@@ -72,9 +71,9 @@ def pixels(seed=0, shape=(90, 70)) -> np.ndarray:
 
 
 def changed(transfer, rgba, place=None, weight=1.0):
-    place = place or Place((10, 20), rgba.shape[:2], (1, 1))
+    place = place or PixelGrid((10, 20), rgba.shape[:2], (1, 1))
     out = rgba.copy()
-    transfer.slide(out, place, even_weight(weight, weight, rgba.shape[:2]))
+    transfer.recolour(out, place, even_weight(weight, weight, rgba.shape[:2]))
     return out
 
 
@@ -107,7 +106,7 @@ def test_alpha_is_left_alone_and_bytes_do_not_depend_on_the_window(n, method):
     whole = changed(transfer, rgba)
     assert (whole[..., 3] == rgba[..., 3]).all()
     assert (whole[..., :3] != rgba[..., :3]).any()
-    part = changed(transfer, rgba[30:60, 20:50], Place((40, 40), (30, 30), (1, 1)))
+    part = changed(transfer, rgba[30:60, 20:50], PixelGrid((40, 40), (30, 30), (1, 1)))
     difference = np.abs(part.astype(int) - whole[30:60, 20:50])
     assert difference.max() <= 1  # float32 sums in another order, at the edge of rounding
     assert (difference > 0).mean() < 0.01
@@ -128,7 +127,7 @@ def test_typical_colours_follow_the_field():
     own, other = look(), look(2, 1.4, 0.1, 0.05)
     fields = drifting_fields(own)
     transfer = make_transfer(fields, own, other, tile=TILE)
-    centre = Place((TILE / 4, TILE / 4), (1, 2), (1, 1))  # about the centre of the first cell
+    centre = PixelGrid((TILE / 4, TILE / 4), (1, 2), (1, 1))  # about the centre of the first cell
     half = 0.5 * fields.stain_matrix[0, 0] + fields.background[0, 0]
     found = changed(transfer, np.ascontiguousarray(od_to_rgb(half)[None]), centre)
     wanted = od_to_rgb(other.typical_od + np.float32(other.background))
@@ -177,7 +176,7 @@ def test_off_tissue_only_the_glass_is_replaced(method):
     fields = drifting_fields(own)
     transfer = make_transfer(fields, own, other, tile=TILE, method=method)
     rgb = np.full((40, 50, 3), 200, np.uint8)
-    place = Place((12, 30), (40, 50), (1, 1))
+    place = PixelGrid((12, 30), (40, 50), (1, 1))
     found = changed(transfer, rgb, place, 0.0)
     b = place.field(fields.background, TILE / 2)
     wanted = planes_od(rgb) - b + np.float32(other.background)[:, None, None]
@@ -190,7 +189,7 @@ def test_no_step_between_neighbours_of_one_colour(seed, size):
     own, other = look(), look(2, 1.4, 0.1, 0.05)
     transfer = make_transfer(drifting_fields(own, seed=seed % 1000), own, other, tile=TILE)
     rgb = np.full((48, 64, 3), 120, np.uint8)
-    place = Place((5 / size, 9 / size), rgb.shape[:2], (size, size))
+    place = PixelGrid((5 / size, 9 / size), rgb.shape[:2], (size, size))
     found = changed(transfer, rgb, place).astype(float)
     # fields move by 0.04 per cell of 32 px: some counts a pixel at most, where they move fastest
     for axis in (0, 1):
@@ -199,14 +198,16 @@ def test_no_step_between_neighbours_of_one_colour(seed, size):
 
 def test_of_other_methods_or_stains_nothing_is_made():
     own = look()
-    with pytest.raises(SettingsError, match="unknown way"):
+    with pytest.raises(SettingsError, match="unknown method"):
         make_transfer(constant_fields(own), own, look(), tile=TILE, method="best")
 
 
 def test_a_window_of_another_size_is_refused():
     transfer = make_transfer(constant_fields(look()), look(), look(2, 1.4), tile=TILE)
     with pytest.raises(ValueError, match="pixels on"):
-        transfer.slide(pixels(), Place((0, 0), (8, 8), (1, 1)), even_weight(1.0, 1.0, (8, 8)))
+        transfer.recolour(
+            pixels(), PixelGrid((0, 0), (8, 8), (1, 1)), even_weight(1.0, 1.0, (8, 8))
+        )
 
 
 def test_a_stain_that_is_not_there_keeps_its_amount():
@@ -237,17 +238,17 @@ def test_typical_colours_are_medians_of_a_stain_s_own_pixels():
     amounts[:, 6000:] = 0.01
     od = np.einsum("np,nc->cp", amounts, rows) + 0.02
     around = amounts.sum(0)
-    found = measure(od, amounts, np.full(2, 0.05), around)
+    found = measure_sample(od, amounts, np.full(2, 0.05), around)
     assert np.allclose(found["typical_od"][0], 0.5 * rows[0] + 0.02, atol=0.01)
     assert np.allclose(found["typical_od"][1], 0.8 * rows[1] + 0.02, atol=0.01)
     assert found["percentiles"]["50"] == pytest.approx(np.median(amounts, 1).tolist(), abs=1e-3)
     # twice as much glass, or half as many cells: the same look
     fewer = np.r_[0:1500, 3000:9000]
-    again = measure(od[:, fewer], amounts[:, fewer], np.full(2, 0.05), around[fewer])
+    again = measure_sample(od[:, fewer], amounts[:, fewer], np.full(2, 0.05), around[fewer])
     assert np.allclose(again["typical_od"], found["typical_od"], atol=0.01)
-    absent = measure(od[:, :3000], amounts[:, :3000], np.full(2, 0.05), around[:3000])
+    absent = measure_sample(od[:, :3000], amounts[:, :3000], np.full(2, 0.05), around[:3000])
     assert absent["typical_od"][1] is None
-    nothing = measure(np.zeros((3, 0)), np.zeros((2, 0)), np.full(2, 0.05), np.zeros(0))
+    nothing = measure_sample(np.zeros((3, 0)), np.zeros((2, 0)), np.full(2, 0.05), np.zeros(0))
     assert nothing["typical_od"] == [None, None]
     assert nothing["palest_od"] is None
 
@@ -259,7 +260,7 @@ def test_what_is_palest_in_tissue_leaves_gaps_out():
     od = np.einsum("np,nc->cp", amounts, look().stain_matrix)
     od[:, 3000:] += np.array([0.03, 0.02, 0.025])[:, None]  # under all tissue, not under gaps
     around = np.repeat([0.0, 0.2, 0.4], 3000)
-    found = measure(od, amounts, np.full(2, 0.05), around)
+    found = measure_sample(od, amounts, np.full(2, 0.05), around)
     assert np.allclose(found["palest_od"], [0.03, 0.02, 0.025], atol=1e-3)
 
 
@@ -296,9 +297,9 @@ def test_black_stays_black_and_layers_alone_say_the_same(n):
     mapped = ramp @ (transfer.change[0, 0].T + np.eye(3, dtype=np.float32))
     kept = keep_black(ramp.T[:, None], mapped.T[:, None])
     assert np.abs(np.diff(kept, axis=-1)).max() < 0.02
-    place = Place((0, 0), (1, 600), (1, 1))
+    place = PixelGrid((0, 0), (1, 600), (1, 1))
     q = np.linspace(0, 2, 600, dtype=np.float32) * np.ones((n, 1, 1), np.float32)
-    alone = transfer.layers(q, place, even_weight(1.0, 0.0, (1, 600)))
+    alone = transfer.render(q, place, even_weight(1.0, 0.0, (1, 600)))
     y = transfer.model(q, place) + glass[:, None, None]
     rgb = np.ascontiguousarray(od_to_rgb(y.transpose(1, 2, 0)))
     found = changed(transfer, rgb, place)
@@ -313,13 +314,13 @@ def test_what_is_no_solid_tissue_is_not_lifted():
     own = dataclasses.replace(look(), background=clear, palest=(0.030, 0.025, 0.020))
     other = dataclasses.replace(look(2, 1.4, 0.1, 0.05), palest=(0.035, 0.030, 0.025))
     transfer = make_transfer(constant_fields(own), own, other, tile=TILE)
-    place = Place((0, 0), (1, 1), (1, 1))
+    place = PixelGrid((0, 0), (1, 1), (1, 1))
     for solid in (0.0, 1.0):
         found = glass.copy()
-        transfer.slide(found, place, even_weight(1.0, solid, (1, 1)))
+        transfer.recolour(found, place, even_weight(1.0, solid, (1, 1)))
         wanted = np.float32(other.background) + np.float32(solid) * transfer.lift
         assert np.abs(found[0, 0] - 255 * 10**-wanted).max() < 0.6
-        alone = transfer.layers(np.zeros((2, 1, 1)), place, even_weight(1.0, solid, (1, 1)))
+        alone = transfer.render(np.zeros((2, 1, 1)), place, even_weight(1.0, solid, (1, 1)))
         assert np.allclose(alone[:, 0, 0], wanted, atol=1e-6)
     assert np.abs(transfer.lift).max() > 0.003
 
@@ -369,9 +370,11 @@ def test_the_spread_off_the_plane_is_of_tissue_and_not_of_its_tails():
     off = rng.normal(0, 0.02, 8000)
     off[::100] = 1.0  # a pigment
     od = np.einsum("np,nc->cp", amounts, rows) + normal[:, None] * off
-    found = measure(od, amounts, np.full(2, 0.05), amounts.sum(0))
+    found = measure_sample(od, amounts, np.full(2, 0.05), amounts.sum(0))
     assert found["off_plane_od"] == pytest.approx(0.02, rel=0.1)
-    alone = measure(od[:, :4000], amounts[:, :4000], np.full(2, 0.05), amounts[:, :4000].sum(0))
+    alone = measure_sample(
+        od[:, :4000], amounts[:, :4000], np.full(2, 0.05), amounts[:, :4000].sum(0)
+    )
     assert alone["off_plane_od"] is None  # one colour has no plane
 
 
@@ -398,5 +401,5 @@ def test_fields_that_are_not_finite_never_reach_compiled_code():
 
 def test_a_view_of_one_stain_knows_the_ways_too():
     own = look()
-    with pytest.raises(SettingsError, match="unknown way"):
+    with pytest.raises(SettingsError, match="unknown method"):
         single_stain(constant_fields(own), own, None, "A", tile=TILE, method="best")

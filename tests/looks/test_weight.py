@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsi_pgdips.looks.place import Place
+from wsi_pgdips.looks.pixels import PixelGrid
 from wsi_pgdips.looks.weight import (
     GLASS_OD,
     RAMP_UM,
@@ -20,16 +20,18 @@ def test_weight_of_tissue_is_a_ramp_inside_the_mask_and_the_same_in_any_window()
     weight = TissueWeight(
         mask, 16.0, 0.5, np.full(mask.shape, 0.5)
     )  # 8 um a pixel: a ramp of three
-    whole = weight.at(Place((0, 0), (960, 1280), (1, 1))).pixels()[0]
+    whole = weight.at(PixelGrid((0, 0), (960, 1280), (1, 1))).pixels()[0]
     assert whole[:300].max() == 0
     assert whole[30 * 16 : 40 * 16, 45 * 16 : 55 * 16].min() == 1
     assert np.abs(np.diff(whole, axis=0)).max() <= 0.5 / RAMP_UM * 1.5
-    part = weight.at(Place((300, 450), (200, 150), (1, 1))).pixels()[0]
+    part = weight.at(PixelGrid((300, 450), (200, 150), (1, 1))).pixels()[0]
     assert np.allclose(part, whole[300:500, 450:600], atol=1e-5)
-    coarse = weight.at(Place((75, 112.5), (50, 37), (4, 4))).pixels()[0]
+    coarse = weight.at(PixelGrid((75, 112.5), (50, 37), (4, 4))).pixels()[0]
     assert np.allclose(coarse, part[:, :148].reshape(50, 4, 37, 4).mean((1, 3)), atol=0.02)
     everything = TissueWeight(np.ones((4, 4), bool), 16.0, 0.5, np.ones((4, 4)))
-    assert everything.at(Place((0, 0), (64, 64), (1, 1))).pixels().min() == 1  # no margin at ends
+    assert (
+        everything.at(PixelGrid((0, 0), (64, 64), (1, 1))).pixels().min() == 1
+    )  # no margin at ends
 
 
 def test_gaps_and_the_mask_s_margin_are_tissue_but_not_solid():
@@ -39,7 +41,7 @@ def test_gaps_and_the_mask_s_margin_are_tissue_but_not_solid():
     amount[8:32, 8:32] = 0.3  # around it four cells of glass, as a mask holds
     amount[18:22, 18:22] = GLASS_OD  # a lumen
     weight = TissueWeight(mask, 16.0, 0.5, amount)
-    tissue, solid = weight.at(Place((0, 0), (640, 640), (1, 1))).pixels()
+    tissue, solid = weight.at(PixelGrid((0, 0), (640, 640), (1, 1))).pixels()
     assert tissue[20 * 16, 20 * 16] == 1
     assert solid[19 * 16 : 21 * 16, 19 * 16 : 21 * 16].max() == 0
     assert solid[: 7 * 16].max() == 0
@@ -47,14 +49,14 @@ def test_gaps_and_the_mask_s_margin_are_tissue_but_not_solid():
     assert (solid <= tissue + 1e-6).all()
     for axis in (0, 1):
         assert np.abs(np.diff(solid, axis=axis)).max() <= 1 / 16 + 1e-5  # over a cell, no step
-    part = weight.at(Place((250, 130), (100, 90), (1, 1))).pixels()
+    part = weight.at(PixelGrid((250, 130), (100, 90), (1, 1))).pixels()
     assert np.allclose(part, np.stack([tissue, solid])[:, 250:350, 130:220], atol=1e-5)
 
 
 def test_half_covered_is_half_solid():
     amount = np.full((9, 9), (GLASS_OD + SOLID_OD) / 2)
     weight = TissueWeight(np.ones((9, 9), bool), 16.0, 0.5, amount)
-    tissue, solid = weight.at(Place((32, 32), (20, 20), (1, 1))).pixels()
+    tissue, solid = weight.at(PixelGrid((32, 32), (20, 20), (1, 1))).pixels()
     assert tissue.min() == 1
     assert np.allclose(solid, 0.5, atol=1e-6)
 

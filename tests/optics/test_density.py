@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsi_pgdips.optics.density import I0, OD_MAX, od_to_rgb, rgb_to_od
-from wsi_pgdips.optics.physics import angle_deg, compose_od, unit_rows
+from wsi_pgdips.optics.physics import (
+    I0,
+    OD_MAX,
+    angle_deg,
+    compose_od,
+    od_to_rgb,
+    rgb_to_od,
+    unit_rows,
+)
 
 ALL_VALUES = np.arange(256, dtype=np.uint8)
 

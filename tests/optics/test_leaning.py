@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsi_pgdips.optics.cone import ANGLE_BINS, ANGLE_RANGE
-from wsi_pgdips.optics.leaning import (
+from wsi_pgdips.optics.cone import (
+    ANGLE_BINS,
+    ANGLE_RANGE,
     FURTHEST,
     LEAST_WIDTH,
     inward,

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_pgdips.optics.density import rgb_to_od
-from wsi_pgdips.optics.physics import angle_deg
+from wsi_pgdips.optics.physics import angle_deg, rgb_to_od
 from wsi_pgdips.optics.stains import load_stains, match_rows
 
 SLIDES = (

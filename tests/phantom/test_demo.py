@@ -13,7 +13,7 @@ import pytest
 from wsi_pgdips import cli
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.phantom.demo import DemoResult, compare, run_demo
-from wsi_pgdips.phantom.writer import open_truth
+from wsi_pgdips.phantom.truth import open_truth
 from wsi_pgdips.report.overview import field_at_level
 
 TINY = Path(__file__).parents[1] / "phantoms" / "tiny.toml"

@@ -11,22 +11,21 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from wsi_pgdips.errors import OutputError, SettingsError, SlideError, StainError
-from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
-from wsi_pgdips.optics.physics import angle_deg, compose_od, unit_rows
-from wsi_pgdips.phantom.config import EOSIN, HEMATOXYLIN, make_phantom_config
+from wsi_pgdips.optics.physics import angle_deg, compose_od, od_to_rgb, rgb_to_od, unit_rows
+from wsi_pgdips.phantom.config import (
+    EOSIN,
+    HEMATOXYLIN,
+    PhantomConfig,
+    default_config,
+    load_phantom_config,
+    make_phantom_config,
+)
 from wsi_pgdips.phantom.fields import make_fields
 from wsi_pgdips.phantom.layout import make_layout
 from wsi_pgdips.phantom.real_tissue import RealTissue, unmix
 from wsi_pgdips.phantom.scene import CELL, ProceduralTissue
-from wsi_pgdips.phantom.writer import (
-    Phantom,
-    PhantomConfig,
-    PhantomTruth,
-    default_config,
-    load_phantom_config,
-    open_truth,
-    write_phantom,
-)
+from wsi_pgdips.phantom.truth import PhantomTruth, open_truth
+from wsi_pgdips.phantom.writer import Phantom, write_phantom
 
 CASES = sorted((Path(__file__).parents[1] / "phantoms").glob("*.toml"))
 TINY = next(p for p in CASES if p.stem == "tiny")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dask
 import pytest
+from distributed import Client
 
 from support.cheap_runs import FAST, Slide, differing
 from support.outer_cluster import free_port, outer, program, scheduler
@@ -23,12 +25,11 @@ from wsi_pgdips.config import ScientificSettings, make_settings
 from wsi_pgdips.errors import ClusterError, DeviceError, IncompleteRunError, SettingsError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.machine import device_for
-from wsi_pgdips.pipeline import clusters, slurm_jobs
-from wsi_pgdips.pipeline.block import BlockReport
-from wsi_pgdips.pipeline.dask_pool import ClusterPool, DaskPool
+from wsi_pgdips.pipeline import dask_workers
+from wsi_pgdips.pipeline import pool as pools
+from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.ledger import Block
-from wsi_pgdips.pipeline.pool import InlinePool, WorkerDiedError, make_pool
-from wsi_pgdips.stages.context import SlideJob
+from wsi_pgdips.pipeline.pool import DaskPool, Pool, WorkerDiedError, local_pool, make_pool
 
 
 def job(folder: Path, device: str = "cpu") -> SlideJob:
@@ -57,16 +58,16 @@ def deadly(job: SlideJob, block: Block, on_tile: Any = None) -> BlockReport:
     return BlockReport(block, 1, frozenset())
 
 
-@pytest.mark.parametrize("value", ["tcp://host:8786", "tls://[::1]:8786", "local", "slurm"])
+@pytest.mark.parametrize("value", ["tcp://host:8786", "tls://[::1]:8786", "local"])
 def test_clusters_that_there_are(value: str) -> None:
     assert make_settings({"cluster": value}).execution.cluster == value
 
 
 @pytest.mark.parametrize(
-    "value", ["pbs", "host:8786", "tcp://host", "tcp://host:port", "http://h:1"]
+    "value", ["slurm", "pbs", "host:8786", "tcp://host", "tcp://host:port", "http://h:1"]
 )
 def test_other_clusters_are_refused(value: str) -> None:
-    with pytest.raises(SettingsError, match=r"expected local, slurm, or .* tcp://host:8786"):
+    with pytest.raises(SettingsError, match=r"expected local, or .* tcp://host:8786"):
         make_settings({"cluster": value})
 
 
@@ -98,11 +99,9 @@ def test_a_slide_by_workers_of_a_scheduler_elsewhere(
     with outer(tmp_path) as address:
         assert slide.run(output, cluster=address, threads=1, **FAST).exit_code == 0
         # it is there for the next one, without anything of ours
-        client = clusters._connect(address)
-        with closing(client):
+        with closing(Client(address, set_as_default=False)) as client:
             assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
-            plugins = client.run(lambda dask_worker: list(dask_worker.plugins))
-            assert not any("wsi" in name for name in next(iter(plugins.values())))
+            assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
     assert open_layers(output).run_record["workers"] == 1
     assert differing(finished.path, output) == []
 
@@ -134,7 +133,7 @@ def test_a_slide_over_tls(
 ) -> None:
     output = tmp_path / "out.ome.zarr"
     with outer(tmp_path, "tls", env=as_environment(certificates)) as address:
-        with pytest.raises(ClusterError, match=r"cannot be reached(.|\n)*distributed\.comm\.tls"):
+        with pytest.raises(ClusterError, match=r"cannot be used(.|\n)*distributed\.comm\.tls"):
             make_pool("cpu", None, None, address)
         with dask.config.set(certificates):
             assert slide.run(output, cluster=address, threads=1, **FAST).exit_code == 0
@@ -149,15 +148,50 @@ def test_a_scheduler_that_is_not_there(
     arguments = ["--stains", slide.stains, "--preset", "fast", "--block", 1024, "--tile", 256]
     assert call("run", slide.path, output, *arguments, "--cluster", address) == 2
     said = "".join(capsys.readouterr().err.split())
-    assert "schedulercannotbereached" in said
+    assert "daskclustercannotbeused" in said
     assert address in said
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(99)])
+def test_a_port_of_something_else(answer: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says nothing, one that hangs up, and two that speak another language."""
+    assert dask_workers.CONNECT_S <= dask_workers.ANSWER_S < 30
+    monkeypatch.setattr(dask_workers, "ANSWER_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):  # the server was closed
+                while True:
+                    accepted.append(server.accept()[0])
+                    if answer is not None:
+                        accepted[-1].sendall(answer)
+                        accepted[-1].shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match="cannot be used") as refused:
+            make_pool("cpu", None, None, address)
+        assert time.monotonic() - begun < 15
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in accepted:
+        connection.close()
+    error = refused.value
+    assert accepted
+    assert "dask" in str(error.expected)
+    assert str(error.found).strip()
+    assert address in str(error.where)
+    assert "port" in str(error.hint)
+    if answer != b"":
+        assert error.found == "no answer from a dask scheduler within 2 s"
+
+
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(dask_workers, "FIRST_WORKER_S", 1.0)
     notes: list[str] = []
-    nobody = pytest.raises(ClusterError, match="nobody works on the slide")
+    nobody = pytest.raises(ClusterError, match=r"found: Only 0/1 workers arrived after 1")
     with scheduler(tmp_path) as address, nobody:
         make_pool("cpu", None, None, address, note=notes.append)
     assert notes == [f"{address} has no workers yet"]
@@ -167,55 +201,31 @@ def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_worker_that_is_paused_ends_what_it_has_begun(executing: int, works: bool) -> None:
     metrics = {"task_counts": {"executing": executing} if executing else {}}
     info = {"workers": {"tcp://a:1": {"status": "paused", "metrics": metrics}}}
-    place = clusters.Place(SimpleNamespace(scheduler_info=lambda n_workers: info))  # type: ignore[arg-type]
-    assert bool(place.running()) == works
-
-
-def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ClusterError, match="there is no Slurm on this machine"):
-        make_pool("cpu", None, None, "slurm")
-
-
-def test_jobs_are_asked_for_as_the_site_says(tmp_path: Path) -> None:
-    plain = slurm_jobs._options(4, 3, "cpu", tmp_path)
-    assert (plain["cores"], plain["job_cpu"], plain["processes"]) == (3, 4, 1)
-    assert (plain["memory"], plain["walltime"]) == ("16GB", "04:00:00")
-    assert plain["log_directory"] == str(tmp_path)
-    assert plain["job_extra_directives"] == []
-    assert "--lifetime" in plain["worker_extra_args"]
-    assert slurm_jobs._options(4, 3, "cuda", None)["job_extra_directives"] == ["--gres=gpu:1"]
-    said = {
-        "memory": "3GB",
-        "walltime": "1-00:00:00",
-        "log-directory": "elsewhere",
-        "job-extra-directives": ["--gpus=a100:1"],
-        "worker-extra-args": ["--lifetime", "23h"],
-        "job-script-prologue": ["module load openslide"],
-        "scheduler-options": {"port": 9000},
-    }
-    with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in said.items()}):
-        site = slurm_jobs._options(4, 3, "cuda", tmp_path)
-    for key in ("memory", "walltime", "log-directory", "job-extra-directives"):
-        assert site[key.replace("-", "_")] == said[key]
-    assert site["worker_extra_args"] == ["--memory-limit", "0", "--lifetime", "23h"]
-    assert "module load openslide" in site["job_script_prologue"]
-    assert site["scheduler_options"]["port"] == 9000
+    client = SimpleNamespace(status="running", scheduler_info=lambda n_workers: info)
+    assert bool(DaskPool(client, "there").running()) == works
 
 
 def unknown_there() -> str:
-    return "of a module that the workers lack"
+    return "of a module that others lack"
 
 
-def test_workers_without_this_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters.on_worker, "version", unknown_there)
-    found = pytest.raises(ClusterError, match=r"work of this version(.|\n)*No module named")
-    with outer(tmp_path, env={"PYTHONPATH": ""}) as address, found:
+@pytest.mark.parametrize("who", ["env", "worker_env"])
+def test_a_scheduler_or_workers_without_this_program(
+    who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_workers, "versions", unknown_there)
+    found = pytest.raises(ClusterError, match="found: .*No module named 'test_cluster'")
+    with outer(tmp_path, **{who: {"PYTHONPATH": ""}}) as address, found:
         make_pool("cpu", None, None, address)
-    monkeypatch.undo()
-    monkeypatch.setattr(clusters, "__version__", "0.0.0")
-    with outer(tmp_path) as address, pytest.raises(ClusterError, match=r"wsi-pgdips 0\.0\.0"):
-        make_pool("cpu", None, None, address)
+
+
+def test_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with outer(tmp_path) as address:
+        for name, value in (("__version__", "0.0.0"), ("version", lambda package: "2020.1.0")):
+            with monkeypatch.context() as patch:
+                patch.setattr(dask_workers, name, value)
+                with pytest.raises(ClusterError, match=r"expected: .*(0\.0\.0|2020\.1\.0)"):
+                    make_pool("cpu", None, None, address)
 
 
 def where_it_is(job: SlideJob) -> tuple[str, int]:
@@ -239,8 +249,8 @@ def test_each_remote_worker_looks_for_its_device(tmp_path: Path) -> None:
 
 
 def test_one_function_alone_in_this_process(tmp_path: Path) -> None:
-    assert InlinePool().once(where_it_is, job(tmp_path)) == ("cpu", os.getpid())
-    assert not InlinePool().remote
+    assert Pool().once(where_it_is, job(tmp_path)) == ("cpu", os.getpid())
+    assert not Pool().remote
 
 
 def test_a_block_that_kills_its_worker_is_told_from_its_neighbours(tmp_path: Path) -> None:
@@ -248,7 +258,7 @@ def test_a_block_that_kills_its_worker_is_told_from_its_neighbours(tmp_path: Pat
     good, once, bad = [(0, i) for i in range(6)], (2, 0), (1, 0)
     blocks = [good[0], bad, *good[1:3], once, *good[3:]]
     tiles: list[int] = []
-    with closing(DaskPool(2, ("fake:0", "fake:1"), lanes=2)) as pool:
+    with closing(local_pool(2, ("fake:0", "fake:1"), lanes=2)) as pool:
         outcomes = list(pool.map(deadly, job(tmp_path), blocks, lambda: tiles.append(1)))
         assert sorted(block for block, _ in outcomes) == sorted(blocks)
         done = dict(outcomes)
@@ -258,7 +268,7 @@ def test_a_block_that_kills_its_worker_is_told_from_its_neighbours(tmp_path: Pat
         assert len(tiles) == len(good) + 1
         assert len(traces(job(tmp_path), bad)) == 2
         assert len(traces(job(tmp_path), once)) >= 2  # again where a report was lost with a worker
-        while len(pool._place.running()) < 2:
+        while len(pool.running()) < 2:
             time.sleep(0.1)
         # those that took the place of the dead have their devices
         again = [(0, 10 + i) for i in range(8)]
@@ -274,7 +284,7 @@ def die(job: SlideJob, always: bool) -> str:
 
 
 def test_one_function_alone_outlives_one_death(tmp_path: Path) -> None:
-    with closing(DaskPool(1, ("cpu",))) as pool:
+    with closing(local_pool(1, ("cpu",))) as pool:
         assert pool.once(die, job(tmp_path), False) == "done"
         with pytest.raises(IncompleteRunError, match="died twice"):
             pool.once(die, job(tmp_path), True)
@@ -285,7 +295,7 @@ def fail(job: SlideJob, block: Block, on_tile: Any = None) -> BlockReport:
 
 
 def test_a_timeout_of_the_work_is_its_own(tmp_path: Path) -> None:
-    with closing(DaskPool(1, ("cpu",))) as pool:
+    with closing(local_pool(1, ("cpu",))) as pool:
         ((_, outcome),) = pool.map(fail, job(tmp_path), [(0, 0)], lambda: None)
         assert isinstance(outcome, TimeoutError)
         with pytest.raises(TimeoutError, match="a network share"):
@@ -328,25 +338,25 @@ def begun(tmp_path: Path) -> Iterator[Any]:
 def test_a_scheduler_that_is_lost(tmp_path: Path, begun: Any) -> None:
     with outer(tmp_path) as address:
         pool, *_ = make_pool("cpu", None, 1, address)
-        assert isinstance(pool, ClusterPool)
+        assert isinstance(pool, DaskPool)
         with closing(pool):
-            pid = pool._client.run_on_scheduler(os.getpid)
+            pid = pool.client.run_on_scheduler(os.getpid)
             begun(lambda: os.kill(pid, signal.SIGKILL))
-            with pytest.raises(ClusterError, match="the scheduler of the workers was lost"):
+            with pytest.raises(ClusterError, match=r"were lost(.|\n)*the scheduler ended"):
                 list(pool.map(wait_long, job(tmp_path), [(0, 0), (0, 1)], lambda: None))
 
 
 def test_the_last_worker_is_lost(
     tmp_path: Path, begun: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "LOOK_S", 0.5)
+    monkeypatch.setattr(pools, "LOOK_S", 0.5)
     with scheduler(tmp_path) as address:
         log, arguments = tmp_path / "worker.log", ("--no-nanny", "--host", "127.0.0.1", address)
         with program(log, "distributed.cli.dask_worker", *arguments, env={}):
             pool, *_ = make_pool("cpu", None, 1, address)
-            monkeypatch.setattr(clusters, "PATIENCE_S", 2.0)
+            monkeypatch.setattr(pools, "PATIENCE_S", 2.0)
             with closing(pool):
-                (pid,) = pool._client.run(os.getpid).values()
+                (pid,) = pool.client.run(os.getpid).values()
                 begun(lambda: os.kill(pid, signal.SIGKILL))
-                with pytest.raises(ClusterError, match="nobody works on the slide"):
+                with pytest.raises(ClusterError, match=r"were lost(.|\n)*no worker process"):
                     list(pool.map(wait_long, job(tmp_path), [(0, 0)], lambda: None))

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.layers.schema import provenance_block
 from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.pipeline.stage_files import load_plan, save_plan
 from wsi_pgdips.slide.source import ArraySource
-from wsi_pgdips.stages.context import load_context, make_context, save_plan
+from wsi_pgdips.stages.context import Context, make_context
+
+
+def planned(white: int) -> tuple[Context, Any]:
+    """A small image on glass of a grey level, and its pixels."""
+    rgb = np.full((256, 256, 3), white, np.uint8)
+    rgb[64:192, 64:192] = np.random.default_rng(0).integers(90, 160, (128, 128, 3))
+    source = ArraySource(rgb, mpp=4.0, tile=256, block=1024)
+    settings = ScientificSettings(preset="fast", tile=256, block=1024)
+    return make_context(source, load_stains("he"), settings), rgb
 
 
 @pytest.mark.parametrize("white", [255, 240])
 def test_what_a_floor_added_to_b_is_kept_with_the_plan(tmp_path: Path, white: int) -> None:
-    rgb = np.full((256, 256, 3), white, np.uint8)
-    rgb[64:192, 64:192] = np.random.default_rng(0).integers(90, 160, (128, 128, 3))
-    source = ArraySource(rgb, mpp=4.0, tile=256, block=1024)
-    stains, settings = load_stains("he"), ScientificSettings(preset="fast", tile=256, block=1024)
-    made = make_context(source, stains, settings)
+    made, rgb = planned(white)
     save_plan(made, tmp_path / "plan.npz")
-    kept = load_context(source, stains, settings, tmp_path / "plan.npz")
+    kept = load_plan(made.source, made.stains, made.settings, tmp_path / "plan.npz")
     of_made, of_kept = (c.tile_input((0, 0), rgb, 0) for c in (made, kept))
-    np.testing.assert_array_equal(of_kept.of_stains, of_made.of_stains)
+    np.testing.assert_array_equal(of_kept.stain_od, of_made.stain_od)
     # saturated glass is no denser than 0, so nothing is taken off before S is estimated
     if white == 255:
-        np.testing.assert_allclose(of_made.of_stains.min(), 0, atol=1e-6)
+        np.testing.assert_allclose(of_made.stain_od.min(), 0, atol=1e-6)
         np.testing.assert_allclose(of_made.corrected.min(), -0.02, atol=1e-6)
     else:
         assert of_made.raised is None
+
+
+def test_the_seed_of_a_tile_is_made_as_the_provenance_says() -> None:
+    made, rgb = planned(240)
+    recipe = provenance_block(software={}, settings={}, slide={})["seeds"]["tile"]
+    _, text, bits = recipe.split("'")
+    for name, value in (("identity", made.identity["identity"]), ("ty", "0"), ("tx", "0")):
+        text = text.replace(name, value)
+    assert bits == ", first 63 bits"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert made.tile_input((0, 0), rgb).seed == int(digest, 16) >> (256 - 63)

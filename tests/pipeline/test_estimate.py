@@ -26,7 +26,7 @@ from wsi_pgdips.pipeline.estimate import (
 from wsi_pgdips.pipeline.record import Usage
 from wsi_pgdips.pipeline.slide_run import SlideRun
 from wsi_pgdips.solver.presets import HALO
-from wsi_pgdips.tiles.grid import BlockPlan
+from wsi_pgdips.tiles.blocks import BlockPlan
 
 CMU = "CMU-1-Small-Region.svs"
 TOLERANCE = 0.25

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ import zarr
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from support.cheap_runs import BALANCED, FAST, PAPER, Slide, differing
+from support.cheap_runs import BALANCED, FAST, PAPER, Slide, differing, stop_at
 from wsi_pgdips.errors import IncompleteRunError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.optics.density import od_to_rgb
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.pipeline import slide_run as stages
+from wsi_pgdips.pipeline import slide_run
+from wsi_pgdips.progress import LineProgress
 from wsi_pgdips.records import TileFlag
 from wsi_pgdips.slide import image, reader, source
 from wsi_pgdips.solver import optimise
@@ -102,6 +105,13 @@ def test_a_tile_that_cannot_be_read(
     lost = np.argwhere(has(flags, TileFlag.READ_FAILED)).tolist()
     assert lost == [[TISSUE_TILE.y // 256, TISSUE_TILE.x // 256]]
     assert done.failed_tiles == 1 + has(flags, TileFlag.FAILED).sum()
+    for stage, kind in zip(("fit", "render"), record(output)["tile_failures"], strict=True):
+        assert (kind["stage"], kind["type"], kind["count"]) == (
+            stage,
+            "SlideError",
+            done.failed_tiles,
+        )
+        assert kind["place"].startswith("slide/")
     r = TISSUE_TILE
     assert np.isnan(layers.read(r.y, r.x, r.h, r.w)).all()
     same = np.isnan(layers.read(0, 0, *layers.grid.shape)[0])
@@ -177,31 +187,44 @@ def test_what_the_overview_cannot_read_does_not_pass_for_glass(
     assert differing(finished.path, output) == []
 
 
-def test_a_tile_whose_fit_raises(
+def test_tiles_whose_fit_raises(
     slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
-    genuine, victims = fitting.fit_tiles, []
+    output, log = tmp_path / "out.ome.zarr", io.StringIO()
+    genuine = fitting.fit_tiles
+    errors = [ArithmeticError("a surprise"), ArithmeticError("another"), LookupError("a third")]
 
     def fit_tiles(tiles: Any, *others: Any) -> Any:
-        if tiles and not victims:
-            victims.append(tiles[0].seed)
-            raise ArithmeticError("a surprise")
+        if tiles and errors:
+            raise errors.pop()
         return genuine(tiles, *others)
 
     monkeypatch.setattr(fitting, "fit_tiles", fit_tiles)
-    done = slide.run(output, **FAST)
-    assert (done.exit_code, done.failed_tiles, done.failed_blocks) == (3, 1, 0)
-    layers = open_layers(output, unfinished=True)
-    failed = has(flags_of(layers), TileFlag.FAILED)
-    assert failed.sum() == 1
-    ty, tx = np.argwhere(failed)[0]
-    assert layers.fields.inherited[ty, tx]
-    r = layers.grid.tile_region(int(ty), int(tx))
-    assert np.isfinite(layers.read(r.y, r.x, r.h, r.w)).all()
+    stop_at(slide, output, "render", **FAST)
     monkeypatch.undo()
+    # the reasons are known to the run that finishes what this one began
+    done = slide.run(output, progress=LineProgress(log), **FAST)
+    assert (done.exit_code, done.failed_tiles, done.failed_blocks) == (3, 3, 0)
+    layers = open_layers(output, unfinished=True)
+    failed = np.argwhere(has(flags_of(layers), TileFlag.FAILED)).tolist()
+    kinds = {kind["type"]: kind for kind in record(output)["tile_failures"]}
+    assert {name: kind["count"] for name, kind in kinds.items()} == {
+        "ArithmeticError": 2,
+        "LookupError": 1,
+    }
+    assert kinds["LookupError"]["message"] == "a third"
+    for kind in kinds.values():
+        assert re.fullmatch(r"stages/fit\.py:\d+ in solve", kind["place"])
+        assert kind["tile"] in failed
+        assert f"failed by {kind['type']}: {kind['message']} ({kind['place']})" in log.getvalue()
+    assert len(failed) == 3
+    for ty, tx in failed:
+        assert layers.fields.inherited[ty, tx]
+        r = layers.grid.tile_region(ty, tx)
+        assert np.isfinite(layers.read(r.y, r.x, r.h, r.w)).all()
     assert slide.run(output, **FAST).exit_code == 0
     assert differing(finished.path, output) == []
+    assert record(output)["tile_failures"] == []
 
 
 def test_a_block_that_breaks(
@@ -247,9 +270,9 @@ def test_a_block_that_a_passing_fault_has_struck_is_tried_again(
         return genuine(context, prior, plan, *a, **k)
 
     monkeypatch.setattr(fitting, "fit_block", fit_block)
-    monkeypatch.setattr(stages.time, "sleep", waits.append)
+    monkeypatch.setattr(slide_run.time, "sleep", waits.append)
     done = slide.run(output, **FAST)
-    assert waits == [stages.AGAIN_S]
+    assert waits == [slide_run.AGAIN_S]
     assert (done.exit_code, done.failed_blocks) == ((0, 0) if times == 1 else (3, 1))
     if times == 1:
         assert differing(finished.path, output) == []

@@ -139,7 +139,7 @@ def test_a_plan_may_come_late(
 
     with monkeypatch.context() as patient:
         patient.setattr(parts, "PATIENCE_S", (1, 2, 4))
-        patient.setattr(parts.time, "sleep", sleep)
+        patient.setattr("time.sleep", sleep)
         do(slide, output, "fit", **FAST)
     assert waits == [1, 2]
     assert slide.run(output, **FAST).exit_code == 0

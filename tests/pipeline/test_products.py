@@ -18,8 +18,8 @@ from support.cheap_runs import BALANCED, FAST, PHANTOMS, Slide, phantom
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.recompose import recompose, residual_od
-from wsi_pgdips.optics.density import rgb_to_od
 from wsi_pgdips.optics.interpolate import interpolate
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.phantom.config import load_phantom_config, make_phantom_config
 from wsi_pgdips.phantom.writer import write_phantom
 from wsi_pgdips.pipeline.image import deconvolve_image

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from wsi_pgdips.errors import OutputError
-from wsi_pgdips.optics.density import od_to_rgb
-from wsi_pgdips.optics.physics import compose_od, unit_rows
+from wsi_pgdips.optics.physics import compose_od, od_to_rgb, unit_rows
 from wsi_pgdips.records import Fields
 from wsi_pgdips.report.plots import mean_direction, overview, stain_colormap
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.records import ByteArray
-from wsi_pgdips.slide.reader import file_checksum, mpp_where_silent, open_source, read_meta
+from wsi_pgdips.slide.reader import fallback_mpp, file_checksum, open_source, read_meta
 from wsi_pgdips.slide.resample import box_mean
 
 SHAPE = (1500, 1203)
@@ -268,6 +268,6 @@ def test_a_told_mpp_is_for_files_that_do_not_say_theirs(tmp_path):
         resolution=(1e4 / 0.25, 1e4 / 0.25),
         resolutionunit="CENTIMETER",
     )
-    assert mpp_where_silent(silent, 0.5) == 0.5
-    assert mpp_where_silent(silent, None) is None
-    assert mpp_where_silent(said, 0.5) is None
+    assert fallback_mpp(silent, 0.5) == 0.5
+    assert fallback_mpp(silent, None) is None
+    assert fallback_mpp(said, 0.5) is None

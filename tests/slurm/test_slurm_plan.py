@@ -19,12 +19,11 @@ from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.report import rows_of
 from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.errors import OutputError, SettingsError, SlurmError
-from wsi_pgdips.pipeline.lock import holding
+from wsi_pgdips.pipeline.lock import lock_output
 from wsi_pgdips.pipeline.part import OVER_BLOCKS, STAGES, Part
 from wsi_pgdips.slurm import queue
 from wsi_pgdips.slurm.plan import REPORT, Job, plan_jobs
-from wsi_pgdips.slurm.resources import Resources
-from wsi_pgdips.slurm.script import script_of
+from wsi_pgdips.slurm.script import Resources, script_of
 from wsi_pgdips.slurm.submission import (
     Splitting,
     Submission,
@@ -479,7 +478,7 @@ def test_slides_that_are_no_longer_named(slurm: FakeSlurm, folder: JobFolder) ->
 def test_who_is_worked_on_here_waits_its_turn(slurm: FakeSlurm, folder: JobFolder) -> None:
     submit_all(folder, "a", "b")
     StateFile(folder.path / "state" / "a", Part(), "").write(status="stopped")
-    with holding(folder.plan):  # by cohort retry --local
+    with lock_output(folder.plan):  # by cohort retry --local
         rows = rows_of(folder, cohort("a", "b"), queue_of(folder))
         assert [(r.standing, r.queue) for r in rows] == [("waiting", "waits its turn")] * 2
     rows = rows_of(folder, cohort("a", "b"), queue_of(folder))
@@ -538,14 +537,22 @@ def test_what_has_ended_is_worked_on_again(slurm: FakeSlurm, folder: JobFolder) 
     assert last is not None
     assert last.job("slides-0").slides == (("gone",), ("fresh",))
     found = [state_of_slide(read_states(folder.state(e))) for e in plan.entries]
-    # a job leaves alone what has ended; what was begun goes on
-    assert [s and s.status for s in found] == ["failed", "stopped", None]
+    # a job leaves alone what has ended
+    assert [s and (s.status, s.has_ended) for s in found] == [
+        ("failed", True),
+        ("done", False),
+        None,
+    ]
     submit(folder, plan, SMALL, Splitting(), failed_too=True)
     last = Submission.latest(folder)
     assert last is not None
     assert last.job("slides-0").slides == (("failed",), ("gone",), ("fresh",))
     found = [state_of_slide(read_states(folder.state(e))) for e in plan.entries]
-    assert [s and (s.status, s.digest) for s in found] == [("stopped", digest)] * 2 + [None]
+    assert [s and (s.status, s.digest, s.has_ended) for s in found] == [
+        ("failed", digest, False),
+        ("done", digest, False),
+        None,
+    ]
 
 
 def test_submissions_are_counted_on(slurm: FakeSlurm, folder: JobFolder) -> None:
@@ -587,7 +594,7 @@ def test_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     # jobs start in other folders: nothing in a script is relative
     assert call("slurm", "submit", "m.csv", "job", "--mem=lots") == 2
-    assert call("slurm", "submit", "m.csv", "job", "--cluster=slurm") == 2
+    assert call("slurm", "submit", "m.csv", "job", "--cluster=tcp://h:1") == 2
     assert call("slurm", "submit", "m.csv", "job", "--time=1:00:00") == 0
     assert "100, 101" in capsys.readouterr().out
     waiting(slurm, "100")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.slurm.resources import Resources, seconds_of
+from wsi_pgdips.slurm.script import Resources, seconds_of
 
 
 @pytest.mark.parametrize(

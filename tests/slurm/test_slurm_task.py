@@ -16,8 +16,8 @@ from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.report import Row, rows_of
 from wsi_pgdips.cohort.runner import left_of
-from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide, try_again
-from wsi_pgdips.pipeline import lock as holding
+from wsi_pgdips.cohort.state import StateFile, ask_for_attempt, read_states, state_of_slide
+from wsi_pgdips.pipeline import lock
 from wsi_pgdips.pipeline import part as parts
 from wsi_pgdips.pipeline import slide as pipeline
 from wsi_pgdips.pipeline.part import Part
@@ -25,7 +25,7 @@ from wsi_pgdips.pipeline.signals import Stop, Stopped
 from wsi_pgdips.progress import QuietProgress
 from wsi_pgdips.slurm import task
 from wsi_pgdips.slurm.plan import Job, plan_jobs
-from wsi_pgdips.slurm.resources import Resources
+from wsi_pgdips.slurm.script import Resources
 from wsi_pgdips.slurm.submission import Splitting, Submission
 from wsi_pgdips.slurm.task import run_task
 
@@ -128,7 +128,7 @@ def test_stages_by_many_tasks(slides: Path, tmp_path: Path, whole: Path) -> None
     assert copy.exists()
     # layers that are finished already: the first job makes the copy that is missing
     copy.unlink()
-    try_again(jobs.folder.state(jobs.entries[0]))
+    ask_for_attempt(jobs.folder.state(jobs.entries[0]))
     assert jobs.run(jobs.jobs[0].name) == 0
     assert copy.exists()
     assert jobs.run_all() == [0] * 11
@@ -146,7 +146,7 @@ def test_after_a_failure_nothing_follows(
         assert jobs.run(fit, 2) == 3
     assert jobs.run_all() == [3] * 11
     assert not list((layers(jobs.folder.path, "a") / "work" / "fit").iterdir())
-    try_again(jobs.folder.state(jobs.entries[0]))
+    ask_for_attempt(jobs.folder.state(jobs.entries[0]))
     assert jobs.run_all() == [0] * 11
     assert differing(whole, layers(jobs.folder.path, "a")) == []
 
@@ -203,7 +203,7 @@ def test_out_of_time(
     (state,) = read_states(jobs.folder.path / "state" / "a")
     assert "time limit is too short" in state.reason
     assert "--time" in state.hint
-    try_again(jobs.folder.path / "state" / "a")
+    ask_for_attempt(jobs.folder.path / "state" / "a")
     assert jobs.run("slides-0") == 0
     assert differing(whole, layers(jobs.folder.path, "a")) == []
 
@@ -213,8 +213,8 @@ def test_only_what_is_in_hand_is_given_up(
 ) -> None:
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", "b.tiff", split=False)
     for name in "ab":  # as a retry leaves them
-        StateFile(jobs.folder.path / "state" / name, Part(), "")
-        try_again(jobs.folder.path / "state" / name)
+        StateFile(jobs.folder.path / "state" / name, Part(), "").write(status="stopped")
+        ask_for_attempt(jobs.folder.path / "state" / name)
     with monkeypatch.context() as short:
         interrupt(short, "tissue", signal.SIGUSR1)
         short.setenv("SLURM_RESTART_COUNT", "1")
@@ -243,7 +243,7 @@ def test_who_still_works_is_waited_for(
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=False)
     output = layers(jobs.folder.path, "a")
     waits: list[float] = []
-    still = holding.holding(output)
+    still = lock.lock_output(output)
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -251,16 +251,17 @@ def test_who_still_works_is_waited_for(
             still.__exit__(None, None, None)
 
     with monkeypatch.context() as patient:
-        patient.setattr(holding.time, "sleep", sleep)
+        patient.setattr(lock.time, "sleep", sleep)
         still.__enter__()
         assert jobs.run("slides-0") == 0
         assert len(waits) == 2
-    with holding.holding(output):  # it never ends
-        try_again(jobs.folder.path / "state" / "a")
-        monkeypatch.setattr(holding, "BEATS", 0)
+    with lock.lock_output(output):  # it never ends
+        ask_for_attempt(jobs.folder.path / "state" / "a")
+        monkeypatch.setattr(lock, "BEATS", 0)
         assert jobs.run("slides-0") == 3
     assert "a: another process works on it" in jobs.notes.said
-    assert jobs.status() == "stopped"
+    (state,) = read_states(jobs.folder.path / "state" / "a")
+    assert (state.status, state.is_to_be_tried) == ("done", True)
 
 
 def test_work_is_checked_for_signals_that_were_swallowed(slides: Path, tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_work_is_checked_for_signals_that_were_swallowed(slides: Path, tmp_path:
     with pytest.raises(Stopped):
         stop.ask(signal.SIGTERM)  # and whoever was at work did not see it
     with pytest.raises(Stopped):
-        work.work_on(jobs.folder, jobs.cohort, jobs.entries[0], stop=stop)
+        work.SlideWork(jobs.folder, jobs.cohort, jobs.entries[0], stop=stop).run()
     assert jobs.status() == "stopped"
 
 
@@ -288,5 +289,5 @@ def test_a_stop_is_on_disk_before_what_is_in_hand_is_dropped(
 
     monkeypatch.setattr(pipeline, "run_part", run_part)
     with pytest.raises(Stopped):
-        work.work_on(jobs.folder, jobs.cohort, jobs.entries[0], stop=stop)
+        work.SlideWork(jobs.folder, jobs.cohort, jobs.entries[0], stop=stop).run()
     assert seen == ["stopped"]

@@ -10,9 +10,13 @@ import pytest
 from support.synthetic import GLASS, HE, concentrations, of_all_sizes, tile_of
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.records import Acquisition, FloatArray
-from wsi_pgdips.solver.acquisition import estimate_acquisition
+from wsi_pgdips.solver.acquisition import (
+    LEAST_NOISE_UNDER_JPEG,
+    UNKNOWN_NOISE_OD,
+    estimate_acquisition,
+    tissue_noise,
+)
 from wsi_pgdips.solver.degrade import degrade
-from wsi_pgdips.solver.noise import LEAST_NOISE_UNDER_JPEG, UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.tile import TileInput
 
 SIDE = 256

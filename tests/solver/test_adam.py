@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from wsi_pgdips.solver.adam import OneCycleAdam, one_cycle
+from wsi_pgdips.solver.training import OneCycleAdam, one_cycle
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 13, 40])
@@ -44,7 +44,7 @@ def test_any_number_of_steps_has_rates(steps: int) -> None:
 
 def test_the_compiler_is_not_imported() -> None:
     program = (
-        "import sys, torch; from wsi_pgdips.solver.adam import OneCycleAdam;"
+        "import sys, torch; from wsi_pgdips.solver.training import OneCycleAdam;"
         "w = torch.ones(3, requires_grad=True); OneCycleAdam([w], 0.1, 4).step([torch.ones(3)]);"
         "assert float(w[0].detach()) < 1;"
         "print('torch._dynamo' in sys.modules)"

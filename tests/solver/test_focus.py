@@ -13,8 +13,8 @@ from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.records import Acquisition, FloatArray
 from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.fit import fit_tiles
-from wsi_pgdips.solver.focus import in_focus
 from wsi_pgdips.solver.presets import resolve
+from wsi_pgdips.solver.slide_network import in_focus
 
 CPU = torch.device("cpu")
 SOFT = Acquisition(1.5, 0, "", defocus=1.7)

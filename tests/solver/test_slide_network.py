@@ -92,7 +92,7 @@ def degraded(seed: int, side: int = 192) -> tuple[FloatArray, TileInput]:
     return q, TileInput(od, np.ones((side, side), bool), GLASS, 0, seed)
 
 
-def train(steps: int, threads: int = 1, **changes: float) -> training.Trained:
+def train(steps: int, threads: int = 1, **changes: float) -> SlidePrior:
     tiles = [degraded(s)[1] for s in range(3)]
     with ThreadPoolExecutor(threads) as executor:
         trained = training.train_slide_network(
@@ -117,7 +117,7 @@ def test_it_learns_to_undo_noise_and_jpeg_on_a_tile_it_has_not_seen() -> None:
     assert trained.acquisition.quality == 0
     assert trained.acquisition.noise == pytest.approx(NOISY.noise, rel=0.2)
     truth, tile = degraded(9)
-    weights = {k: torch.from_numpy(v) for k, v in trained.weights.items()}
+    weights = {k: torch.from_numpy(v) for k, v in trained.network.items()}
     q, closed = slide_network.estimate(
         weights, torch.from_numpy(tile.od), torch.from_numpy(HDAB), torch.from_numpy(GLASS), 1.0
     )
@@ -131,14 +131,14 @@ def test_the_number_of_threads_does_not_change_a_byte() -> None:
     one, three = train(4, threads=1), train(4, threads=3)
     assert one.loss == three.loss
     assert one.prior_weight.tobytes() == three.prior_weight.tobytes()
-    for name, value in one.weights.items():
-        assert value.tobytes() == three.weights[name].tobytes(), name
+    for name, value in one.network.items():
+        assert value.tobytes() == three.network[name].tobytes(), name
 
 
 def test_the_published_loss_can_be_added() -> None:
     plain, added = train(2), train(2, alpha=1.0, beta=0.01)
-    assert any((plain.weights[k] != added.weights[k]).any() for k in plain.weights)
-    assert all(np.isfinite(v).all() for v in added.weights.values())
+    assert any((plain.network[k] != added.network[k]).any() for k in plain.network)
+    assert all(np.isfinite(v).all() for v in added.network.values())
 
 
 def test_a_network_that_takes_away_more_than_noise_is_trusted_less() -> None:

@@ -65,7 +65,11 @@ def scheduler(folder: Path, scheme: str = "tcp", env: Mapping[str, str] | None =
 
 @contextmanager
 def outer(
-    folder: Path, scheme: str = "tcp", lanes: int = 2, env: Mapping[str, str] | None = None
+    folder: Path,
+    scheme: str = "tcp",
+    lanes: int = 2,
+    env: Mapping[str, str] | None = None,
+    worker_env: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """The address of a scheduler with one worker, which its nanny restarts."""
     with ExitStack() as stack:
@@ -73,6 +77,8 @@ def outer(
         arguments = ("--nthreads", lanes, "--host", "127.0.0.1", "--memory-limit", 0)
         arguments += ("--no-dashboard", "--local-directory", folder / "scratch", address)
         log = folder / "worker.log"
-        worker = program(log, "distributed.cli.dask_worker", *arguments, env=env or {})
+        worker = program(
+            log, "distributed.cli.dask_worker", *arguments, env=worker_env or env or {}
+        )
         stack.enter_context(worker)
         yield address

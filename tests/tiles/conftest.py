@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.optics.density import od_to_rgb
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, SlideMeta
 
 SCALE, MPP = 16, 0.5  # overview pixels of 8 um

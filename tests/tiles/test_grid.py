@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.tiles.grid import empty_blocks, plan_blocks
+from wsi_pgdips.tiles.blocks import plan_blocks
 from wsi_pgdips.tiles.tissue import TissueMap
 
 
@@ -50,7 +50,7 @@ def test_every_tile_touching_the_mask_is_planned_exactly_once(shape, points, sid
             assert (tile in plan.fit) == (fraction > 0 and fraction >= least)
             assert fraction == tissue.fraction(grid.tile_region(*tile))
     blocks = [(plan.by, plan.bx) for plan in plans]
-    assert sorted([*blocks, *empty_blocks(grid, plans)]) == list(grid.blocks())
+    assert blocks == sorted(set(blocks))  # raster order
 
 
 def test_a_tile_reached_by_dilation_alone_is_rendered_but_never_fitted():

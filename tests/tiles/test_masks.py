@@ -95,13 +95,13 @@ def test_what_reaches_beyond_the_slide_is_cut(tmp_path):
 
 BAD = {
     "not json": ("{", "not valid GeoJSON"),
-    "a list": ([1, 2], "form that cannot be used"),
-    "unknown type": ({"type": "Circle"}, "form that cannot be used"),
-    "features missing": ({"type": "FeatureCollection"}, "form that cannot be used"),
-    "short ring": (polygon([[0, 0], [9, 9]]), "form that cannot be used"),
-    "no ring": (polygon(), "form that cannot be used"),
-    "words": (polygon([["a", "b"], [1, 1], [2, 2]]), "form that cannot be used"),
-    "infinite": ('{"type":"Polygon","coordinates":[[[NaN,0],[1,1],[2,2]]]}', "form that cannot"),
+    "a list": ([1, 2], "invalid structure"),
+    "unknown type": ({"type": "Circle"}, "invalid structure"),
+    "features missing": ({"type": "FeatureCollection"}, "invalid structure"),
+    "short ring": (polygon([[0, 0], [9, 9]]), "invalid structure"),
+    "no ring": (polygon(), "invalid structure"),
+    "words": (polygon([["a", "b"], [1, 1], [2, 2]]), "invalid structure"),
+    "infinite": ('{"type":"Polygon","coordinates":[[[NaN,0],[1,1],[2,2]]]}', "invalid structure"),
     "no area": ({"type": "LineString", "coordinates": [[0, 0], [1, 1]]}, "holds no area"),
     "empty": ({"type": "FeatureCollection", "features": []}, "holds no area"),
     "outside": (polygon(ring(500, 500, 600, 600)), "marks nothing on this slide"),
@@ -123,7 +123,7 @@ def test_files_that_are_not_there(tmp_path):
             load_mask(tmp_path / name, GRID, SHAPE, SCALE)
     with pytest.raises(SettingsError, match="cannot be read"):
         file_digest(tmp_path / "none.png")
-    with pytest.raises(SettingsError, match="kind cannot be read") as caught:
+    with pytest.raises(SettingsError, match="unknown format") as caught:
         load_mask(tmp_path / "mask.tiff", GRID, SHAPE, SCALE)
     assert ".tiff" in str(caught.value)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.records import ByteArray
-from wsi_pgdips.tiles.stream import stream_tiles
+from wsi_pgdips.tiles.blocks import stream_tiles
 
 
 class SlowSource:

@@ -10,9 +10,9 @@ from scipy import ndimage
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import OutputGrid, Region
-from wsi_pgdips.optics.density import od_to_rgb, rgb_to_od
+from wsi_pgdips.optics.physics import od_to_rgb, rgb_to_od
 from wsi_pgdips.slide.source import ArraySource
-from wsi_pgdips.tiles.grid import plan_blocks
+from wsi_pgdips.tiles.blocks import plan_blocks
 from wsi_pgdips.tiles.tissue import (
     BACKGROUND_ASSUMED,
     TissueMap,
@@ -211,7 +211,7 @@ def test_no_tissue_is_an_error_with_a_way_out(as_source):
 
 
 def test_unknown_masker(as_source, paint):
-    with pytest.raises(SettingsError, match="unknown masker"):
+    with pytest.raises(SettingsError, match="masker is unknown"):
         find_tissue(as_source(paint().rgb), masker="watershed")
 
 
@@ -307,7 +307,7 @@ def test_99_percent_of_dense_pieces_lie_in_rendered_tiles(data_dir, name, mpp, a
 def test_the_maskers_of_tiatoolbox_leave_the_log_alone_and_keep_the_threshold_itself():
     import logging
 
-    from wsi_pgdips.tiles.maskers import dark_mask
+    from wsi_pgdips.tiles.tissue import dark_mask
 
     before = logging.getLogger().handlers[:], logging.getLogger().level
     rgb = np.full((60, 60, 3), 240, np.uint8)

@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.looks.normalized_slide import find_reference
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.optics.density import I0, OD_MAX
+from wsi_pgdips.optics.physics import I0, OD_MAX
 from wsi_pgdips.optics.unmix import unmix
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.looks.normalized_slide import find_reference
-from wsi_pgdips.looks.pixels import planes_od
-from wsi_pgdips.looks.place import Place
+from wsi_pgdips.looks.pixels import PixelGrid, planes_od
 from wsi_pgdips.looks.reader import windows
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
@@ -127,11 +126,11 @@ class PgdipsNormalizer:
             transfer = self._between(own, self._target)
         out = np.array(img, order="C")
         for top, left, part in windows(out):
-            place = Place((top, left), (part.shape[0], part.shape[1]), (1, 1))
-            weight = even_weight(1.0, 1.0, place.shape)
+            grid = PixelGrid((top, left), (part.shape[0], part.shape[1]), (1, 1))
+            weight = even_weight(1.0, 1.0, grid.shape)
             if transfer.lifts:
-                weight = pixel_weight(transfer.amounts(planes_od(part), place).sum(0))
-            transfer.slide(part, place, weight)
+                weight = pixel_weight(transfer.amounts(planes_od(part), grid).sum(0))
+            transfer.recolour(part, grid, weight)
         return out
 
     def _between(self, own: Reference, target: Reference) -> FieldTransfer:

@@ -11,8 +11,8 @@ from wsi_pgdips.disk import PARTIAL, sha256
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.layers.schema import RESIDUAL, RESIDUAL_RMS, TISSUE
 from wsi_pgdips.layers.tables import TILE_TABLE
+from wsi_pgdips.pipeline.output import CHECKSUMS
 from wsi_pgdips.records import TileFlag
-from wsi_pgdips.stages.finish import CHECKSUMS
 
 _VALIDATORS = ("yaozarrs", "ome_zarr_models")
 

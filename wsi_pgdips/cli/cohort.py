@@ -1,4 +1,4 @@
-"""``cohort``: many slides."""
+"""The command ``cohort``: many slides."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 cohort_app = typer.Typer(help="Many slides: run, watch, try again, verify.", no_args_is_help=True)
 
 LOOK_S = 2.0
-SHOWN = 40  # rows of a table; of more slides only those that need a look are shown
+SHOWN = 40  # rows of a table; of more slides only those that need attention are shown
 
 Job = Annotated[Path, typer.Argument(help="Folder of a cohort.", metavar="JOBDIR")]
 Manifest = Annotated[
@@ -56,9 +56,12 @@ ReferenceOption = Annotated[
 ]
 Retries = Annotated[
     int | None,
-    typer.Option(help="Of a slide, after a passing fault of a disk. [dim]default: 2[/dim]", min=0),
+    typer.Option(
+        help="New attempts at a slide after a passing fault of a disk. [dim]default: 2[/dim]",
+        min=0,
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")]
 
 
 @cohort_app.command("run")
@@ -76,14 +79,14 @@ def cohort_run(
             help="Go on with the other slides after one has failed. [dim]default: skip[/dim]",
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also say warnings.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print warnings.")] = False,
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
-    """Run every slide of a cohort; those that are done are left alone, and none stops another."""
+    """Run every slide of a cohort that is not done; a slide that fails does not stop the others."""
     if verbose:
         speak_up()
-    from wsi_pgdips.cohort.options import CohortOptions
+    from wsi_pgdips.cohort.folder import CohortOptions
     from wsi_pgdips.cohort.runner import plan_cohort
 
     own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
@@ -92,10 +95,10 @@ def cohort_run(
     from wsi_pgdips.slurm.submission import refuse_while_queued
 
     refuse_while_queued(folder)
-    _go(folder, quiet, planned=cohort, skip_errors=asked.skip_errors)
+    _run(folder, quiet, planned=cohort, skip_errors=asked.skip_errors)
 
 
-def _go(
+def _run(
     folder: JobFolder,
     quiet: bool,
     *,
@@ -119,7 +122,7 @@ def _go(
             )
     except KeyboardInterrupt:
         progress.close()
-        say_error("interrupted; the same command goes on where it stopped", kind="stopped")
+        say_error("interrupted; to resume, repeat the command", kind="stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         progress.close()
@@ -132,37 +135,38 @@ def _go(
 def cohort_status(
     job: Job,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Look again until no slide is in hand.")
+        bool, typer.Option("--watch", "-w", help="Update until nobody works on a slide.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say how every slide stands: stage, tiles, rate, time left, failures."""
+    """Show how every slide stands: stage, tiles, rate, time left, failures."""
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.cohort.report import REST, exit_code, rows_of, summary_of
     from wsi_pgdips.slurm.submission import queue_of
 
     folder, cohort = JobFolder.opened(job)
 
-    def look() -> list[Row]:
+    def read_rows() -> list[Row]:
         return rows_of(folder, cohort, queue_of(folder))
 
-    def look_again() -> list[Row]:
-        time.sleep(max(LOOK_S, REST * took))
-        return look()
-
     begun = time.monotonic()
-    rows = look()
-    took = time.monotonic() - begun
+    rows = read_rows()
+    pause_s = max(LOOK_S, REST * (time.monotonic() - begun))
+
+    def rows_later() -> list[Row]:
+        time.sleep(pause_s)
+        return read_rows()
+
     if as_json:
         typer.echo(json.dumps(summary_of(folder, rows), indent=1))
     elif not (watch and sys.stdout.isatty()):
         while watch and _in_hand(rows):
-            rows = look_again()
+            rows = rows_later()
         stdout().print(_table(rows))
     else:
         with Live(_table(rows), console=stdout(), refresh_per_second=2) as live:
             while _in_hand(rows):
-                rows = look_again()
+                rows = rows_later()
                 live.update(_table(rows))
     raise typer.Exit(exit_code(rows))
 
@@ -172,14 +176,14 @@ def cohort_retry(
     job: Job,
     failed: Annotated[
         bool,
-        typer.Option("--failed", help="Those that failed too, not only what was interrupted."),
+        typer.Option("--failed", help="Also slides that failed, not only interrupted ones."),
     ] = False,
     local: Annotated[
-        bool, typer.Option("--local", help="Here, also what was submitted to Slurm.")
+        bool, typer.Option("--local", help="Run here, even if the cohort was submitted to Slurm.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Work on what is not done once more, where it was worked on before: here, or under Slurm."""
+    """Work again on slides that are not done: here, or in Slurm if they were submitted."""
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.slurm.submission import refuse_while_queued, submit_again, was_submitted
 
@@ -191,12 +195,12 @@ def cohort_retry(
             print_rows([("submitted", ", ".join(jobs) or f"nothing: every slide is done{left}")])
         return
     refuse_while_queued(folder)
-    _go(folder, quiet, failed_too=failed)
+    _run(folder, quiet, failed_too=failed)
 
 
 @cohort_app.command("report")
 def cohort_report(job: Job, quiet: Quiet = False) -> None:
-    """Write summary.json and failures.csv of how the slides stand now."""
+    """Write summary.json and failures.csv as the slides stand now."""
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.cohort.report import exit_code, write_report
     from wsi_pgdips.slurm.submission import queue_of
@@ -210,7 +214,7 @@ def cohort_report(job: Job, quiet: Quiet = False) -> None:
 
 @cohort_app.command("verify")
 def cohort_verify(job: Job, quiet: Quiet = False) -> None:
-    """Check every finished slide: files as they were written, no block missing, the format."""
+    """Check every finished slide: checksums of its files, missing blocks, the format."""
     from wsi_pgdips.checks.verify import missing_validators
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.cohort.runner import verify_cohort
@@ -230,7 +234,7 @@ def cohort_verify(job: Job, quiet: Quiet = False) -> None:
 
 
 def _in_hand(rows: list[Row]) -> bool:
-    """Whether anybody works on slides, or will: those that wait may wait for nobody."""
+    """Return whether a process works on slides or will: those that wait may wait in vain."""
     return any(r.standing == "running" or r.queue for r in rows)
 
 

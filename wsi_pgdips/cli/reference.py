@@ -97,7 +97,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Colour distance of two slides, as a whole and between structures of the same kind."""
-    from wsi_pgdips.looks.compare import compare_slides
+    from wsi_pgdips.looks.distance import compare_slides
 
     found = compare_slides(a, b, before=before, stains=stains, mpp=mpp, mpp_source=mpp_source)
     if as_json:

@@ -1,9 +1,10 @@
-"""``slurm``: a cohort as jobs."""
+"""The command ``slurm``: a cohort as jobs."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,8 @@ from wsi_pgdips.cli.say import print_rows, refuse, say_note
 
 slurm_app = typer.Typer(help="A cohort as jobs of Slurm.", no_args_is_help=True)
 
-_JOBS, _SPLIT = "What each job asks for", "How slides become jobs"
+_job = partial(typer.Option, rich_help_panel="What each job asks for")
+_split = partial(typer.Option, rich_help_panel="How slides become jobs")
 
 
 @slurm_app.command("submit")
@@ -26,78 +28,55 @@ def slurm_submit(
     config: Config = None,
     reference: ReferenceOption = None,
     retries: Retries = None,
-    partition: Annotated[str | None, typer.Option(rich_help_panel=_JOBS)] = None,
-    gpus_per_task: Annotated[int, typer.Option(min=0, rich_help_panel=_JOBS)] = 0,
-    cpus_per_task: Annotated[int, typer.Option(min=1, rich_help_panel=_JOBS)] = 4,
-    time: Annotated[str, typer.Option(rich_help_panel=_JOBS)] = "04:00:00",
-    mem: Annotated[str, typer.Option(rich_help_panel=_JOBS)] = "16G",
-    account: Annotated[str | None, typer.Option(rich_help_panel=_JOBS)] = None,
-    qos: Annotated[str | None, typer.Option(rich_help_panel=_JOBS)] = None,
-    array_limit: Annotated[
-        int | None,
-        typer.Option(help="Tasks of an array at once.", min=1, rich_help_panel=_JOBS),
-    ] = None,
+    partition: Annotated[str | None, _job()] = None,
+    gpus_per_task: Annotated[int, _job(min=0)] = 0,
+    cpus_per_task: Annotated[int, _job(min=1)] = 4,
+    time: Annotated[str, _job()] = "04:00:00",
+    mem: Annotated[str, _job()] = "16G",
+    account: Annotated[str | None, _job()] = None,
+    qos: Annotated[str | None, _job()] = None,
+    array_limit: Annotated[int | None, _job(help="Tasks of an array at once.", min=1)] = None,
     extra: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Any other option of sbatch, such as --extra=--constraint=a100; may be given "
-            "again.",
-            rich_help_panel=_JOBS,
-        ),
+        _job(help="Any other option of sbatch, as --extra=--constraint=a100; can be repeated."),
     ] = None,
     signal_s: Annotated[
         int,
-        typer.Option(
+        _job(
             "--signal-before",
-            help="Seconds before the time limit when a job ends and asks to be started anew.",
+            help="Seconds before the time limit when a job stops and asks to be restarted.",
             min=30,
-            rich_help_panel=_JOBS,
         ),
     ] = 120,
     setup: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Line of shell before the program starts, such as 'module load cuda'.",
-            rich_help_panel=_JOBS,
-        ),
+        _job(help="Line of shell before the program starts, such as 'module load cuda'."),
     ] = None,
     program: Annotated[
         str | None,
-        typer.Option(
-            help="How the program is started, such as 'apptainer exec FILE.sif wsi-pgdips'. "
-            "[dim]default: as it was now[/dim]",
-            rich_help_panel=_JOBS,
+        _job(
+            help="Command that starts the program, such as 'apptainer exec FILE.sif wsi-pgdips'. "
+            "[dim]default: as this one was started[/dim]"
         ),
     ] = None,
     template: Annotated[
         Path | None,
-        typer.Option(
+        _job(
             help="Batch script as jinja2, in place of pipelines/slurm/job.sbatch.j2.",
             metavar="FILE.j2",
-            rich_help_panel=_JOBS,
         ),
     ] = None,
     split_slide: Annotated[
         bool,
-        typer.Option(
+        _split(
             "--split-slide",
-            help="The stages of every slide are jobs of their own, and blocks are shared out.",
-            rich_help_panel=_SPLIT,
+            help="Run each stage of every slide as a job of its own, which shares the blocks.",
         ),
     ] = False,
-    split_above: Annotated[
-        int,
-        typer.Option(help="Split slides of more blocks than this.", rich_help_panel=_SPLIT),
-    ] = 200,
-    split_tasks: Annotated[
-        int,
-        typer.Option(help="Tasks that share the blocks.", min=1, rich_help_panel=_SPLIT),
-    ] = 4,
+    split_above: Annotated[int, _split(help="Split slides of more blocks than this.")] = 200,
+    split_tasks: Annotated[int, _split(help="Tasks that share the blocks.", min=1)] = 4,
     slides_per_task: Annotated[
-        int,
-        typer.Option(
-            help="Small slides one process serves, one by one.", min=1, rich_help_panel=_SPLIT
-        ),
+        int, _split(help="Small slides that one process serves, one by one.", min=1)
     ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the scripts; submit and write nothing.")
@@ -105,10 +84,10 @@ def slurm_submit(
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
-    """Submit what is not done of a cohort: small slides as arrays, big ones stage by stage."""
-    from wsi_pgdips.cohort.options import CohortOptions
+    """Submit what is not done of a cohort: small slides as arrays, large ones stage by stage."""
+    from wsi_pgdips.cohort.folder import CohortOptions
     from wsi_pgdips.cohort.runner import left_of, plan_cohort
-    from wsi_pgdips.slurm.resources import Resources
+    from wsi_pgdips.slurm.script import Resources
     from wsi_pgdips.slurm.submission import Splitting, plan_submission, scripts_of, submit
 
     asked = CohortOptions.of(config, {"reference": reference, "retries": retries}, options)
@@ -151,7 +130,7 @@ def slurm_submit(
 
 @slurm_app.command("cancel")
 def slurm_cancel(job: Job, quiet: Quiet = False) -> None:
-    """End the jobs of a cohort; what is done is kept, and `cohort retry` goes on."""
+    """End the jobs of a cohort; what is done is kept, and `cohort retry` resumes."""
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.slurm.submission import cancel
 
@@ -168,7 +147,7 @@ def slurm_task(
     job: Annotated[str, typer.Option()],
     task: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """What a job of `slurm submit` runs."""
+    """Do the work of a job of `slurm submit`."""
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.progress import make_progress
     from wsi_pgdips.slurm.task import run_task

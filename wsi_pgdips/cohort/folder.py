@@ -1,29 +1,91 @@
-"""The job folder of a cohort: its plan, and the files of what became of each slide."""
+"""The job folder of a cohort: the plan that it keeps, and the paths of its files."""
 
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from wsi_pgdips.cohort.manifest import Entry
-from wsi_pgdips.cohort.state import try_again
-from wsi_pgdips.config import Settings, make_settings
-from wsi_pgdips.disk import write_atomic, writing
+from wsi_pgdips.cohort.manifest import Entry, is_file_of, is_path
+from wsi_pgdips.cohort.state import ask_for_attempt
+from wsi_pgdips.config import Settings, make_settings, read_settings
+from wsi_pgdips.disk import make_folder, write_atomic, writing
 from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.export.place import is_export
 
 VERSION = 1
+RETRIES = 2
 _HINT = "give the folder of `wsi-pgdips cohort run` or `slurm submit`"
+_OWN = {"reference": str, "retries": int, "skip_errors": bool}
+
+
+@dataclass(frozen=True)
+class CohortOptions:
+    """What a command asks for: the settings of all slides, and those of the cohort itself.
+
+    Attributes:
+        settings: of ``run``; paths in it are absolute, as jobs start in other folders.
+        reference: look of normalised copies, None for no copies.
+        retries: of a slide after a passing fault of a disk or network.
+        skip_errors: go on after a slide has failed.
+    """
+
+    settings: dict[str, Any]
+    reference: str | None = None
+    retries: int = RETRIES
+    skip_errors: bool = True
+
+    @classmethod
+    def of(cls, config: Path | None, own: dict[str, Any], settings: dict[str, Any]) -> Self:
+        """Read a TOML with keys of both kinds; the command line wins.
+
+        Args:
+            own: the cohort's, None where not given. settings: of ``run``.
+
+        Raises:
+            SettingsError: unreadable, an unknown key, a bad value.
+        """
+        values = {} if config is None else read_settings(config)
+        for name, kind in _OWN.items():
+            if name in values and type(values[name]) is not kind:
+                raise SettingsError(
+                    "a setting of the cohort has a value that cannot be used",
+                    expected=f"{name} = a {kind.__name__}",
+                    found=f"{name} = {values[name]!r}",
+                    where=config,
+                )
+        mine = {k: values.pop(k) for k in _OWN if k in values}
+        mine |= {k: v for k, v in own.items() if v is not None}
+        if mine.get("retries", 0) < 0:
+            raise SettingsError("retries cannot be negative", found=mine["retries"], where=config)
+        if config is not None:
+            _check_keys(values, config)
+        values |= {k: v for k, v in settings.items() if v is not None}
+        make_settings(values)
+        if is_file_of(str(mine.get("reference", ""))):
+            mine["reference"] = str(Path(mine["reference"]).absolute())
+        absolute = {k: str(Path(v).absolute()) for k, v in values.items() if is_path(k, str(v))}
+        return cls({**values, **absolute}, **mine)
+
+
+def _check_keys(values: dict[str, Any], config: Path) -> None:
+    """Refuse an unknown key; the error names the file, and the cohort's own keys.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    try:
+        make_settings(values)
+    except SettingsError as error:
+        more = f"{error.expected}, {', '.join(_OWN)}" if error.expected else None
+        raise SettingsError.like(error, expected=more, where=config) from None
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What is to be done, as kept in ``cohort.json``.
+    """The plan of a cohort, as kept in ``cohort.json``.
 
     Attributes:
         entries: in the order of the manifest. options: settings of ``run`` for all of them.
@@ -32,13 +94,13 @@ class Cohort:
 
     entries: tuple[Entry, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    retries: int = 2
+    retries: int = RETRIES
 
     def settings(self, entry: Entry) -> Settings:
-        """Of one slide.
+        """Return the settings of one slide.
 
         Raises:
-            SettingsError: a value that cannot be used; names the slide.
+            SettingsError: a value cannot be used; names the slide.
         """
         try:
             return make_settings({**self.options, **entry.settings})
@@ -53,7 +115,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """Paths of a cohort's files."""
+    """The paths of a cohort's files."""
 
     path: Path
 
@@ -74,7 +136,7 @@ class JobFolder:
         return self.path / "slurm"
 
     def state(self, entry: Entry) -> Path:
-        """A folder with a file of each process that works, or has worked, on a slide."""
+        """Return the folder of a slide's states: a file of each process that has worked on it."""
         return self.path / "state" / entry.name
 
     def log(self, entry: Entry) -> Path:
@@ -84,7 +146,7 @@ class JobFolder:
         return self.path / entry.output
 
     def normalised(self, entry: Entry) -> Path | None:
-        """The slide in the look of its reference, beside its layers."""
+        """Return the path of the slide in the look of its reference; None without a reference."""
         if entry.reference is None:
             return None
         output, look = self.output(entry), Path(entry.reference).stem
@@ -93,10 +155,10 @@ class JobFolder:
 
     @classmethod
     def opened(cls, path: Path) -> tuple[Self, Cohort]:
-        """A folder that is there, and its plan.
+        """Return a job folder that is there, and its plan.
 
         Raises:
-            OutputError: there is none, or another version's.
+            OutputError: there is none, or it is of another version.
         """
         folder = cls(path.absolute())  # jobs start elsewhere
         try:
@@ -118,27 +180,20 @@ class JobFolder:
             raise OutputError(
                 "the plan of the cohort cannot be read", found=error, where=folder.plan, hint=_HINT
             ) from None
-        folder.share_as_it_is()
         return folder, cohort
 
-    def share_as_it_is(self) -> None:
-        """What is made in a folder that its group may write to, its group may write to as well."""
-        mode = self.path.stat().st_mode
-        if mode & stat.S_IWGRP:
-            os.umask(os.umask(0) & ~0o070)
-
     def keep(self, cohort: Cohort, note: Callable[[str], None] = lambda _: None) -> None:
-        """Write the plan, unless what was made of other slides or settings would have to go.
+        """Write the plan, if it agrees with a plan that is there.
 
         Args:
-            note: is told of slides of before that are no longer named.
+            note: is told of slides of the plan before that are no longer named.
 
         Raises:
-            OutputError: it does, or it cannot be written.
+            OutputError: the plan before has other slides of the same names, or other settings,
+                and ``overwrite`` is not set; or the plan cannot be written.
         """
         with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.share_as_it_is()
+            make_folder(self.path)
         if self.plan.exists():
             self._refuse_other(cohort, note)
         plan = {
@@ -150,7 +205,11 @@ class JobFolder:
         write_atomic(self.plan, json.dumps(plan, indent=1).encode() + b"\n")
 
     def _refuse_other(self, cohort: Cohort, note: Callable[[str], None]) -> None:
-        """Of what was made of other slides or settings: worked on again where it may be."""
+        """Refuse other slides or settings than before; with ``overwrite``, ask for new attempts.
+
+        Raises:
+            OutputError: there are some that may not be overwritten.
+        """
         _, before = self.opened(self.path)
         known = {e.name: e for e in before.entries}
         gone = sorted(known.keys() - {e.name for e in cohort.entries})
@@ -172,7 +231,7 @@ class JobFolder:
                 if new.execution.overwrite and copy is not None and is_export(copy):
                     copy.unlink()
             if changed and new.execution.overwrite:
-                try_again(self.state(entry))  # it may be done, but as it was before
+                ask_for_attempt(self.state(entry))
             elif changed:
                 raise OutputError(
                     "the job folder is of another cohort",

@@ -1,4 +1,4 @@
-"""Which slides make a cohort: a CSV with a row a slide, or a folder of slides."""
+"""The slides of a cohort, from a CSV with a row for each slide or from a folder of slides."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ LAYERS = "layers"  # folder in that of the job
 OWN = ("state", "logs", "slurm", "cohort.json", "summary.json", "failures.csv")  # of the job
 SETTINGS = tuple(ScientificSettings.model_fields)
 COLUMNS = ("slide", "output", "reference", *SETTINGS)
-_PATHS = ("mask", "roi")
-_BOOLEANS = ("icc", "store_residual")
-_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_PATHS = ("mask", "roi", "cache")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Entry:
 
 
 def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
-    """The slides of a manifest or a folder.
+    """Return the slides of a manifest or a folder.
 
     Args:
         job: folder of the cohort's files; what lies in it is no slide of the cohort.
@@ -86,11 +84,11 @@ def _of_folder(folder: Path, job: Path) -> Iterator[Entry]:
 
 
 def _files(folder: Path, passed: Set[Path]) -> Iterator[Path]:
-    """Slides under a folder, not inside layers, nor hidden.
+    """Return the slides under a folder that are neither hidden nor inside layers.
 
     Args:
-        passed: folders that are not gone into: of the job, and those on the way here, as a link may
-            lead back to them.
+        passed: folders that are not searched: those of the job, and those above this folder, as a
+            link may lead back to them.
     """
     passed = {*passed, folder.resolve()}
     for path in folder.iterdir():
@@ -133,7 +131,7 @@ def _of_table(manifest: Path) -> Iterator[Entry]:
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each line that holds anything."""
+    """Return (line, cells) of each line that holds anything."""
     try:
         text = manifest.read_text(encoding="utf-8-sig")
         if "\0" in text:
@@ -178,21 +176,19 @@ def _entry(given: dict[str, str], manifest: Path, line: int) -> Entry:
     output, reference = given.pop("output", None), given.pop("reference", None)
     if reference is not None and is_file_of(reference):
         reference = str(folder / reference)
-    settings: dict[str, Any] = {}
-    for name, text in given.items():
-        if name in _PATHS or (name == "stains" and is_file_of(text)):
-            settings[name] = str(folder / text)
-        elif name in _BOOLEANS:
-            settings[name] = _boolean(text, name, where)
-        else:
-            settings[name] = text
+    settings = {k: str(folder / v) if is_path(k, v) else v for k, v in given.items()}
     name = slide.stem if output is None else _name_of(output)
     return Entry(name, str(slide), output or _output(name), reference, settings)
 
 
 def is_file_of(text: str) -> bool:
-    """Whether stains or a reference are those of a file: names of the library have no ending."""
+    """Return whether stains or a reference are a file: names of the library have no ending."""
     return bool(Path(text).suffix)
+
+
+def is_path(name: str, text: str) -> bool:
+    """Return whether the value of a setting is the path of a file or folder."""
+    return name in _PATHS or (name == "stains" and is_file_of(text))
 
 
 def _output(name: str) -> str:
@@ -200,27 +196,19 @@ def _output(name: str) -> str:
 
 
 def _name_of(output: str) -> str:
-    """The name of an entry whose output is given, also by an absolute path."""
+    """Return the name of an entry whose output is given, also by an absolute path."""
     path = Path(output)
     if path.is_absolute():
         path = Path(os.path.normpath(path)).relative_to(path.anchor)
     return (path.parent / re.sub(r"(\.ome)?\.zarr$", "", path.name)).as_posix()
 
 
-def _boolean(text: str, name: str, where: str) -> bool:
-    try:
-        return _WORDS[text.lower()]
-    except KeyError:
-        raise SettingsError(
-            "a cell is neither true nor false",
-            expected=", ".join(_WORDS),
-            found=f"{name} = {text!r}",
-            where=where,
-        ) from None
-
-
 def _refuse_clashes(entries: Iterable[Entry], source: Path, job: Path) -> None:
-    """Each output is replaced as a whole: nothing else may lie in it, nor it among other files."""
+    """Refuse outputs in one another: each is replaced as a whole, so nothing else may lie in it.
+
+    Raises:
+        SettingsError: there are some.
+    """
     root = Path(os.path.normpath(job.absolute()))
     own = {root / name: f"{name} of the job folder" for name in OWN}
     seen: dict[str | Path, Entry] = {}

@@ -1,4 +1,4 @@
-"""What a cohort has come to: a row a slide, a summary for programs, failures in plain words."""
+"""The report of a cohort: a row for each slide, a summary for programs, a table of failures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import State, read_states, state_of_slide
 from wsi_pgdips.disk import write_atomic
-from wsi_pgdips.pipeline.lock import SUFFIX, alive, holders
+from wsi_pgdips.pipeline.lock import SUFFIX, living_holder, locks_of
 from wsi_pgdips.progress import clock_text, progress_line
 
-# of a slide: as of its state, or nobody has begun, or who worked on it is gone
+# as its state says, or nobody has begun, or the process that worked on it is gone
 Standing = Literal["waiting", "running", "interrupted", "done", "incomplete", "failed"]
 Queued = Callable[[str], str]
 ORDER: tuple[Standing, ...] = (
@@ -31,7 +31,7 @@ ORDER: tuple[Standing, ...] = (
     "failed",
 )
 EXIT_DONE, EXIT_FAILED = 0, 3
-REST = 10  # times as long as a look at all slides took, before the next
+REST = 10  # a look at all slides is followed by a rest of this many times its length
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Row:
     """How one slide stands.
 
     Attributes:
-        state: the last word of who works, or worked, on it; None where nobody has begun.
-        queue: what waits or runs of it, in words.
+        state: of its last attempt; None where nobody has begun.
+        queue: the job that waits or runs for it, in words.
     """
 
     entry: Entry
@@ -51,19 +51,19 @@ class Row:
     @property
     def reason(self) -> str:
         if self.standing == "interrupted":
-            said = self.state.reason if self.state else ""
-            return said or "the process that was to work on it is gone: killed, or out of time"
+            reason = self.state.reason if self.state else ""
+            return reason or "the process that was to work on it is gone: killed, or out of time"
         return self.state.reason if self.state and self.standing != "running" else ""
 
     @property
     def hint(self) -> str:
         if self.standing == "interrupted":
-            return "the same command goes on where it stopped; with Slurm, `cohort retry`"
+            return "to resume, repeat the command; with Slurm, use `cohort retry`"
         return self.state.hint if self.state else ""
 
     @property
     def stage_text(self) -> str:
-        """``fit 12/80 tiles, 3.1 tiles/s, 0:22 left`` of a slide in hand."""
+        """The stage of a slide in hand, as ``fit 12/80 tiles, 3.1 tiles/s, 0:22 left``."""
         s = self.state
         if s is None or self.standing != "running":
             return self.queue
@@ -78,53 +78,60 @@ def rows_of(
     queued: Queued | None = None,
     lost: Mapping[str, State] = MappingProxyType({}),
 ) -> list[Row]:
-    """How every slide stands, in the order of the manifest.
+    """Return how every slide stands, in the order of the manifest.
 
     Args:
-        queued: what job that waits or runs will work on a slide, by its name; None without.
-        lost: states that could not be written.
+        queued: returns the job that waits or runs for a slide, by its name; None without Slurm.
+        lost: states that could not be written, by the names of their slides.
     """
     return [_row(folder, entry, queued, lost.get(entry.name)) for entry in cohort.entries]
 
 
 def _row(folder: JobFolder, entry: Entry, queued: Queued | None, lost: State | None) -> Row:
     state = lost or state_of_slide(read_states(folder.state(entry)))
-    if state is not None and state.status in ("done", "incomplete", "failed"):
-        return Row(entry, state.status, state)
+    if state is not None and state.has_ended:
+        return _ended_row(entry, state)
     coming = "" if queued is None else queued(entry.name)
     if state is None:
         standing: Standing = "waiting" if coming or queued is None else "interrupted"
         return Row(entry, standing, None, coming)
-    if state.status == "running" and _held(folder, entry):
+    if state.status == "running" and _is_worked_on(folder, entry):
         return Row(entry, "running", state, coming)
-    # between two of its jobs
-    return Row(entry, "waiting" if coming else "interrupted", state, coming)
+    if coming:  # between two of its jobs
+        return Row(entry, "waiting", state, coming)
+    return _ended_row(entry, state)  # the attempt that was asked for does not come
 
 
-def _held(folder: JobFolder, entry: Entry) -> bool:
-    """Whether anybody works on a slide, as far as its output and its states say."""
+def _ended_row(entry: Entry, state: State) -> Row:
+    if state.status in ("done", "incomplete", "failed"):
+        return Row(entry, state.status, state)
+    return Row(entry, "interrupted", state)
+
+
+def _is_worked_on(folder: JobFolder, entry: Entry) -> bool:
+    """Return whether a process works on a slide, as far as its output and its states say."""
     output, states = folder.output(entry), folder.state(entry)
     try:
-        if output.parent.is_dir() and any(holders(output).values()):
+        if any(locks_of(output).values()):
             return True
-        return any(alive(path) for path in sorted(states.glob(f"*{SUFFIX}")))
-    except OSError:  # who may not look there, or cannot now, believes the state
+        return any(living_holder(path) for path in sorted(states.glob(f"*{SUFFIX}")))
+    except OSError:  # a folder that cannot be read, or not now: the state is believed
         return True
 
 
 def exit_code(rows: list[Row]) -> int:
-    """0 where all are done, 3 where some are not."""
+    """Return 0 where all slides are done, 3 where some are not."""
     return EXIT_DONE if all(r.standing == "done" for r in rows) else EXIT_FAILED
 
 
 def count_text(rows: list[Row]) -> str:
-    """``4 done, 2 failed``."""
+    """Return how many slides stand how, as ``4 done, 2 failed``."""
     counts = Counter(r.standing for r in rows)
     return ", ".join(f"{counts[s]} {s}" for s in ORDER if counts[s])
 
 
 def time_left_text(rows: list[Row]) -> str:
-    """Of a cohort, at the pace of the slides that are done; "" where none is, or none is left."""
+    """Return the time left at the pace so far; "" where no slide is done, or none is left."""
     ended = [r.state for r in rows if r.standing in ("done", "incomplete") and r.state]
     left = sum(r.standing in ("waiting", "running", "interrupted") for r in rows)
     if not ended or not left:
@@ -135,7 +142,7 @@ def time_left_text(rows: list[Row]) -> str:
 
 
 def summary_of(folder: JobFolder, rows: list[Row]) -> dict[str, Any]:
-    """The content of ``summary.json``."""
+    """Return the content of ``summary.json``."""
     counts = Counter(r.standing for r in rows)
     return {
         "slides": len(rows),
@@ -152,7 +159,7 @@ def write_report(
     queued: Queued | None = None,
     lost: Mapping[str, State] = MappingProxyType({}),
 ) -> list[Row]:
-    """Write ``summary.json`` and ``failures.csv``; returns what they say."""
+    """Write ``summary.json`` and ``failures.csv``; return the rows that they tell of."""
     rows = rows_of(folder, cohort, queued, lost)
     summary = json.dumps(summary_of(folder, rows), indent=1)
     write_atomic(folder.summary, summary.encode() + b"\n")
@@ -163,8 +170,8 @@ def write_report(
         if r.standing in ("failed", "incomplete", "interrupted"):
             code = r.state.exit_code if r.state else None
             place, log = folder.output(r.entry), folder.log(r.entry)
-            cells = (r.entry.slide, place, r.standing, _line(r.reason), _line(r.hint), code, log)
-            writer.writerow(["" if cell is None else str(cell) for cell in cells])
+            reason, hint = _one_line(r.reason), _one_line(r.hint)
+            writer.writerow([r.entry.slide, place, r.standing, reason, hint, code, log])
     # a name of a file may be of another encoding
     write_atomic(folder.failures, text.getvalue().encode(errors="backslashreplace"))
     return rows
@@ -178,8 +185,8 @@ def _facts(folder: JobFolder, row: Row) -> dict[str, Any]:
         "output": str(folder.output(row.entry)),
         "normalised": None if normalised is None else str(normalised),
         "status": row.standing,
-        "reason": _line(row.reason),
-        "what_to_do": _line(row.hint),
+        "reason": _one_line(row.reason),
+        "what_to_do": _one_line(row.hint),
         "exit_code": state.exit_code if state else None,
         "stage": state.stage if state else None,
         "tiles": state.tiles if state else 0,
@@ -188,5 +195,5 @@ def _facts(folder: JobFolder, row: Row) -> dict[str, Any]:
     }
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""A cohort on this machine or on a cluster of dask: worker processes that serve many slides."""
+"""A cohort on this machine or on a cluster of dask: each worker process serves many slides."""
 
 from __future__ import annotations
 
@@ -11,34 +11,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.folder import Cohort, CohortOptions, JobFolder
 from wsi_pgdips.cohort.manifest import Entry, read_cohort
-from wsi_pgdips.cohort.options import CohortOptions
 from wsi_pgdips.cohort.report import REST, Row, rows_of, write_report
-from wsi_pgdips.cohort.state import (
-    ABSENT,
-    State,
-    StateFile,
-    put_all_back,
-    stamp_of,
-    try_again,
-)
-from wsi_pgdips.cohort.work import WHOLE, copy_is_current, unwritten, work_on
+from wsi_pgdips.cohort.state import ABSENT, State, StateFile, ask_for_attempt, stamp_of
+from wsi_pgdips.cohort.work import WHOLE, SlideWork, copy_is_current, unwritten
 from wsi_pgdips.errors import OutputError, SettingsError, WsiPgdipsError
-from wsi_pgdips.pipeline.lock import holding
+from wsi_pgdips.pipeline.lock import lock_output
 from wsi_pgdips.progress import Progress
 
 # workers that others have started may have many threads
 _ONE_AT_A_TIME = threading.Lock()
-TELL_S = 30.0  # between two words on slides that take long
+NOTE_S = 30.0  # between two notes about slides that take long
 
 
 @dataclass(frozen=True)
 class CohortJob:
-    """What a worker process is handed.
+    """What a worker process needs to know of a cohort.
 
     Attributes:
-        folder: of the job. device, threads: of the worker.
+        folder: path of the job folder. device, threads: of the worker.
     """
 
     folder: str
@@ -48,17 +40,17 @@ class CohortJob:
 
 @dataclass(frozen=True)
 class SlideReport:
-    """What it says of a slide; ``tiles`` of the cohort's progress: a slide counts as one."""
+    """What a worker returns of a slide; the progress of the cohort counts a slide as one tile."""
 
     state: State | None
     tiles: int = 1
 
 
 def plan_cohort(source: Path, job: Path, asked: CohortOptions) -> tuple[JobFolder, Cohort]:
-    """Read who belongs to a cohort, and check every setting before anything is begun.
+    """Read which slides make a cohort, and check every setting before anything is begun.
 
     Args:
-        asked: of all slides; its reference is of those whose row names none.
+        asked: options of all slides; its reference holds for rows that name none.
 
     Raises:
         SettingsError: the manifest or a setting cannot be used. OutputError: the folder cannot.
@@ -72,10 +64,10 @@ def plan_cohort(source: Path, job: Path, asked: CohortOptions) -> tuple[JobFolde
 
 
 def _check(cohort: Cohort) -> None:
-    """Every setting, and every file that settings name, once.
+    """Check every setting, and every file that settings name, once.
 
     Raises:
-        SettingsError: names the first slide that has it.
+        SettingsError: one cannot be used; names the first slide that has it.
     """
     from wsi_pgdips.looks.files import load_reference
     from wsi_pgdips.optics.stains import load_stains
@@ -110,17 +102,17 @@ def run_cohort(
     skip_errors: bool = True,
     failed_too: bool = False,
 ) -> list[Row]:
-    """Work on every slide that is not done, each on its own; how all stand in the end.
+    """Work on every slide that is not done, each on its own; return how all stand in the end.
 
     Args:
-        planned: is kept in the folder first; None for what was kept before.
+        planned: is kept in the folder first; None for the plan that was kept before.
         skip_errors: go on with the others after a slide has failed.
-        failed_too: also give those another chance that failed before.
+        failed_too: also try slides again that failed before.
 
     Raises:
         OutputError: another process runs this cohort, or the folder is of another.
     """
-    with holding(folder.plan):
+    with lock_output(folder.plan):
         if planned is not None:  # not before: workers of another process read the plan
             folder.keep(planned, progress.note)
         folder, cohort = JobFolder.opened(folder.path)
@@ -128,44 +120,34 @@ def run_cohort(
         lost: dict[str, State] = {}
         try:
             if todo:
-                with _waiting(folder, todo), _telling(folder, cohort, progress):
+                for entry in todo:
+                    with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
+                        ask_for_attempt(folder.state(entry))
+                with _slow_slides_noted(folder, cohort, progress):
                     _work(folder, cohort, todo, progress, skip_errors, lost)
-        except BaseException:  # broken off: what was done so far is reported all the same
+        except BaseException:  # an interruption: what was done so far is reported all the same
             with suppress(WsiPgdipsError, OSError):
                 write_report(folder, cohort, lost=lost)
             raise
         return write_report(folder, cohort, lost=lost)
 
 
-@contextmanager
-def _waiting(folder: JobFolder, todo: Sequence[Entry]) -> Iterator[None]:
-    """What failed before has not failed while it waits; what was not come to is as it was."""
-    before = []
-    try:
-        for entry in todo:
-            with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
-                before.append((folder.state(entry), try_again(folder.state(entry))))
-        yield
-    finally:
-        put_all_back(before)
-
-
 def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:
-    """The slides to work on: not what is done, in another's hands, or failed before."""
-    todo = []
-    for row in rows_of(folder, cohort):
-        if row.standing == "running":
-            continue
-        if row.standing in ("failed", "incomplete") and not failed_too and _as_before(row, cohort):
-            continue
-        if row.standing == "done" and _as_before(row, cohort) and _is_whole(folder, row.entry):
-            continue
-        todo.append(row.entry)
-    return todo
+    """Return the slides to work on: neither done, nor in another's hands, nor failed before."""
+    rows = rows_of(folder, cohort)
+    return [row.entry for row in rows if _is_left(folder, cohort, row, failed_too)]
+
+
+def _is_left(folder: JobFolder, cohort: Cohort, row: Row, failed_too: bool) -> bool:
+    if row.standing == "running":
+        return False
+    if row.state is None or not row.state.has_ended or not _is_as_before(row, row.state, cohort):
+        return True
+    return failed_too if row.standing != "done" else not _is_whole(folder, row.entry)
 
 
 def _is_whole(folder: JobFolder, entry: Entry) -> bool:
-    """Whether layers that were finished still are; what is wrong with them, their run will say."""
+    """Return whether layers that were finished still are; their run reports what is wrong."""
     from wsi_pgdips.layers.provenance import is_done
 
     try:
@@ -174,14 +156,12 @@ def _is_whole(folder: JobFolder, entry: Entry) -> bool:
         return False
 
 
-def _as_before(row: Row, cohort: Cohort) -> bool:
-    """Whether a slide was worked on with the settings and the file it has now."""
-    if row.state is None:
-        return False
+def _is_as_before(row: Row, state: State, cohort: Cohort) -> bool:
+    """Return whether a slide was worked on with the settings and the file that it has now."""
     digest, stamp = cohort.settings(row.entry).science.digest(), stamp_of(row.entry.slide)
     # a file that is gone, to an archive perhaps, has not changed; one that has come has
-    same_file = stamp in ("", ABSENT) or row.state.stamp in ("", stamp)
-    return same_file and row.state.digest in ("", digest)
+    same_file = stamp in ("", ABSENT) or state.stamp in ("", stamp)
+    return same_file and state.digest in ("", digest)
 
 
 def _work(
@@ -192,7 +172,8 @@ def _work(
     skip_errors: bool,
     lost: dict[str, State],
 ) -> None:
-    """
+    """Have worker processes work on slides.
+
     Args:
         lost: gets states that could not be written, by the names of their slides.
     """
@@ -200,14 +181,14 @@ def _work(
 
     how = cohort.settings(todo[0]).execution
     pool: Any
-    pool, threads = slide_pool(how, folder.slurm / "dask", progress.note)
+    pool, threads = slide_pool(how, progress.note)
     try:
         progress.stage("cohort", len(todo), "slides")
         job: Any = CohortJob(str(folder.path), how.device, threads)
         names = [e.name for e in todo]
         for name, outcome in pool.map(on_slide, job, names, progress.advance):
-            state = _said(folder, cohort, name, outcome)
-            progress.note(f"{name}: {_word(state)}")
+            state = _state_after(folder, cohort, name, outcome)
+            progress.note(f"{name}: {_text_of(state)}")
             if state is not None and state.unwritten:
                 lost[name] = state
             if state is not None and state.status not in ("done", "stage_done") and not skip_errors:
@@ -218,19 +199,21 @@ def _work(
 
 
 def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: None) -> SlideReport:
-    """In a worker process: one slide of many."""
+    """Work on one slide of many, in a worker process."""
     try:
         folder, cohort = JobFolder.opened(Path(job.folder))
     except WsiPgdipsError as error:  # of this machine, or of a bad moment
         return SlideReport(unwritten(error))
     with _ONE_AT_A_TIME:
-        state = work_on(folder, cohort, cohort.entry(name), device=job.device, threads=job.threads)
-    return SlideReport(state)
+        entry, device, threads = cohort.entry(name), job.device, job.threads
+        work = SlideWork(folder, cohort, entry, device=device, threads=threads)
+        return SlideReport(work.run())
 
 
-def _said(
+def _state_after(
     folder: JobFolder, cohort: Cohort, name: str, outcome: SlideReport | Exception
 ) -> State | None:
+    """Return the state of a slide that a worker has left; written here where the worker died."""
     if not isinstance(outcome, Exception):
         return outcome.state
     entry = cohort.entry(name)
@@ -248,7 +231,7 @@ def _said(
         return State(WHOLE.name, unwritten=True, **facts)
 
 
-def _word(state: State | None) -> str:
+def _text_of(state: State | None) -> str:
     if state is None:
         return "another process works on it"
     if state.status == "done":
@@ -257,7 +240,7 @@ def _word(state: State | None) -> str:
 
 
 def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict[str, list[str]]:
-    """What is wrong with each finished slide, by its name; nothing where it is whole."""
+    """Return the faults of each finished slide, by its name; none where it is whole."""
     from wsi_pgdips.checks.verify import verify_layers
 
     done = [r.entry for r in rows_of(folder, cohort) if r.standing == "done"]
@@ -280,13 +263,13 @@ def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict
 
 
 @contextmanager
-def _telling(folder: JobFolder, cohort: Cohort, progress: Progress) -> Iterator[None]:
-    """Say now and then how far the slides in hand are."""
+def _slow_slides_noted(folder: JobFolder, cohort: Cohort, progress: Progress) -> Iterator[None]:
+    """Note the progress of the slides in hand now and then."""
     over = threading.Event()
 
-    def tell() -> None:
+    def note() -> None:
         took = 0.0
-        while not over.wait(max(TELL_S, REST * took)):
+        while not over.wait(max(NOTE_S, REST * took)):
             begun = time.monotonic()
             with suppress(OSError):  # a share that is away for a moment
                 for row in rows_of(folder, cohort):
@@ -294,7 +277,7 @@ def _telling(folder: JobFolder, cohort: Cohort, progress: Progress) -> Iterator[
                         progress.note(f"{row.entry.name}: {row.stage_text}")
             took = time.monotonic() - begun
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=note, daemon=True)
     thread.start()
     try:
         yield

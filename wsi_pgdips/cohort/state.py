@@ -1,4 +1,4 @@
-"""What became of a slide: one small file of each process that has worked on it."""
+"""The state of a slide on disk: one small file of each process that has worked on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,28 +15,31 @@ from typing import Any, Literal, Self
 from wsi_pgdips.disk import PARTIAL, write_atomic
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline.part import STAGES, Part
-from wsi_pgdips.pipeline.retry import is_passing
+from wsi_pgdips.pipeline.retry import retrying
 
 Status = Literal["running", "stage_done", "done", "incomplete", "failed", "stopped", "unready"]
-WRITE_S = 1.0  # between two writes of how far a stage is
-TO_BE_TRIED = "to be tried again"
+ENDED: tuple[Status, ...] = ("done", "failed", "incomplete")
+WRITE_S = 1.0  # between two writes of the progress within a stage
 ABSENT = "absent"  # stamp of a file that is not there
-AGAIN_S = (1.0, 5.0, 15.0)  # before each new attempt to say what became of a slide
+AGAIN_S = (1.0, 5.0, 15.0)  # before each new try to write the end of a slide
 
 
 @dataclass(frozen=True)
 class State:
-    """Of a part of the work on a slide, or of a slide.
+    """The state of one part of the work on a slide, or of a slide.
 
     Attributes:
         part: its name. status: ``stage_done`` where other stages follow; ``incomplete`` where tiles
             or blocks failed; ``stopped`` by a signal; ``unready`` where a stage before it was not
-            done. stage: of the run, in hand or the last.
-        done, total, unit: of the stage. begun, stage_begun, updated: seconds since the epoch.
+            done.
+        stage: of the run, now or last. done, total, unit: of the stage.
+        begun, stage_begun, updated: seconds since the epoch.
         reason, hint: what went wrong, and what to do. exit_code: as of ``run``.
         tiles, failed_tiles, wall_s: of the slide. digest: of its scientific settings.
-        stamp: size and time of its file, see ``stamp_of``; "" where that cannot be told.
+        stamp: size and time of its file, see ``stamp_of``; "" where they are unknown.
         host, pid, job: who wrote it; ``job`` of Slurm. unwritten: it is not on disk.
+        attempt: number of the attempt at the slide that the state belongs to.
+        wanted: number of the attempt that was asked for last, see ``ask_for_attempt``; 0 for none.
     """
 
     part: str
@@ -60,14 +63,22 @@ class State:
     pid: int = 0
     job: str = ""
     unwritten: bool = False
+    attempt: int = 1
+    wanted: int = 0
 
     @property
-    def ended(self) -> bool:
-        """Whether nobody goes on with it unasked."""
-        return self.status in ("done", "failed", "incomplete")
+    def is_to_be_tried(self) -> bool:
+        """Whether another attempt was asked for, and has not begun."""
+        return self.wanted > self.attempt
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the slide is left alone until somebody asks for another attempt."""
+        return self.status in ENDED and not self.is_to_be_tried
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
+        """Return the state in a file; None where there is none that can be read."""
         try:
             return cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -75,10 +86,16 @@ class State:
 
 
 class StateFile:
-    """The state of a part, on disk; a ``Progress`` that writes how far it is.
+    """The state of a part on disk; a ``Progress`` that writes how far the part is.
+
+    A part that begins with the first stage begins a new attempt at the slide; other parts belong to
+    the attempt that was begun, or asked for, last.
 
     Args:
         folder: of the slide's states. stamp: of its file. clock: seconds since the epoch.
+
+    Raises:
+        OutputError: it cannot be written.
     """
 
     def __init__(
@@ -92,9 +109,11 @@ class StateFile:
         self._path, self._clock = folder / f"{part.name}.json", clock
         for torn in folder.glob(f"{part.name}.json.*{PARTIAL}"):  # of a process that was killed
             torn.unlink(missing_ok=True)
-        now = clock()
+        before, now = read_states(folder), clock()
+        latest = max((s.attempt for s in before), default=0)
         self.state = State(
             part.name,
+            attempt=latest + 1 if part.does("calibrate") else _attempt(before),
             begun=now,
             updated=now,
             digest=digest,
@@ -107,34 +126,27 @@ class StateFile:
         self.write()
 
     def write(self, **changes: Any) -> State:
-        """Change the state, and write it; again where the disk is away for a moment.
+        """Change the state and write it; a passing fault of the disk is waited for.
 
         Raises:
             OutputError: it cannot be written.
         """
         self._change(**changes)
-        for wait in AGAIN_S:
-            try:
-                return self._write()
-            except OutputError as error:
-                if not is_passing(error):
-                    raise
-                time.sleep(wait)
-        return self._write()
+        return retrying(AGAIN_S)(self._write)
 
-    def say(self, **changes: Any) -> None:
-        """``write`` where there is no time, and what cannot be written is not missed."""
+    def write_soon(self, **changes: Any) -> None:
+        """Change the state, and write it once; a failure to write is ignored."""
         self._change(**changes)
         with contextlib.suppress(OutputError):
             self._write()
 
     def stage(self, name: str, total: int, unit: str) -> None:
-        self.say(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
+        self.write_soon(stage=name, total=total, unit=unit, done=0, stage_begun=self._clock())
 
     def advance(self, n: int = 1) -> None:
         self.state = replace(self.state, done=self.state.done + n)
         if self._clock() - self._written >= WRITE_S:
-            self.say()
+            self.write_soon()
 
     def _change(self, **changes: Any) -> None:
         self._written = self._clock()
@@ -149,8 +161,25 @@ class StateFile:
     def close(self) -> None: ...
 
 
+def ask_for_attempt(folder: Path) -> None:
+    """Ask for another attempt at a slide that was begun.
+
+    The wish lies beside the last state, whose reason is kept until the attempt begins.
+
+    Args:
+        folder: of the slide's states.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if states := read_states(folder):
+        last = max(states, key=lambda s: s.attempt)
+        asked = replace(last, wanted=last.attempt + 1)
+        write_atomic(folder / f"{last.part}.json", json.dumps(asdict(asked)).encode())
+
+
 def stamp_of(slide: str) -> str:
-    """What tells a slide's file from one that takes its place; "" where it cannot be seen."""
+    """Return what tells a slide's file from one that takes its place; "" where it is not seen."""
     try:
         facts = Path(slide).stat()
     except FileNotFoundError:
@@ -161,96 +190,70 @@ def stamp_of(slide: str) -> str:
 
 
 def read_states(folder: Path) -> tuple[State, ...]:
-    """Of all parts, in the order of their stages."""
+    """Return the states of all parts, of all attempts, in the order of their stages."""
     found = [State.read(path) for path in sorted(folder.glob("*.json"))]
-    return tuple(sorted((s for s in found if s is not None), key=_place))
-
-
-def forget_states(folder: Path, but: Part) -> None:
-    """What is begun anew has no past; states of slides whose names go on below stay.
-
-    Args:
-        but: whose state is written already, so that a slide that was begun counts as begun.
-    """
-    for path in folder.glob("*.json"):
-        if path.name != f"{but.name}.json":
-            path.unlink(missing_ok=True)
-
-
-def try_again(folder: Path) -> tuple[State, ...]:
-    """What has ended counts as stopped from now on, and as begun: it is gone on with.
-
-    Returns:
-        The states before, for ``put_back``.
-    """
-    before = read_states(folder)
-    if before:
-        digest = next((s.digest for s in before if s.digest), "")
-        StateFile(folder, Part(), digest).write(status="stopped", reason=TO_BE_TRIED)
-        forget_states(folder, Part())
-    return before
-
-
-def put_back(folder: Path, states: Sequence[State]) -> None:
-    """As it was before ``try_again``, unless somebody has begun since."""
-    now = state_of_slide(read_states(folder))
-    if states and now is not None and now.reason == TO_BE_TRIED:
-        for state in states:
-            write_atomic(folder / f"{state.part}.json", json.dumps(asdict(state)).encode())
-        if all(s.part != now.part for s in states):
-            (folder / f"{now.part}.json").unlink(missing_ok=True)
-
-
-def put_all_back(before: Iterable[tuple[Path, Sequence[State]]]) -> None:
-    """``put_back`` of as many as can be written."""
-    for folder, states in before:
-        with contextlib.suppress(OutputError, OSError):
-            put_back(folder, states)
+    return tuple(sorted((s for s in found if s is not None), key=lambda s: _order(s.part)))
 
 
 def state_of_slide(states: Sequence[State]) -> State | None:
-    """One state from those of the parts; None where nobody has begun.
+    """Return one state of a slide from those of its last attempt; None where nobody has begun.
 
-    A failure counts more than what is still in hand, as nothing can follow it.
+    A failure counts more than work that still goes on, as nothing can follow the failure.
     """
     if not states:
         return None
-    since = min(s.begun for s in states)
-    for status in ("done", "failed", "incomplete"):
+    attempt, wanted = max(s.attempt for s in states), max(s.wanted for s in states)
+    states = [s for s in states if s.attempt == attempt]
+    of_slide: dict[str, Any] = {"begun": min(s.begun for s in states), "wanted": wanted}
+    for status in ENDED:
         for state in states:
             if state.status == status:
-                return replace(state, begun=since)
+                return replace(state, **of_slide)
     unready = [s for s in states if s.status == "unready"]
     begun = [s for s in states if s not in unready]
     if unready and all(s.status == "stage_done" for s in begun):
-        return replace(unready[0], begun=since)  # the others follow from it
+        return replace(unready[0], **of_slide)  # the others follow from it
     last = begun[-1]
-    beside = [s for s in begun if _place(s) == _place(last)]
+    beside = [s for s in begun if _order(s.part) == _order(last.part)]
     running = [s for s in beside if s.status == "running"] or beside
     latest = max(running, key=lambda s: s.updated)
     stopped = any(s.status == "stopped" for s in beside)
     return replace(
         latest,
+        **of_slide,
         status="stopped" if stopped and latest.status != "running" else latest.status,
         done=sum(s.done for s in beside),
         total=sum(s.total for s in beside),
-        begun=since,
-        # a process that is just starting has begun none
+        # a process that is just starting has begun no stage
         stage_begun=min((s.stage_begun for s in running if s.stage), default=0.0),
     )
 
 
-def unready_before(part: Part, states: Sequence[State]) -> State | None:
-    """A stage before that of a part which could not begin, so that no later one can."""
-    own = _order(part.name)
-    return next((s for s in states if s.status == "unready" and _place(s) < own), None)
+def obstacle(part: Part, states: Sequence[State]) -> State | None:
+    """Return the state that keeps a job from its part; None where nothing does.
+
+    The slide has ended, or a stage before the part could not begin, so that no later one can.
+    """
+    of_slide = state_of_slide(states)
+    if of_slide is not None and of_slide.has_ended:
+        return of_slide
+    return next(
+        (
+            s
+            for s in states
+            if (s.status, s.attempt) == ("unready", _attempt(states))
+            and _order(s.part) < _order(part.name)
+        ),
+        None,
+    )
 
 
-def _place(state: State) -> int:
-    return _order(state.part)
+def _attempt(states: Sequence[State]) -> int:
+    """Return the number of the attempt that was begun, or asked for, last."""
+    return max((max(s.attempt, s.wanted) for s in states), default=1)
 
 
 def _order(part: str) -> int:
-    """Of the stages; what does all of them comes last."""
+    """Return the place of a part among the stages; what does all of them comes last."""
     name = part.partition("-")[0]
     return next((i for i, stage in enumerate(STAGES) if stage == name), len(STAGES))

@@ -1,237 +1,212 @@
-"""One slide of a cohort, or a part of it: whatever happens, its state says what became of it."""
+"""The work on one slide of a cohort, or on a part of it; its state says how it ended."""
 
 from __future__ import annotations
 
-import itertools
-import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
-from wsi_pgdips.cohort.state import (
-    ABSENT,
-    State,
-    StateFile,
-    Status,
-    forget_states,
-    read_states,
-    stamp_of,
-)
+from wsi_pgdips.cohort.state import ABSENT, State, StateFile, read_states, stamp_of
 from wsi_pgdips.config import Settings
-from wsi_pgdips.disk import writing
+from wsi_pgdips.disk import make_folder, share, writing
 from wsi_pgdips.errors import NotReadyError, OutputError, WsiPgdipsError
 from wsi_pgdips.layers.provenance import DONE, RUN_RECORD, read_run_record
-from wsi_pgdips.pipeline.lock import held_by_another, holding, outwait
+from wsi_pgdips.pipeline.lock import LockedError, lock_output, wait_until_free
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.record import RunSummary
-from wsi_pgdips.pipeline.retry import WAITS_S, has_passed, is_passing
+from wsi_pgdips.pipeline.retry import WAITS_S, has_passed, is_passing, retrying
 from wsi_pgdips.pipeline.signals import Stop, Stopped
 from wsi_pgdips.progress import LineProgress, Progress, Together
 
 WHOLE = Part()
 
 
-def work_on(
-    folder: JobFolder,
-    cohort: Cohort,
-    entry: Entry,
-    part: Part = WHOLE,
-    *,
-    shown: Progress | None = None,
-    stop: Stop | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-) -> State | None:
-    """Run a slide, or a part of it; its state is kept and returned, done or failed.
+@dataclass(frozen=True)
+class SlideWork:
+    """The work of this process on a slide.
 
-    None where another process works on it: what becomes of the slide is its to say.
-
-    Args:
-        shown: also gets the progress. stop: may end the work.
+    Attributes:
+        part: of the slide that is done. shown: also gets the progress. stop: may end the work.
         device, threads: in place of the settings', where slides share a machine.
-
-    Raises:
-        BaseException: only what is no fault of the slide: an interruption.
     """
-    own, stop = folder.state(entry) / part.name, stop or Stop()
-    try:
-        if not (
-            outwait(folder.output(entry), part, stop.check) and outwait(own, WHOLE, stop.check)
-        ):
+
+    folder: JobFolder
+    cohort: Cohort
+    entry: Entry
+    part: Part = WHOLE
+    shown: Progress | None = None
+    stop: Stop = field(default_factory=Stop)
+    device: str | None = None
+    threads: int | None = None
+
+    @property
+    def output(self) -> Path:
+        return self.folder.output(self.entry)
+
+    def run(self) -> State | None:
+        """Do the work; return the state of the part, done or failed, which is also kept on disk.
+
+        None where another process works on the slide, and will write its state.
+
+        Raises:
+            BaseException: only what is no fault of the slide: an interruption.
+        """
+        # locked while nobody works on the output, too: before, between two attempts, and after
+        own = self.folder.state(self.entry) / self.part.name
+        try:
+            if not wait_until_free(self.output, self.part, self.stop.check):
+                return None
+            if not wait_until_free(own, WHOLE, self.stop.check):
+                return None
+            with lock_output(own):
+                return self._run_locked()
+        except LockedError:
             return None
-        with ExitStack() as stack:
-            try:  # also while nobody works on the output: before, between two attempts, and after
-                stack.enter_context(holding(own))
-            except OutputError:
-                if held_by_another(own, WHOLE):
-                    return None
-                raise
-            return _held(folder, cohort, entry, part, shown, stop, device, threads)
-    except (WsiPgdipsError, OSError) as error:  # of its state or log: others may have better luck
-        return unwritten(error, part)
+        except (WsiPgdipsError, OSError) as error:  # of the state or the log: others may succeed
+            return unwritten(error, self.part)
 
-
-def unwritten(error: WsiPgdipsError | OSError, part: Part = WHOLE) -> State:
-    """A failure that is not on disk."""
-    ours = error if isinstance(error, WsiPgdipsError) else OutputError(str(error))
-    said = _words(ours)
-    return State(part.name, "failed", exit_code=ours.exit_code, unwritten=True, **said)
-
-
-def _held(
-    folder: JobFolder,
-    cohort: Cohort,
-    entry: Entry,
-    part: Part,
-    shown: Progress | None,
-    stop: Stop,
-    device: str | None,
-    threads: int | None,
-) -> State:
-    first, done_before = part.does("calibrate"), _finished(folder, entry)
-    # to overwrite what this cohort has made would never come to an end
-    begun = bool(read_states(folder.state(entry)))
-    stamp = stamp_of(entry.slide)
-    try:
-        settings = _settings(cohort, entry, device, threads)
-    except WsiPgdipsError as error:
-        return _failed(StateFile(folder.state(entry), part, "", stamp), error)
-    file = StateFile(folder.state(entry), part, settings.science.digest(), stamp)
-    if first:
-        forget_states(folder.state(entry), part)
-    log = folder.log(entry)
-    with writing(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        opened = log.open("a", encoding="utf-8", errors="backslashreplace")
-
-    def stopped(by: object) -> None:
-        file.say(status="stopped", reason=f"stopped: {by or 'interrupted'}")
-
-    with _closing(opened) as lines, stop.telling(lambda number: stopped(Stopped(number))):
-        told = _Log(lines)
-        progress = Together([file, told, *([shown] if shown else [])], stop.check)
+    def _run_locked(self) -> State:
+        done_before, begun = self._finished(), bool(read_states(self.folder.state(self.entry)))
+        log = self.folder.log(self.entry)
         try:
-            try:
-                summary = _with_retries(folder, cohort, entry, settings, part, progress, begun)
-            except Exception:  # who was taken for dead may find its files gone
-                summary = None if done_before else _finished(folder, entry)
-                if summary is None:
-                    raise
-                told.note("another process has finished the slide")
-            if summary is None:
-                return file.write(status="stage_done", exit_code=0)
-            target = folder.normalised(entry)
-            # layers that were finished before are found so by the first stage
-            if summary.exit_code == 0 and target is not None and (first or part.does("finalize")):
-                _normalise(folder, cohort, entry, target, progress)
-            return _ended(file, summary)
-        except KeyboardInterrupt as error:
-            stopped(error)
-            raise
+            settings = self._settings()
         except WsiPgdipsError as error:
-            told.note(str(error))
-            unready = isinstance(error, NotReadyError)
-            return _failed(file, error, "unready" if unready else "failed")
-        except Exception as error:  # one slide's surprise must not take the cohort down
-            _keep(error, lines)
-            hint = (
-                "see whether the disk is there; `cohort retry --failed` tries again"
-                if is_passing(error)
-                else f"this is a bug of wsi-pgdips: please report what {log} says, without what "
-                "names a patient"
-            )
-            reason = f"unexpected {type(error).__name__}: {error}"
-            return file.write(status="failed", exit_code=1, reason=reason, hint=hint)
+            return _write_failure(self._state_file(""), error)
+        file = self._state_file(settings.science.digest())
 
+        def write_stopped(by: object) -> None:
+            file.write_soon(status="stopped", reason=f"stopped: {by or 'interrupted'}")
 
-@contextmanager
-def _closing(log: TextIO) -> Iterator[TextIO]:
-    """A full disk says so again when what it did not take is to be closed."""
-    try:
-        yield log
-    finally:
-        with suppress(OSError):
-            log.close()
-
-
-class _Log(LineProgress):
-    """A slide is not to fail for its log."""
-
-    def _say(self, line: str) -> None:
-        with suppress(OSError):
-            super()._say(line)
-
-
-def _settings(cohort: Cohort, entry: Entry, device: str | None, threads: int | None) -> Settings:
-    settings = cohort.settings(entry)
-    if device is None:
-        return settings
-    # this process is one of the cohort's workers
-    own = {"device": device, "threads": threads, "workers": 1, "cluster": "local"}
-    execution = settings.execution.model_copy(update=own)
-    return settings.model_copy(update={"execution": execution})
-
-
-def _with_retries(
-    folder: JobFolder,
-    cohort: Cohort,
-    entry: Entry,
-    settings: Settings,
-    part: Part,
-    progress: Progress,
-    begun: bool,
-) -> RunSummary | None:
-    from wsi_pgdips.pipeline.slide import run_part
-
-    slide, output = Path(entry.slide), folder.output(entry)
-    for attempt in itertools.count():
-        wait = WAITS_S[min(attempt, len(WAITS_S) - 1)]
-        try:
-            summary = run_part(slide, output, settings, part, progress, begun=begun or attempt > 0)
-            if (
-                part.stage
-                or summary is None
-                or not summary.failed_tiles
-                or attempt == cohort.retries
-            ):
-                return summary
-            progress.note(f"{summary.failed_tiles} tiles failed: looking at them in {wait:g} s")
-            time.sleep(wait)
-            if not has_passed(slide, output, settings.science):
-                return summary
-            progress.note("they can be read now: trying again")
-        except (WsiPgdipsError, OSError) as error:
-            if attempt == cohort.retries or not is_passing(error):
+        with (
+            _opened(log) as lines,
+            self.stop.telling(lambda number: write_stopped(Stopped(number))),
+        ):
+            logged = _Log(lines)
+            shown = [self.shown] if self.shown else []
+            progress = Together([file, logged, *shown], self.stop.check)
+            try:
+                try:
+                    # to overwrite layers of this cohort again and again would never end
+                    summary = self._with_retries(settings, progress, begun)
+                except Exception:  # if another process took this one for dead, files may be gone
+                    summary = None if done_before else self._finished()
+                    if summary is None:
+                        raise
+                    logged.note("another process has finished the slide")
+                if summary is None:
+                    return file.write(status="stage_done", exit_code=0)
+                # layers that were finished before are found by the first stage
+                is_last = self.part.does("calibrate") or self.part.does("finalize")
+                if summary.exit_code == 0 and is_last:
+                    self._normalize(progress)
+                return _write_end(file, summary)
+            except KeyboardInterrupt as error:
+                write_stopped(error)
                 raise
-            progress.note(f"{error}\nthis may pass: trying again in {wait:g} s")
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+            except WsiPgdipsError as error:
+                logged.note(str(error))
+                return _write_failure(file, error)
+            except Exception as error:  # a bug in one slide must not end the cohort
+                with suppress(OSError):
+                    traceback.print_exception(error, file=lines)
+                    lines.flush()
+                hint = (
+                    "see whether the disk is there; `cohort retry --failed` tries again"
+                    if is_passing(error)
+                    else f"this is a bug of wsi-pgdips: please report what {log} says, without "
+                    "what names a patient"
+                )
+                reason = f"unexpected {type(error).__name__}: {error}"
+                return file.write(status="failed", exit_code=1, reason=reason, hint=hint)
 
+    def _state_file(self, digest: str) -> StateFile:
+        folder, stamp = self.folder.state(self.entry), stamp_of(self.entry.slide)
+        return StateFile(folder, self.part, digest, stamp)
 
-def _normalise(
-    folder: JobFolder, cohort: Cohort, entry: Entry, target: Path, progress: Progress
-) -> None:
-    if copy_is_current(folder, entry):
-        return
-    from wsi_pgdips.export.normalize import normalize_slide
-    from wsi_pgdips.export.place import is_export
+    def _settings(self) -> Settings:
+        """Return the settings of the slide.
 
-    normalize_slide(
-        folder.output(entry),
-        target,
-        reference=entry.reference,
-        slide=entry.slide,
-        overwrite=cohort.settings(entry).execution.overwrite or is_export(target),
-        progress=progress,
-    )
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        settings = self.cohort.settings(self.entry)
+        if self.device is None:
+            return settings
+        # this process is one of the cohort's workers
+        own = {"device": self.device, "threads": self.threads, "workers": 1, "cluster": "local"}
+        execution = settings.execution.model_copy(update=own)
+        return settings.model_copy(update={"execution": execution})
+
+    def _with_retries(
+        self, settings: Settings, progress: Progress, begun: bool
+    ) -> RunSummary | None:
+        """Run the part, again after a passing fault; return what ``run_part`` returns."""
+        from wsi_pgdips.pipeline.slide import run_part
+
+        slide = Path(self.entry.slide)
+
+        def note(outcome: Any, wait_s: float) -> None:
+            if isinstance(outcome, BaseException):
+                progress.note(f"{outcome}\nthis may pass: trying again in {wait_s:g} s")
+            else:
+                lost = outcome.failed_tiles
+                progress.note(f"{lost} tiles failed: looking at them in {wait_s:g} s")
+
+        def lacks_tiles(summary: RunSummary | None) -> bool:
+            return summary is not None and summary.failed_tiles > 0 and self.part.stage is None
+
+        summary: RunSummary | None = None
+        policy = retrying(WAITS_S, self.cohort.retries, again=lacks_tiles, note=note)
+        for attempt in policy:
+            if summary is not None:  # its tiles failed
+                if not has_passed(slide, self.output, settings.science):
+                    break
+                progress.note("they can be read now: trying again")
+                summary = None
+            state = attempt.retry_state
+            with attempt:
+                again = begun or state.attempt_number > 1
+                summary = run_part(slide, self.output, settings, self.part, progress, begun=again)
+            if state.outcome is not None and not state.outcome.failed:
+                state.set_result(summary)
+        return summary
+
+    def _normalize(self, progress: Progress) -> None:
+        """Write the slide in the look of its reference, where that is wanted and not there."""
+        target = self.folder.normalised(self.entry)
+        if target is None or copy_is_current(self.folder, self.entry):
+            return
+        from wsi_pgdips.export.normalize import normalize_slide
+        from wsi_pgdips.export.place import is_export
+
+        overwrite = self.cohort.settings(self.entry).execution.overwrite
+        normalize_slide(
+            self.output,
+            target,
+            reference=self.entry.reference,
+            slide=self.entry.slide,
+            overwrite=overwrite or is_export(target),
+            progress=progress,
+        )
+
+    def _finished(self) -> RunSummary | None:
+        """Return the summary of layers that are done, whoever has made them."""
+        try:
+            record = read_run_record(self.output)
+        except OutputError:
+            return None
+        if record.get("status") != DONE:
+            return None
+        return RunSummary.of_record(self.output, record, already_done=True)
 
 
 def copy_is_current(folder: JobFolder, entry: Entry) -> bool:
-    """Whether a slide has its copy in another look, where it is to have one."""
+    """Return whether a slide has its copy in another look, where it is to have one."""
     target = folder.normalised(entry)
     if target is None or entry.reference is None:
         return True
@@ -250,7 +225,20 @@ def copy_is_current(folder: JobFolder, entry: Entry) -> bool:
     return bool(tiff_record(target).get("reference_sha256") == load_reference(look).digest)
 
 
-def _ended(file: StateFile, summary: RunSummary) -> State:
+def unwritten(error: WsiPgdipsError | OSError, part: Part = WHOLE) -> State:
+    """Return the state of a failure that is not on disk."""
+    own = error if isinstance(error, WsiPgdipsError) else OutputError(str(error))
+    return State(
+        part.name, "failed", exit_code=own.exit_code, unwritten=True, **_reason_and_hint(own)
+    )
+
+
+def _write_failure(file: StateFile, error: WsiPgdipsError) -> State:
+    status = "unready" if isinstance(error, NotReadyError) else "failed"
+    return file.write(status=status, exit_code=error.exit_code, **_reason_and_hint(error))
+
+
+def _write_end(file: StateFile, summary: RunSummary) -> State:
     reason = ""
     if summary.exit_code:
         reason = f"{summary.failed_tiles} tiles and {summary.failed_blocks} blocks failed"
@@ -267,30 +255,34 @@ def _ended(file: StateFile, summary: RunSummary) -> State:
     )
 
 
-def _finished(folder: JobFolder, entry: Entry) -> RunSummary | None:
-    """Of layers that are done, whoever has made them."""
-    output = folder.output(entry)
-    try:
-        record = read_run_record(output)
-    except OutputError:
-        return None
-    if record.get("status") != DONE:
-        return None
-    return RunSummary.of_record(output, record, already_done=True)
-
-
-def _failed(file: StateFile, error: WsiPgdipsError, status: Status = "failed") -> State:
-    return file.write(status=status, exit_code=error.exit_code, **_words(error))
-
-
-def _words(error: WsiPgdipsError) -> dict[str, Any]:
-    told = [("expected", error.expected), ("found", error.found), ("where", error.where)]
-    more = "; ".join(f"{name}: {value}" for name, value in told if value is not None)
+def _reason_and_hint(error: WsiPgdipsError) -> dict[str, Any]:
+    facts = [("expected", error.expected), ("found", error.found), ("where", error.where)]
+    more = "; ".join(f"{name}: {value}" for name, value in facts if value is not None)
     reason = f"{error.message} ({more})" if more else error.message
     return {"reason": reason, "hint": error.hint or ""}
 
 
-def _keep(error: Exception, log: TextIO) -> None:
-    with suppress(OSError):
-        traceback.print_exception(error, file=log)
-        log.flush()
+@contextmanager
+def _opened(log: Path) -> Iterator[TextIO]:
+    """Open the log of a slide to append to it; a full disk is no error when it is closed.
+
+    Raises:
+        OutputError: it cannot be opened.
+    """
+    with writing(log):
+        make_folder(log.parent)
+        lines = log.open("a", encoding="utf-8", errors="backslashreplace")
+        share(log)
+    try:
+        yield lines
+    finally:
+        with suppress(OSError):
+            lines.close()
+
+
+class _Log(LineProgress):
+    """The log of a slide, which does not fail if its log cannot be written."""
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):
+            super()._say(line)

@@ -1,27 +1,31 @@
-"""OME-Zarr 0.4 (Zarr v2, unsharded, ``/`` between indices), for readers that know no other."""
+"""OME-Zarr 0.4 (Zarr v2, unsharded, ``/`` between indices), for readers that know no newer one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_pgdips.disk import zarr_session
-from wsi_pgdips.geometry import CHUNK
+from wsi_pgdips import __version__
+from wsi_pgdips.export.place import EXPORT, exporting
+from wsi_pgdips.export.source import squares
+from wsi_pgdips.geometry import CHUNK, Region
 from wsi_pgdips.layers import schema
 from wsi_pgdips.layers.schema import OWN_KEY, Json
+from wsi_pgdips.layers.store import zarr_session
+from wsi_pgdips.progress import Progress, QuietProgress
 
 if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import Layers
 
 VERSION = "0.4"
-_BAND = 4 * CHUNK  # pixels a side that are copied at once
+_SIDE = 4 * CHUNK  # pixels that are copied at once
 
 
 def attributes_04(ome: Mapping[str, Any]) -> Json:
-    """The attributes of a 0.4 root that say what ``ome`` of 0.5 says."""
+    """Translate the ``ome`` value of a 0.5 root into the attributes of a 0.4 root."""
     return {
         "multiscales": [{"version": VERSION, **image} for image in ome["multiscales"]],
         "omero": {"version": VERSION, "id": 1, **ome["omero"]},
@@ -31,7 +35,7 @@ def attributes_04(ome: Mapping[str, Any]) -> Json:
 def create_array_04(
     group: Any, name: str, shape: tuple[int, ...], dtype: str, fill: int, attributes: Json
 ) -> Any:
-    """An empty (C, H, W) ``zarr.Array`` in chunks of one channel."""
+    """Create an empty (C, H, W) ``zarr.Array`` in chunks of one channel."""
     from numcodecs import Blosc  # type: ignore[import-untyped]
 
     return group.create_array(
@@ -46,37 +50,44 @@ def create_array_04(
     )
 
 
-def copy_concentration(
-    layers: Layers, path: Path, own: Mapping[str, Any], advance: Callable[[], None]
+def export_concentration(
+    layers: Layers, path: Path, *, progress: Progress | None = None, overwrite: bool = False
 ) -> None:
-    """Write the concentrations of all levels, the same codes, as OME-Zarr 0.4.
+    """Write the concentrations as OME-Zarr 0.4 (``ngff04``), for QuPath, OMERO and Bio-Formats.
+
+    All levels hold the uint16 codes of the layers: OD = code / 1000, and 0 is not measured. Axes
+    are c (one channel a stain), y, x.
 
     Args:
-        path: folder to make. own: what goes under our own key. advance: called once a band.
+        path: folder to write. overwrite: replace an earlier export.
 
     Raises:
-        OutputError: not writable, or the layers are damaged.
+        OutputError: ``path`` is taken or not writable, or the layers are damaged.
     """
     import zarr
 
-    grid = layers.grid
-    ome = schema.ome_image(grid, layers.stains, "concentration")
-    with zarr_session(path):
+    progress = progress or QuietProgress()
+    grid, known = layers.grid, layers.provenance
+    own = {
+        EXPORT: "concentration",
+        "software": f"wsi-pgdips {__version__}",
+        "layers": known.get("identity"),
+        "stains": list(layers.stains.labels),
+        **{key: known.get(key) for key in ("stain_matrix", "background", "encoding")},
+    }
+    attributes = attributes_04(schema.ome_image(grid, layers.stains, "concentration"))
+    parts = [squares(Region(0, 0, *grid.level_shape(k)), _SIDE) for k in range(grid.n_levels)]
+    with exporting(path, overwrite=overwrite) as partial, zarr_session(partial):
+        progress.stage("export", sum(map(len, parts)), "regions")
         group = zarr.open_group(
-            path, mode="w", zarr_format=2, attributes={**attributes_04(ome), OWN_KEY: dict(own)}
+            partial, mode="w", zarr_format=2, attributes={**attributes, OWN_KEY: own}
         )
-        for level in range(grid.n_levels):
+        for level, regions in enumerate(parts):
             codes = layers.codes(level)
             copy = create_array_04(
                 group, str(level), codes.shape, "uint16", schema.FILL, schema.od_attributes()
             )
-            for y, x in bands(grid.level_shape(level)):
-                part = (slice(None), slice(y, y + _BAND), slice(x, x + _BAND))
-                copy[part] = np.asarray(codes[part])
-                advance()
-
-
-def bands(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """(y, x) of the parts in which a level is copied."""
-    height, width = shape
-    return [(y, x) for y in range(0, height, _BAND) for x in range(0, width, _BAND)]
+            for region in regions:
+                window = (slice(None), *region.slices)
+                copy[window] = np.asarray(codes[window])
+                progress.advance()

@@ -1,15 +1,17 @@
-"""``normalize`` and ``export``: which export an output's name asks for."""
+"""The work of ``normalize`` and ``export``: the output's name decides what is written."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.export.ngff04 import export_concentration
 from wsi_pgdips.export.place import check_place
-from wsi_pgdips.export.rgb_zarr import Version
-from wsi_pgdips.export.slides import export_concentration, export_rgb_zarr, export_tiff
+from wsi_pgdips.export.rgb_zarr import Version, export_rgb_zarr
+from wsi_pgdips.export.source import check_option
+from wsi_pgdips.export.tiff import export_tiff
 from wsi_pgdips.export.tiles import Form, export_tiles
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.normalized_slide import SELF, NormalizedSlide
@@ -18,7 +20,6 @@ from wsi_pgdips.looks.transfer import Method
 from wsi_pgdips.progress import Progress, QuietProgress
 from wsi_pgdips.slide.reader import file_checksum
 
-PROFILES = ("ngff04",)
 Kind = Literal["tiff", "zarr", "tiles"]
 
 
@@ -38,59 +39,66 @@ def normalize_slide(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a slide in another look: a TIFF, an OME-Zarr, or a folder of tiles, by its name.
+    """Write a slide in another look, as a TIFF, an OME-Zarr or a folder of tiles.
 
     Args:
-        layers: what ``run`` has written. output: ``.tiff``, ``.tif``, ``.ome.zarr``, or a folder.
-        reference: see ``NormalizedSlide``; may be left out with ``only``, and is ``self`` then.
-        slide: its file; without it the layers alone are rendered.
+        layers: output of ``run``.
+        output: a name that ends in ``.tiff``, ``.tif`` or ``.ome.zarr``, or, for a folder of tiles,
+            a name without an ending.
+        reference: see ``NormalizedSlide``. It may be omitted with ``only``, and is ``self`` then.
+        slide: the slide's file; without it the layers alone are rendered.
+        method, keep_amounts, only: see ``NormalizedSlide``.
+        tile: side of the tiles of a TIFF or a folder, pixels. quality: JPEG quality, 1 to 100.
+        ngff: version of the OME-Zarr, ``0.5`` or ``0.4``.
+        form: of the pictures in a folder, ``png`` or ``jpeg``.
+        overwrite: replace an earlier export.
+
+    Returns:
+        ``output``.
 
     Raises:
-        SettingsError, OutputError, SlideError, StainError: as the parts that are put together.
+        SettingsError: an option or the output's name cannot be used.
+        OutputError: the output is taken or not writable, or there are no finished layers.
+        SlideError: the slide cannot be read, or is not the one of these layers.
+        StainError: the reference is of other stains, or ``only`` is not a stain of the slide.
     """
     progress, output = progress or QuietProgress(), Path(output)
     kind = kind_of(output)
     if reference is None and only is None:
         raise SettingsError(
-            "nothing says what the slide is to look like",
-            expected="--reference he, hdab, self or a file; or --only a stain",
+            "no look was given for the slide",
+            expected="--reference he, hdab, self or a file; or --only with a stain",
             where="--reference",
         )
     opened = _open(layers, output)
     if slide is not None and output.resolve() == Path(slide).resolve():
-        raise OutputError("the output is the slide itself", where=output, hint="give another one")
+        raise OutputError(
+            "the output would replace the slide", where=output, hint="give another output"
+        )
     if kind != "tiles":
         check_place(output, overwrite=overwrite)
     look = SELF if reference is None else reference
     with NormalizedSlide(
         slide, opened, look, method=method, keep_amounts=keep_amounts, only=only
     ) as reader:
-        if slide is not None and _another(Path(slide), opened):
-            progress.note(
-                f"warning: {Path(slide).name} is not the file that these layers are of, though it "
-                "has the same size"
-            )
         if slide is None:
             progress.note(
                 f"rendered from the layers alone, at their {opened.grid.mpp:.4g} um/px and without "
                 "residual; give --slide for the slide's own detail"
             )
-        if kind == "tiff":
-            export_tiff(
-                reader, output, progress=progress, tile=tile, quality=quality, overwrite=overwrite
+        elif _is_another_file(Path(slide), opened):
+            progress.note(
+                f"warning: {Path(slide).name} is not the file that these layers were made of, "
+                "though it has the same size"
             )
-        elif kind == "zarr":
+        if kind == "zarr":
             export_rgb_zarr(reader, output, progress=progress, version=ngff, overwrite=overwrite)
+            return output
+        shared: dict[str, Any] = {"quality": quality, "progress": progress, "overwrite": overwrite}
+        if kind == "tiff":
+            export_tiff(reader, output, tile=tile, **shared)
         else:
-            export_tiles(
-                reader,
-                output,
-                size=tile,
-                form=form,
-                quality=quality,
-                progress=progress,
-                overwrite=overwrite,
-            )
+            export_tiles(reader, output, size=tile, form=form, **shared)
     return output
 
 
@@ -102,35 +110,32 @@ def export_layers(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the concentrations for programs that do not read layers as they are.
+    """Write the concentrations for programs that cannot read the layers.
+
+    Args:
+        layers: output of ``run``. output: a name that ends in ``.zarr``.
+        profile: ``ngff04``, the only one. overwrite: replace an earlier export.
+
+    Returns:
+        ``output``.
 
     Raises:
-        SettingsError: unknown profile, or a name that is not of OME-Zarr. OutputError: see
-            ``export_concentration``.
+        SettingsError: an unknown profile, or a name that does not end in ``.zarr``.
+        OutputError: see ``export_concentration``.
     """
     output = Path(output)
-    if profile not in PROFILES:
-        raise SettingsError(
-            "unknown profile", expected=", ".join(PROFILES), found=profile, where="--profile"
-        )
-    if kind_of(output) != "zarr":
-        raise SettingsError(
-            "concentrations are exported as OME-Zarr",
-            expected="a name that ends in .ome.zarr",
-            found=output.name,
-            where="--output",
-        )
-    opened = _open(layers, output)
-    export_concentration(opened, output, progress=progress, overwrite=overwrite)
+    check_option(profile == "ngff04", "--profile", "ngff04", profile)
+    check_option(kind_of(output) == "zarr", "--output", "a name in .ome.zarr", output.name)
+    export_concentration(_open(layers, output), output, progress=progress, overwrite=overwrite)
     return output
 
 
 def kind_of(output: Path) -> Kind:
-    """What a name asks for.
+    """Return what the name of an output asks for.
 
     Raises:
-        SettingsError: nothing that can be written, or an OME-TIFF, of whose levels OpenSlide reads
-            the first only.
+        SettingsError: nothing can be written under this name. That holds for OME-TIFF too, because
+            OpenSlide reads only its first level.
     """
     name = output.name.lower()
     if name.endswith(".zarr"):
@@ -140,23 +145,24 @@ def kind_of(output: Path) -> Kind:
     if not output.suffix:
         return "tiles"
     raise SettingsError(
-        "nothing is written under such a name",
-        expected=".tiff or .tif, .ome.zarr, or a folder of tiles, whose name has no ending",
+        "the output's name does not say what to write",
+        expected=".tiff, .tif or .ome.zarr at its end, or no ending for a folder of tiles",
         found=output.name,
         where="--output",
     )
 
 
-def _another(slide: Path, layers: Layers) -> bool:
-    """Whether a slide's bytes are others than those that the layers are of."""
+def _is_another_file(slide: Path, layers: Layers) -> bool:
+    """Return whether a slide's bytes differ from those that the layers were made of."""
     known = (layers.provenance.get("slide") or {}).get("checksum")
     return known is not None and slide.is_file() and file_checksum(slide) != known
 
 
 def _open(layers: str | os.PathLike[str], output: Path) -> Layers:
+    """Open layers, and refuse an output inside of them."""
     opened = open_layers(Path(layers))
     if opened.path.resolve() in (output.resolve(), *output.resolve().parents):
         raise OutputError(
-            "the output is in the layers themselves", where=output, hint="give another one"
+            "the output lies inside the layers", where=output, hint="give another output"
         )
     return opened

@@ -1,4 +1,4 @@
-"""The place of an export: free, or an older export to replace; seen whole or not at all."""
+"""The place of an export: it is checked before, and taken only by a finished export."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.disk import PARTIAL, writing
+from wsi_pgdips.disk import PARTIAL, make_folder, share, writing
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.layers.schema import OWN_KEY
 
-EXPORT = "export"  # under our own key of a Zarr root: what it is an export of
+EXPORT = "export"  # key under our own key of a Zarr root, which marks an export
 
 
 @contextlib.contextmanager
 def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Where to write what becomes ``path`` at the end; nothing is left if that is not reached.
+    """Give a temporary path to write to, and move it to ``path`` at the end.
 
-    Each export writes at a place of its own; of two that want the same ``path`` the later one is
-    refused at its end, unless it may replace the other.
+    If the work inside fails, nothing is left. Of two exports to one ``path`` at once, the second to
+    finish is refused, unless it may overwrite.
 
     Args:
-        overwrite: replace a file, or a Zarr folder that is an export of ours. Layers of a run, and
-            folders of others, are never replaced.
+        path: file or folder to write.
+        overwrite: replace a file, or a Zarr folder that is an export of ours. Layers of a run and
+            other folders are never replaced.
 
     Raises:
-        OutputError: something is there that may not be replaced, or it is not writable.
+        OutputError: ``path`` is taken by something that may not be replaced, or is not writable.
     """
     check_place(path, overwrite=overwrite)
     own = f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     partial = path.with_name(f"{path.name}.{own}{PARTIAL}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_dead(path)
         try:
             yield partial
-            check_place(path, overwrite=overwrite)  # another export may have come first
+            check_place(path, overwrite=overwrite)  # another export may have finished first
             if path.is_dir():
                 _remove(path)
+            share(partial)
             partial.replace(path)
         except BaseException:
             _remove(partial)
@@ -52,7 +54,11 @@ def exporting(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
-    """Refuse a place that is taken; see :func:`exporting`."""
+    """Refuse a path that is taken.
+
+    Raises:
+        OutputError: see :func:`exporting`.
+    """
     if not path.exists():
         return
     if not overwrite:
@@ -61,7 +67,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         )
     if path.is_dir() and not is_export(path):
         raise OutputError(
-            "something that is no export of ours is in the way of the output",
+            "the output is a folder that is not an export of wsi-pgdips",
             expected="a free path, or an export of wsi-pgdips",
             found="a folder with other content",
             where=path,
@@ -70,7 +76,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
 
 
 def is_export(path: Path) -> bool:
-    """Whether a TIFF, or a Zarr folder of either version, says that it is an export of ours."""
+    """Return whether a path is an export of ours: a TIFF, a Zarr folder, or an empty folder."""
     if path.is_file():
         return bool(tiff_record(path))
     for name in (".zattrs", "zarr.json"):
@@ -84,19 +90,19 @@ def is_export(path: Path) -> bool:
 
 
 def tiff_record(path: Path) -> dict[str, Any]:
-    """What a TIFF of ours says of where it comes from; empty for others."""
+    """Read the provenance in the description of a TIFF of ours; empty for other files."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            said = json.loads(tiff.pages.first.description)
+            description = json.loads(tiff.pages.first.description)
     except (OSError, ValueError, tifffile.TiffFileError):
         return {}
-    return dict(said.get(OWN_KEY) or {}) if isinstance(said, dict) else {}
+    return dict(description.get(OWN_KEY) or {}) if isinstance(description, dict) else {}
 
 
 def _remove_dead(path: Path) -> None:
-    """Delete what exports to ``path`` left that were killed on this host."""
+    """Delete the unfinished outputs of exports to ``path`` that were killed on this host."""
     start = re.escape(f"{path.name}.{_host()}.")
     name = re.compile(start + r"(\d+)\.[0-9a-f]{8}" + re.escape(PARTIAL))
     for node in list(path.parent.iterdir()):
@@ -106,6 +112,7 @@ def _remove_dead(path: Path) -> None:
 
 
 def _host() -> str:
+    """Return the host's name in letters that are safe in a file name."""
     return re.sub(r"[^\w-]", "-", platform.node()) or "host"
 
 

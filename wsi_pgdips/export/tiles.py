@@ -1,4 +1,4 @@
-"""A folder of tiles, as those who train networks want it, and a table of what they are."""
+"""A folder of tiles as pictures, with a table of their positions, for training networks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import Layers
 
 Form = Literal["png", "jpeg"]
-FORMS: tuple[Form, ...] = get_args(Form)
+_FORMS: tuple[Form, ...] = get_args(Form)
 TABLE, SETTINGS = "tiles.csv", "tiles.json"
 _COLUMNS = ("file", "x_l0", "y_l0", "level", "tissue")
-_NAME = re.compile(r"\d+_\d+\.(png|jpeg)(\.[0-9a-f]+\.partial)?")
+# files that this module writes, whole, or unfinished by a process that was killed
+_OURS = re.compile(r"(\d+_\d+\.(png|jpeg)|tiles\.(csv|json))(\.[0-9a-f]+\.partial)?")
+_FIRST_WRITE = re.compile(r"tiles\.json\.[0-9a-f]+\.partial")
 _MASK_MPP = 4.0  # micrometres per pixel of the mask that shares are taken from
 _Row = tuple[str, int, int, int, float]
 
@@ -46,29 +48,32 @@ def export_tiles(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Tiles of a level as pictures ``X_Y.png``, named by their level-0 corner.
+    """Write the tiles of a level as pictures ``X_Y.png``, named by their top left level-0 pixel.
 
-    All are ``size`` pixels a side, those at the slide's end filled up with white. ``tiles.csv``
-    comes last; a folder without it is gone on with, if all that matters is the same.
+    Every tile has ``size`` pixels a side; beyond the slide's edge it is white. ``tiles.csv`` is
+    written last. An export without it is resumed if its settings and its slide are the same.
 
     Args:
         reader: anything with OpenSlide's interface, thread-safe.
-        size: side in the level's pixels. quality: of JPEG.
-        tissue: (H, W) mask of the whole slide at any resolution; of the layers, where the reader
-            has some. blank: also write tiles without any tissue.
+        folder: made if missing. size: side of a tile in the level's pixels, 16 to 8192.
+        form: ``png`` or ``jpeg``. quality: JPEG quality, 1 to 100.
+        tissue: (H, W) bool mask of the whole slide at any resolution; by default that of the
+            reader's layers, if it has layers. blank: also write tiles without tissue.
+        overwrite: replace an earlier export.
 
     Returns:
-        How many tiles there are.
+        The number of tiles.
 
     Raises:
-        OutputError: a finished export, one of other settings, or something else is there.
-        SettingsError: no such level, form or size.
+        OutputError: the folder holds a finished export, one with other settings, or other files.
+        SettingsError: ``size``, ``level``, ``form`` or ``quality`` is out of range.
+        SlideError: mpp is not known, or the slide cannot be read.
     """
     progress = progress or QuietProgress()
     check_option(16 <= size <= 8192, "--tile", "16 to 8192", size)
     levels = f"0 to {reader.level_count - 1}"
-    check_option(0 <= level < reader.level_count, "level", levels, level)
-    check_option(form in FORMS, "--form", " or ".join(FORMS), form)
+    check_option(0 <= level < reader.level_count, "the level", levels, level)
+    check_option(form in _FORMS, "--form", " or ".join(_FORMS), form)
     check_option(1 <= quality <= 100, "--quality", "1 to 100", quality)
     record = {
         **provenance(reader),
@@ -87,7 +92,7 @@ def export_tiles(
 
     def write(row: _Row) -> None:
         path = folder / row[0]
-        if path.exists():  # it was moved there whole
+        if path.exists():  # whole, since it was moved there when it was finished
             return
         scale = reader.level_downsamples[level]
         region = Region(round(row[2] / scale), round(row[1] / scale), size, size)
@@ -95,7 +100,7 @@ def export_tiles(
         try:
             write_atomic(path, data)
         except OutputError:
-            # another export that joined in has cleared what it took for left over
+            # an export that started meanwhile may have removed the unfinished file
             if not path.exists():
                 write_atomic(path, data)
 
@@ -112,7 +117,7 @@ def export_tiles(
 def _rows(
     reader: AbstractSlide, size: int, level: int, form: Form, mask: BoolArray | None
 ) -> list[_Row]:
-    """All tiles in raster order; without a mask all is tissue."""
+    """List all tiles in raster order; without a mask each has a tissue share of 1."""
     scale, (width, height) = reader.level_downsamples[level], reader.level_dimensions[level]
     rows = []
     for y in range(0, height, size):
@@ -128,7 +133,7 @@ def _rows(
 
 
 def _span(start: int, stop: int, length: int, n: int) -> slice:
-    """Which of a mask's ``n`` pixels touch [start, stop) of ``length``; at least one."""
+    """Return which of a mask's ``n`` pixels touch [start, stop) of ``length``; at least one."""
     first = min(start * n // length, n - 1)
     return slice(first, max(-(-stop * n // length), first + 1))
 
@@ -143,22 +148,27 @@ def _encoded(picture: Image.Image, form: Form, quality: int) -> bytes:
 
 
 def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder, or go on with one, or empty it of tiles."""
+    """Make the folder and record the settings in it; empty it of tiles with ``overwrite``.
+
+    Raises:
+        OutputError: see :func:`export_tiles`.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         names = {node.name for node in folder.iterdir()}
-    ours = {name for name in names if _NAME.fullmatch(name)} | (names & {TABLE, SETTINGS})
-    if names - ours or (names and SETTINGS not in names):
+    others = sorted(name for name in names if not _OURS.fullmatch(name))
+    begun = SETTINGS in names or all(_FIRST_WRITE.fullmatch(name) for name in names)
+    if others or not begun:
         raise OutputError(
-            "something that is no export of ours is in the way of the output",
+            "the output folder holds files that are not an export of wsi-pgdips",
             expected="a new or empty folder",
-            found=", ".join(sorted(names - ours or names)[:3]),
+            found=", ".join((others or sorted(names))[:3]),
             where=folder,
             hint="give another output",
         )
     if overwrite:
         with writing(folder):
-            for name in sorted(ours, key=lambda name: name == SETTINGS):
+            for name in sorted(names, key=lambda name: name == SETTINGS):
                 (folder / name).unlink()
     elif TABLE in names:
         raise OutputError(
@@ -166,7 +176,7 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
         )
     elif SETTINGS in names and _recorded(folder) != record:
         raise OutputError(
-            "the folder holds tiles of another slide or other settings",
+            "the folder holds tiles of another slide or of other settings",
             where=folder,
             hint="give --overwrite to replace them, or another output",
         )
@@ -175,7 +185,7 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
 
 
 def _recorded(folder: Path) -> Any:
-    """What a folder of tiles says that it is; None where that cannot be read."""
+    """Read the settings that a folder of tiles was made with; None if they are damaged."""
     try:
         return json.loads((folder / SETTINGS).read_bytes())
     except ValueError:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.cells import CellsOf, of_cells
+from wsi_pgdips.field.cells import CellsOf, neighbourhood_sum, of_cells
 from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
-from wsi_pgdips.field.windows import at_cells, blend, neighbourhood_sum
 from wsi_pgdips.geometry import CELLS_PER_TILE
+from wsi_pgdips.optics.interpolate import interpolation_weights
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 
@@ -79,8 +79,8 @@ def blend_fields(
     if source == "parameters":
         stains = _from_parameters(own_s, confidence, prior)
         share = confidence.max(-1)
-        m = blend(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
-        b = at_cells(blend(own_b, share, SIGMA_PARAMETERS, prior.background))
+        m = local_mean(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
+        b = at_cells(local_mean(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
         cells = CellsOf(fits, plain)
         shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
@@ -106,7 +106,7 @@ def _from_parameters(
 ) -> StainField:
     """Confidence-weighted Gaussian mean of the tiles' vectors, renormalised."""
     rows = [
-        blend(own[:, :, k], confidence[..., k], SIGMA_PARAMETERS, prior.stain_matrix[k])
+        local_mean(own[:, :, k], confidence[..., k], SIGMA_PARAMETERS, prior.stain_matrix[k])
         for k in range(own.shape[2])
     ]
     field = unit_rows(at_cells(np.stack(rows, 2)))
@@ -151,3 +151,31 @@ def _on_grid(
 def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     mask = inherited.reshape(*inherited.shape, *([1] * (values.ndim - 2)))
     return np.where(mask, np.nan, values).astype(np.float32)
+
+
+def local_mean(
+    values: npt.NDArray[Any], weight: npt.NDArray[Any], sigma: float, fallback: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Confidence-weighted Gaussian mean over neighbouring tiles.
+
+    Args:
+        values: (GY, GX, K); NaN where unknown. weight: (GY, GX) or (GY, GX, K), >= 0.
+        sigma: in tiles. fallback: (K,), used where no neighbour has any weight.
+
+    Returns:
+        (GY, GX, K) float64, finite.
+    """
+    w = np.broadcast_to(weight if weight.ndim == values.ndim else weight[..., None], values.shape)
+    w = np.where(np.isfinite(values), w, 0.0)
+    mass = neighbourhood_sum(w, sigma)
+    total = neighbourhood_sum(w * np.nan_to_num(values), sigma)
+    mean = np.divide(total, mass, out=np.zeros_like(total), where=mass > 1e-12)
+    return np.where(mass > 1e-12, mean, np.asarray(fallback, np.float64))
+
+
+def at_cells(field: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(CY, CX, ...) values of a field on tiles at the centres of the cells."""
+    down, across = (
+        interpolation_weights(n, CELLS_PER_TILE, 0, n * CELLS_PER_TILE) for n in field.shape[:2]
+    )
+    return np.asarray(np.einsum("ya,ab...,xb->yx...", down, field, across), field.dtype)

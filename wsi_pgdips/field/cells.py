@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter1d
 
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.records import BlockFit
@@ -100,3 +101,18 @@ def coarse_sums(cells: Iterable[Cells], counts: Floats) -> Statistics:
                 out[name] = np.zeros((len(used), *values.shape[1:]))
             np.add.at(out[name], own[busy], values[busy].astype(np.float64))
     return out
+
+
+def neighbourhood_sum(values: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float64]:
+    """Gaussian-weighted sum over neighbouring tiles; outside the grid there is nothing.
+
+    Args:
+        values: (GY, GX, ...) additive statistics. sigma: in tiles.
+
+    Returns:
+        (GY, GX, ...) float64; the kernel's centre weighs 1, so a lone tile keeps its own sum.
+    """
+    out = np.asarray(values, np.float64)
+    for axis in (0, 1):
+        out = gaussian_filter1d(out, sigma, axis=axis, mode="constant", truncate=3.0)
+    return out * (2 * np.pi * sigma**2)

@@ -18,12 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.cells import Cells, Floats, Statistics, coarse_sums, on_grid
-from wsi_pgdips.field.windows import neighbourhood_sum
+from wsi_pgdips.field.cells import (
+    Cells,
+    Floats,
+    Statistics,
+    coarse_sums,
+    neighbourhood_sum,
+    on_grid,
+)
 from wsi_pgdips.geometry import CELLS_PER_TILE
-from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges
+from wsi_pgdips.optics.cone import TILE_TAIL, Plane, aligned_edges, cone_edges, leaned, leaned_tilt
 from wsi_pgdips.optics.course import MIN_FOLDS, follow
-from wsi_pgdips.optics.leaning import leaned, leaned_tilt
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 

@@ -1,4 +1,4 @@
-"""Root attributes and the done marker. Written by the coordinator of a run only."""
+"""Root attributes and the done marker. Only the coordinator of a run writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("numpy", "scipy", "torch", "zarr", "numcodecs", "openslide-python",
 
 
 def read_attributes(path: Path) -> Json:
-    """Attributes of the root group; empty where there is no Zarr v3 group.
+    """Read the attributes of the root group; they are empty if there is no Zarr v3 group.
 
     Raises:
         OutputError: there is a ``zarr.json``, but it cannot be read.
@@ -38,12 +38,15 @@ def write_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
     ``wsi_pgdips``); deeper values are replaced. Arrays become lists, NaN becomes null.
 
     Raises:
-        OutputError: no layers there, or not writable.
+        OutputError: the folder holds no layers, or is not writable.
     """
     root = _read_json(path / "zarr.json")
     if not root:
         raise OutputError(
-            "there are no layers to describe", expected="a zarr.json", found="none", where=path
+            "there are no layers in this folder",
+            expected="a zarr.json",
+            found="none",
+            where=path,
         )
     merged = dict(root.get("attributes", {}))
     for key, value in to_json(attributes).items():
@@ -55,35 +58,35 @@ def write_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def is_created(path: Path) -> bool:
-    """Whether ``create_layers`` came to its end here; False for an interrupted one."""
-    # create_layers starts with our own key alone and ends with both
+    """Return whether ``create_layers`` has completed here; False after an interruption."""
+    # create_layers writes our own key first and the ome key last
     return {OWN_KEY, "ome"} <= read_attributes(path).keys()
 
 
 def mark_done(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``provenance/run.json``, the last write of all.
+    """Write ``provenance/run.json``, the very last write of a run.
 
     Args:
-        record: what differs from run to run (host, device, times); the status is added.
+        record: all that differs from run to run (host, device, times); the status is added.
 
     Raises:
-        OutputError: not writable.
+        OutputError: the file is not writable.
     """
     write_json(path / RUN_RECORD, {**to_json(record), "status": DONE})
 
 
 def is_done(path: Path) -> bool:
-    """Whether the layers are finished."""
+    """Return whether the layers are finished."""
     return read_run_record(path).get("status") == DONE
 
 
 def read_run_record(path: Path) -> Json:
-    """What ``mark_done`` wrote, empty before that."""
+    """Read the record that ``mark_done`` wrote; it is empty before that."""
     return _read_json(path / RUN_RECORD)
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of the packages here that the result depends on."""
+    """The versions of this package, of Python, and of the installed packages that matter."""
     versions = {"wsi-pgdips": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -1,6 +1,6 @@
-"""Optical density to uint16 codes and back, and masked 2x2 reductions. Pure numerics.
+"""Conversion of optical density (OD) to uint16 codes and back, and masked 2x2 reductions.
 
-Levels have ceil sizes: the last row or column of an odd level is reduced from what there is.
+Levels have ceil sizes: the last row or column of an odd level is reduced from fewer pixels.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ _COUNTS_PER_OD = np.float32(1 / SCALE_FACTOR)
 
 
 def encode(q: FloatArray, measured: BoolArray) -> CodeArray:
-    """Codes of optical densities: rint(q / 1e-3), at least 1 where measured, 0 elsewhere.
+    """Encode optical densities: rint(q / 1e-3), at least 1 for measured pixels, else 0.
 
     Args:
-        q: (..., H, W) float32 OD; may hold anything where not measured.
+        q: (..., H, W) float32 OD; pixels that are not measured may hold anything.
         measured: (H, W).
 
     Returns:
         uint16 of q's shape, rounded half to even.
 
     Raises:
-        ValueError: a NaN or an infinity where measured.
+        ValueError: a measured pixel is NaN or infinite.
     """
     return _codes(q, measured, 0)
 
 
 def encode_signed(od: FloatArray, measured: BoolArray) -> CodeArray:
-    """As ``encode``, for signed OD: code 32768 + rint(od / 1e-3)."""
+    """Encode signed OD like ``encode``, as code 32768 + rint(od / 1e-3)."""
     return _codes(od, measured, SIGNED_ZERO)
 
 
 def decode(codes: CodeArray) -> FloatArray:
-    """OD of codes, float32, NaN where not measured; any shape."""
+    """Decode codes of any shape to float32 OD; NaN: not measured."""
     return _densities(codes, 0)
 
 
 def decode_signed(codes: CodeArray) -> FloatArray:
-    """Inverse of ``encode_signed``, float32, NaN where not measured; any shape."""
+    """Decode codes of ``encode_signed``, of any shape, to float32 OD; NaN: not measured."""
     return _densities(codes, SIGNED_ZERO)
 
 
 def quad_sum(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Sums over 2x2 pixels of the last two axes, in ``dtype``, added in a fixed order.
+    """Sum over 2x2 pixels of the last two axes, in ``dtype``, in a fixed order of addition.
 
     Args:
         values: (..., H, W).
@@ -68,7 +68,7 @@ def quad_sum(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]
 
 
 def downsample(codes: CodeArray) -> CodeArray:
-    """Mean over the measured pixels of each 2x2, rounded half to even; 0 where none is measured.
+    """Average the measured pixels of each 2x2, rounded half to even; 0 if none is measured.
 
     Args:
         codes: (..., H, W) uint16.
@@ -78,8 +78,8 @@ def downsample(codes: CodeArray) -> CodeArray:
     """
     h, w = codes.shape[-2:]
     out = np.empty((*codes.shape[:-2], (h + 1) // 2, (w + 1) // 2), np.uint16)
-    for plane in np.ndindex(codes.shape[:-2]):  # plane by plane: a block of float32 is large
-        # float32 is exact: sums stay below 2**24, and a third is never within its error of a half
+    for plane in np.ndindex(codes.shape[:-2]):  # plane by plane: a whole block in float32 is large
+        # float32 is exact: sums stay below 2**24, and a third is never within rounding of a half
         total = quad_sum(codes[plane], np.float32)
         total /= np.maximum(quad_sum(codes[plane] != FILL, np.uint8), 1)
         out[plane] = np.rint(total, out=total)
@@ -87,14 +87,14 @@ def downsample(codes: CodeArray) -> CodeArray:
 
 
 def downsample_rms(codes: CodeArray) -> CodeArray:
-    """As ``downsample``, but the root of the mean square: for arrays of RMS values."""
+    """Reduce arrays of RMS values like ``downsample``, by the root of the mean square."""
     total = quad_sum(np.square(codes, dtype=np.float64), np.float64)
     total /= np.maximum(quad_sum(codes != FILL, np.uint8), 1)
     return np.asarray(np.rint(np.sqrt(total)), np.uint16)
 
 
 def downsample_labels(labels: ByteArray) -> ByteArray:
-    """Maximum over each 2x2: (H, W) uint8 -> (ceil(H / 2), ceil(W / 2))."""
+    """Take the maximum of each 2x2: (H, W) uint8 -> (ceil(H / 2), ceil(W / 2))."""
     h, w = labels.shape
     top = np.zeros(((h + 1) // 2, (w + 1) // 2), np.uint8)
     for dy in (0, 1):
@@ -107,10 +107,10 @@ def downsample_labels(labels: ByteArray) -> ByteArray:
 
 def _codes(od: FloatArray, measured: BoolArray, zero: int) -> CodeArray:
     codes = np.empty(od.shape, np.uint16)
-    for plane in np.ndindex(od.shape[:-2]):  # plane by plane: a block of float32 is large
+    for plane in np.ndindex(od.shape[:-2]):  # plane by plane: a whole block in float32 is large
         counts = np.where(measured, od[plane], np.float32(0)) * _COUNTS_PER_OD
         if not np.isfinite(counts).all():
-            raise ValueError("an optical density is not finite where it is measured")
+            raise ValueError("the optical density of a measured pixel is not finite")
         np.rint(counts, out=counts)
         counts += np.float32(zero)
         np.clip(counts, 1, CODE_MAX, out=counts)

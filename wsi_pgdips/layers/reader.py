@@ -1,4 +1,4 @@
-"""Read the layers of a slide: concentrations, tissue, residual, fields, tiles, provenance."""
+"""Reading of a slide's layers: concentrations, tissue, residual, fields, tiles, provenance."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Js
 from wsi_pgdips.layers.tables import read_fields, read_tile_table
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
 
-_DASK_SIDE = 2048  # whole chunks, few tasks: 34 MB of float32 for two stains
+_DASK_SIDE = 2048  # whole chunks and few tasks: 34 MB of float32 for two stains
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers on disk; open them with ``open_layers``. Nothing is read before it is asked for.
+    """Layers on disk, opened with ``open_layers``. Data is read only when it is asked for.
 
     Attributes:
         path: root of the store.
         grid: the output grid: ``mpp``, ``shape``, ``n_levels``, ``tile``, ``block``.
         stains: labels, colours and the library's vectors, in channel order.
-        provenance: all under our own key: software, settings, slide, prior...
+        provenance: the content of our own key: software, settings, slide, prior...
     """
 
     path: Path
@@ -38,17 +38,21 @@ class Layers:
     provenance: Json
 
     def codes(self, level: int = 0) -> Any:
-        """The ``zarr.Array`` of a level, (N, H, W) uint16; 0 is not measured."""
+        """The ``zarr.Array`` of a level, (N, H, W) uint16; 0: not measured."""
         return self._open(f"{self._level(level)}")
 
     def concentration(self, level: int = 0) -> Any:
-        """``dask.array`` (N, H, W) float32, OD along the unit stain vectors, NaN: not measured."""
+        """The concentrations, ``dask.array`` (N, H, W) float32; NaN: not measured.
+
+        They are OD along the unit stain vectors.
+        """
         return _lazy(self.codes(level)).map_blocks(pyramid.decode, dtype=np.float32)
 
     def read(self, y: int, x: int, h: int, w: int, level: int = 0) -> FloatArray:
-        """(N, h, w) float32 OD of a rectangle in a level's own pixels; NaN where not measured.
+        """Read the concentrations of a rectangle, in a level's own pixels.
 
-        What lies outside the image is not measured.
+        Returns:
+            (N, h, w) float32 OD; NaN: not measured, or outside the image.
         """
         out = np.full((self.stains.n, h, w), np.nan, np.float32)
         part = Region(y, x, h, w).clipped(self.grid.level_shape(self._level(level)))
@@ -59,22 +63,32 @@ class Layers:
         return out
 
     def tissue(self, level: int = 0) -> Any:
-        """``dask.array`` (H, W) bool, True on tissue."""
+        """The tissue mask, ``dask.array`` (H, W) bool."""
         return _lazy(self._open(f"{TISSUE}/{self._level(level)}")).astype(bool)
 
     def tissue_near(self, mpp: float) -> tuple[BoolArray, int]:
-        """(H, W) tissue of the whole slide, and its level: whose mpp is nearest by its ratio."""
+        """Read the tissue mask at the level whose mpp is nearest (by its ratio) to ``mpp``.
+
+        Returns:
+            (H, W) bool of the whole slide, and the level.
+        """
         levels = range(self.grid.n_levels)
         level = min(levels, key=lambda k: abs(math.log2(self.grid.mpp * 2**k / mpp)))
         return np.asarray(self.tissue(level).compute(scheduler="synchronous"), bool), level
 
     @property
     def residual_levels(self) -> range:
-        """Levels at which ``residual_rms`` is there."""
+        """The levels that hold ``residual_rms``."""
         return range(schema.residual_level(self.grid), self.grid.n_levels)
 
     def residual_rms(self, level: int | None = None) -> Any:
-        """``dask.array`` (H, W) float32, RMS residual OD, NaN: not measured; finest by default."""
+        """The RMS residual OD, ``dask.array`` (H, W) float32; NaN: not measured.
+
+        The default is the finest level that holds it.
+
+        Raises:
+            OutputError: no residual is stored at this level.
+        """
         wanted = self.residual_levels[0] if level is None else level
         if wanted not in self.residual_levels:
             raise OutputError(
@@ -89,20 +103,20 @@ class Layers:
 
     @property
     def has_residual(self) -> bool:
-        """Whether the signed residual was stored (``--store-residual``)."""
+        """True if the signed residual is stored (``--store-residual``)."""
         return (self.path / RESIDUAL / "0" / "zarr.json").is_file()
 
     def residual(self) -> Any:
-        """``dask.array`` (3, H, W) float32, signed residual OD at level 0, NaN: not measured.
+        """The signed residual OD at level 0, ``dask.array`` (3, H, W) float32; NaN: not measured.
 
         Raises:
-            OutputError: it was not stored.
+            OutputError: it is not stored.
         """
         if not self.has_residual:
             raise OutputError(
                 "these layers hold no signed residual",
                 where=self.path,
-                hint="run again with --store-residual, or take it from the slide",
+                hint="run again with --store-residual, or compute it from the slide",
             )
         return _lazy(self._open(f"{RESIDUAL}/0")).map_blocks(
             pyramid.decode_signed, dtype=np.float32
@@ -110,28 +124,28 @@ class Layers:
 
     @cached_property
     def fields(self) -> Fields:
-        """Parameter fields on the tile grid, blended and raw."""
+        """The parameter fields, blended and raw."""
         return read_fields(self.path)
 
     @cached_property
     def tiles(self) -> Any:
-        """``pyarrow.Table``, one row a tile."""
+        """The tile table, a ``pyarrow.Table`` with one row per tile."""
         return read_tile_table(self.path)
 
     @property
     def finished(self) -> bool:
-        """Whether the run that writes these layers came to its end."""
+        """True if the run that writes these layers has completed."""
         return is_done(self.path)
 
     @property
     def run_record(self) -> Json:
-        """What differs from run to run (host, device, times); empty before the end."""
+        """All that differs from run to run (host, device, times); empty before the end."""
         return read_run_record(self.path)
 
     def _level(self, level: int) -> int:
         if not 0 <= level < self.grid.n_levels:
             raise OutputError(
-                "no such level",
+                "these layers have no such level",
                 expected=f"a level from 0 to {self.grid.n_levels - 1}",
                 found=level,
                 where=self.path,
@@ -148,7 +162,7 @@ class Layers:
                 "an array of the layers is missing or damaged",
                 where=self.path / array,
                 found=str(error),
-                hint="the store was changed after it was written; run again",
+                hint="the store has changed since it was written; run again",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Metadata of the layers as JSON-ready dicts: OME-Zarr 0.5, plus our own key beside ``ome``."""
+"""The metadata of the layers as JSON-ready dicts: OME-Zarr 0.5, and our own key beside ``ome``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCALE_FACTOR = 1e-3  # OD per count
 FILL = 0  # "not measured" in every uint16 array
 CODE_MAX = 65535
 SIGNED_ZERO = 32768  # code of a residual of 0 OD
-WINDOW_END = 2000  # 2 OD: the same window for every slide, so that slides can be compared by eye
+WINDOW_END = 2000  # 2 OD: the same window for all slides, so that they can be compared by eye
 SIGNED_WINDOW = (SIGNED_ZERO - 300, SIGNED_ZERO + 300)
 
 TISSUE = "labels/tissue"
@@ -30,6 +30,10 @@ RESIDUAL_RMS = "qc/residual"
 RESIDUAL = "residual"
 
 _TISSUE_RGBA = [0, 160, 120, 96]
+_PRIOR_VALUES = (
+    *("stain_matrix", "spectral_correction", "background", "presence", "noise_od"),
+    *("pooled_noise_od", "measured", "prior_weight", "flags", "loss"),
+)
 
 
 def ome_image(grid: OutputGrid, stains: StainSet, name: str) -> Json:
@@ -116,7 +120,7 @@ def od_attributes(*, signed: bool = False) -> Json:
 
 
 def own_block(grid: OutputGrid, stains: StainSet) -> Json:
-    """The part of our own key that readers need: schema version, grid, stains and their library."""
+    """The part of our own key that readers need: schema version, grid, and stains."""
     return {
         "schema": SCHEMA_VERSION,
         "grid": {
@@ -145,12 +149,15 @@ def provenance_block(
     prior: SlidePrior | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Json:
-    """How the layers were made, for ``write_metadata({OWN_KEY: ...})``; the same on every machine.
+    """The provenance of the layers, for ``write_metadata({OWN_KEY: ...})``.
+
+    It is the same on every machine.
 
     Args:
         software: name -> version.
-        settings: the scientific settings (``ScientificSettings.model_dump()``), seed included.
-        slide: what is known of the slide, nothing personal in it (``SlideMeta`` as a dict).
+        settings: the scientific settings, seed included, with the content of files in place of
+            their paths (``stages.context.identity``).
+        slide: the slide's metadata (``SlideMeta`` as a dict), nothing personal.
         prior: the slide's S0, M0, B0, presence thresholds, noise and Lambda.
         extra: anything else that does not differ from run to run.
     """
@@ -159,33 +166,23 @@ def provenance_block(
         "settings": dict(settings),
         "seeds": {
             "seed": settings.get("seed"),
-            "tile": "sha256 of 'slide checksum:ty:tx:settings digest', first 63 bits",
+            "tile": "sha256 of 'identity:ty:tx:identity', first 63 bits",
         },
         "slide": dict(slide),
     }
     if prior is not None:
-        block["prior"] = {
-            "stain_matrix": prior.stain_matrix,
-            "spectral_correction": prior.spectral_correction,
-            "background": prior.background,
-            "presence": prior.presence,
-            "noise_od": prior.noise_od,
-            "pooled_noise_od": prior.pooled_noise_od,
-            "measured": prior.measured,
-            "prior_weight": prior.prior_weight,
-            "flags": prior.flags,
-            "loss": prior.loss,
-            "acquisition": None if prior.acquisition is None else asdict(prior.acquisition),
-        }
+        acquisition = None if prior.acquisition is None else asdict(prior.acquisition)
+        block["prior"] = {name: getattr(prior, name) for name in _PRIOR_VALUES}
+        block["prior"]["acquisition"] = acquisition
     block.update(extra or {})
     clean: Json = to_json(block)
     return clean
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON values: arrays to lists, numpy scalars to Python's, NaN and infinities to None.
+    """Convert to JSON values: arrays to lists, numpy scalars to Python's, NaN and infinity to None.
 
-    A path is reduced to its last part: where a slide lay on a machine is not part of its layers.
+    A path is reduced to its last part, because the layers must not hold a machine's folders.
     """
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}

@@ -1,21 +1,23 @@
-"""Create the layers of a slide, write them block by block, finish their coarse levels.
+"""Creation of a slide's layers, writing block by block, and their coarse levels.
 
-Who may write what (decision 2): the coordinator alone writes ``zarr.json`` files; the
-owner of a block alone writes its shards on the levels the block owns, each once and whole, level 0
-of the image last, so that this file marks the block done. Two processes in one shard lose data.
+Two processes that write into one shard lose data (decision 2). So only the coordinator writes
+``zarr.json`` files, and only the owner of a block writes its shards, on the levels that the block
+owns. It writes each shard once and as a whole. Level 0 of the image comes last, so that its shard
+marks the block as done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.disk import sha256, writing, zarr_session
+from wsi_pgdips.disk import make_folder, sha256, share, writing
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import CHUNK, OutputGrid
 from wsi_pgdips.layers import pyramid, schema
@@ -23,34 +25,81 @@ from wsi_pgdips.layers.provenance import is_created, read_attributes, write_meta
 from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+    from zarr.storage import LocalStore
+
 Checksums = dict[str, str]
+# chunks of a shard are passed on in batches: one by one, zarr itself takes longer than zstd
+_WRITING = {
+    "async.concurrency": 16,
+    "codec_pipeline.batch_size": 16,
+    "array.write_empty_chunks": False,
+}
+
+
+@contextlib.contextmanager
+def zarr_session(path: Path) -> Iterator[None]:
+    """Apply the settings under which shards get the same bytes on every machine.
+
+    Raises:
+        OutputError: the operating system refused a write inside.
+    """
+    import zarr
+    from numcodecs import blosc  # type: ignore[import-untyped]
+
+    # one thread per chunk, because zarr and our workers already encode several chunks at once
+    blosc.set_nthreads(1)
+    with (
+        zarr.config.set(_WRITING),
+        writing(path),
+    ):
+        yield
+
+
+def shared_store(path: Path) -> LocalStore:
+    """Return a Zarr store whose files and folders are shared; see ``disk.share``."""
+    from zarr.storage import LocalStore
+
+    class SharedStore(LocalStore):
+        async def set(self, key: str, value: Buffer) -> None:
+            make_folder((self.root / key).parent)
+            await super().set(key, value)
+            share(self.root / key)
+
+        async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+            make_folder((self.root / key).parent)
+            await super().set_if_not_exists(key, value)
+            share(self.root / key)
+
+    return SharedStore(path)
 
 
 def create_layers(
     path: Path, grid: OutputGrid, stains: StainSet, *, name: str, store_residual: bool = False
 ) -> None:
-    """Make the groups and empty arrays of the layers; the coordinator's first write.
+    """Create the groups and empty arrays of the layers; the coordinator's first write.
 
-    Our own key goes in first and the ``ome`` key last, so an interrupted creation is seen
-    (``is_created`` is False) and is started again by calling this once more.
+    Our own key is written first and the ``ome`` key last. So an interrupted creation is recognised
+    (``is_created`` is False), and a second call starts it again.
 
     Args:
-        path: the root of the store; made if it is not there.
+        path: root of the store; created if missing.
         name: name of the image, e.g. the slide's.
-        store_residual: also make ``residual/``.
+        store_residual: also create ``residual/``.
 
     Raises:
-        OutputError: layers or something else are there already, or the place is not writable.
+        OutputError: the folder holds layers or other files, or it is not writable.
     """
     import zarr
 
     _check_free(path)
     with zarr_session(path):
         for node in _nodes(path):
-            shutil.rmtree(node)  # of an interrupted creation
-        # in one write: a zarr.json without our key would pass for somebody else's
+            shutil.rmtree(node)  # left by an interrupted creation
+        # in one write: a zarr.json without our key would look like another program's
         own: dict[str, Any] = {OWN_KEY: {"schema": schema.SCHEMA_VERSION}}
-        root = zarr.open_group(path, mode="a", zarr_format=3, attributes=own)
+        root = zarr.open_group(shared_store(path), mode="a", zarr_format=3, attributes=own)
         _create_levels(root, grid, range(grid.n_levels), channels=stains.n)
         root.create_group("labels", attributes={"ome": schema.ome_labels()})
         tissue = root.create_group(TISSUE, attributes={"ome": schema.ome_tissue(grid)})
@@ -78,24 +127,25 @@ def write_block(
     residual_rms: pyramid.CodeArray,
     residual_od: FloatArray | None = None,
 ) -> Checksums:
-    """Write all a block owns: its levels of the image, the tissue label and the residual.
+    """Write all shards of a block: its levels of the image, the tissue label and the residual.
 
-    Shards of an earlier, broken attempt are removed first, the done marker before all others.
+    Shards of an earlier, interrupted attempt are removed first, beginning with the shard that marks
+    the block as done.
 
     Args:
         by, bx: the block; (h, w) below is the size of its region inside the image.
-        codes: (N, h, w) uint16 of ``pyramid.encode``; 0 is not measured, in all channels alike.
+        codes: (N, h, w) uint16 of ``pyramid.encode``; 0: not measured, the same in all channels.
         tissue: (h, w).
         residual_rms: uint16 codes at the level ``schema.residual_level``, ceil(h / 2**level) by
-            ceil(w / 2**level); 0 is not measured.
-        residual_od: (3, h, w) float32 signed residual OD, where ``residual/`` was created.
+            ceil(w / 2**level); 0: not measured.
+        residual_od: (3, h, w) float32 signed residual OD, if ``residual/`` was created.
 
     Returns:
-        Hex SHA-256 of each shard file written, by path relative to ``path``, "/" separated. Shards
-        that hold nothing but 0 have no file.
+        The hex SHA-256 of each written shard file, by path relative to ``path``, separated by "/".
+        A shard with zeros only has no file.
 
     Raises:
-        OutputError: not writable, or the disk is full; no half-written shard is left visible.
+        OutputError: a file is not writable, or the disk is full; no incomplete shard is visible.
         ValueError: an array does not have the block's shape.
     """
     region = grid.block_region(by, bx)
@@ -108,7 +158,7 @@ def write_block(
         ("residual_rms", residual_rms, small),
     ):
         if array.shape[-2:] != wanted:
-            raise ValueError(f"{label} is {array.shape}, the block is {wanted} there")
+            raise ValueError(f"{label} has the shape {array.shape}, but the block needs {wanted}")
     measured = np.asarray(codes[0] != schema.FILL)
     levels = range(grid.owned_levels)
     image = _levels_of(codes, pyramid.downsample, len(levels))
@@ -133,15 +183,15 @@ def write_block(
 
 
 def finalize_levels(path: Path, grid: OutputGrid) -> Checksums:
-    """Write the levels no block owns, each from the level below, shard by shard.
+    """Write the levels that no block owns, each from the next finer level, shard by shard.
 
-    Memory is bounded by the source of one shard (C x 1024 x 1024); run it after the last block.
+    Call it after the last block. It needs memory for the source of one shard (C x 1024 x 1024).
 
     Returns:
-        As ``write_block``.
+        Checksums like ``write_block``.
 
     Raises:
-        OutputError: not writable, or the disk is full.
+        OutputError: a file is not writable, or the disk is full.
     """
     import zarr
 
@@ -165,7 +215,7 @@ def finalize_levels(path: Path, grid: OutputGrid) -> Checksums:
 
 
 def _nodes(path: Path) -> list[Path]:
-    """What ``create_layers`` makes, as far as it is there."""
+    """The existing arrays and groups that ``create_layers`` makes."""
     return [
         node
         for node in sorted(path.iterdir())
@@ -176,13 +226,13 @@ def _nodes(path: Path) -> list[Path]:
 def _check_free(path: Path) -> None:
     hint = "choose another output, or allow this one to be overwritten"
     if is_created(path):
-        raise OutputError("there are layers here already", where=path, hint=hint)
+        raise OutputError("this folder already holds layers", where=path, hint=hint)
     with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         taken = [node.name for node in [*path.glob("zarr.json"), *_nodes(path)]]
     if taken and OWN_KEY not in read_attributes(path):
         raise OutputError(
-            "the output folder holds something else",
+            "the output folder holds other files",
             expected="an empty or new folder",
             found=", ".join(taken),
             where=path,
@@ -199,7 +249,7 @@ def _create_levels(
     dtype: str = "uint16",
     signed: bool = False,
 ) -> None:
-    """Empty arrays named by their level, (C, H, W) or, with ``channels`` 0, (H, W)."""
+    """Create empty arrays named after their level: (C, H, W), or (H, W) if ``channels`` is 0."""
     from zarr.codecs import BloscCodec
 
     lead = (channels,) if channels else ()
@@ -239,9 +289,9 @@ def _write_shard(
     import zarr
 
     file = _shard_file(path, array, (sy, sx), data.ndim)
-    # an old shard at the image's border would be read and merged by zarr; a torn one could not be
+    # zarr would read and merge an old shard at the image's border, and fail if it is damaged
     file.unlink(missing_ok=True)
-    target = zarr.open_array(path / array, mode="r+")
+    target = zarr.open_array(shared_store(path / array), mode="r+")
     y, x = sy * side, sx * side
     target[..., y : y + data.shape[-2], x : x + data.shape[-1]] = data
     return {file.relative_to(path).as_posix(): sha256(file)} if file.is_file() else {}

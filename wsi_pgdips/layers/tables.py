@@ -1,4 +1,4 @@
-"""Parameter fields and the tile table beside the image. Written by the coordinator only."""
+"""Parameter fields and the tile table beside the image. Only the coordinator writes them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.disk import write_atomic, zarr_session
+from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers.schema import to_json
+from wsi_pgdips.layers.store import shared_store, zarr_session
 from wsi_pgdips.records import Fields, StainSet
 
 PARAMETERS = "parameters"
@@ -39,18 +40,19 @@ _UNITS = {
 
 
 def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet) -> None:
-    """Write ``parameters/`` (blended) and ``parameters/raw/`` (the tiles' own, NaN: not fitted).
+    """Write ``parameters/`` (blended) and ``parameters/raw/`` (the tiles' own; NaN: not fitted).
 
-    Arrays keep the shapes of ``Fields``; values stand at the centres of cells or tiles.
-    Replaces an earlier group.
+    Arrays keep the shapes of ``Fields``; values belong to the centres of cells or tiles. An earlier
+    group is replaced.
 
     Raises:
-        OutputError: not writable.
+        OutputError: the group is not writable.
     """
     import zarr
 
     with zarr_session(path):
-        group = zarr.open_group(path, mode="r+").create_group(PARAMETERS, overwrite=True)
+        root = zarr.open_group(shared_store(path), mode="r+")
+        group = root.create_group(PARAMETERS, overwrite=True)
         group.create_group("raw")
         for name, dims in _DIMS.items():
             values: npt.NDArray[Any] = getattr(fields, _attribute(name))
@@ -64,7 +66,7 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
                 attributes={"axes": list(dims), "units": _UNITS[name.rpartition("/")[2]]},
             )
             array[...] = values
-        # last: the attributes say that the group is whole
+        # last, because these attributes mark the group as complete
         group.update_attributes(
             {
                 "tile": grid.tile,
@@ -78,27 +80,27 @@ def write_fields(path: Path, fields: Fields, grid: OutputGrid, stains: StainSet)
 
 
 def _attribute(name: str) -> str:
-    """The attribute of ``Fields`` that an array holds."""
+    """The attribute of ``Fields`` that is stored in the array ``name``."""
     return name.replace("/", "_")
 
 
 def read_fields(path: Path) -> Fields:
-    """The fields of ``write_fields``.
+    """Read the fields of ``write_fields``.
 
     Raises:
-        OutputError: they were not written, or not to the end.
+        OutputError: they were not written, or not completely.
     """
     import zarr
 
     try:
         group = zarr.open_group(path / PARAMETERS, mode="r")
         shrinkage: Any = group.attrs["shrinkage"]
-        values = {_attribute(name): _array(group, name) for name in _DIMS}
+        values = {_attribute(name): np.asarray(group[name][...]) for name in _DIMS}
     except (OSError, KeyError) as error:
         raise OutputError(
             "the layers have no parameter fields",
             where=path / PARAMETERS,
-            hint="the run that makes them has not finished; start it again",
+            hint="the run that writes them has not finished; repeat its command",
         ) from error
     return Fields(
         **values,
@@ -107,22 +109,21 @@ def read_fields(path: Path) -> Fields:
 
 
 def write_tile_table(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write ``tables/tiles.parquet``: one row a tile, columns in the order given; equal bytes for
-    equal columns.
+    """Write ``tables/tiles.parquet`` with one row per tile; equal columns give equal bytes.
 
     Args:
-        columns: name -> (T,) array.
+        columns: name -> (T,) array, in the order of the columns.
 
     Raises:
-        OutputError: not writable.
-        ValueError: columns that are not one-dimensional or differ in length.
+        OutputError: the file is not writable.
+        ValueError: columns are not one-dimensional, or differ in length.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     shapes = {name: np.shape(values) for name, values in columns.items()}
     if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) > 1:
-        raise ValueError(f"columns of the tile table must be (T,) with one T, found {shapes}")
+        raise ValueError(f"columns of the tile table must have one shape (T,), found {shapes}")
     table = pa.table({name: pa.array(np.asarray(v)) for name, v in columns.items()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", version="2.6")
@@ -130,10 +131,10 @@ def write_tile_table(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> Non
 
 
 def read_tile_table(path: Path) -> Any:
-    """The ``pyarrow.Table`` of ``write_tile_table``.
+    """Read the table of ``write_tile_table`` as a ``pyarrow.Table``.
 
     Raises:
-        OutputError: it is not there or cannot be read.
+        OutputError: it is missing or cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -145,9 +146,5 @@ def read_tile_table(path: Path) -> Any:
             "the tile table cannot be read",
             found="no file" if isinstance(error, FileNotFoundError) else error,
             where=path / TILE_TABLE,
-            hint="the run that makes it has not finished; start it again",
+            hint="the run that writes it has not finished; repeat its command",
         ) from error
-
-
-def _array(group: Any, name: str) -> npt.NDArray[Any]:
-    return np.asarray(group[name][...])

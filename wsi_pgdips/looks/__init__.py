@@ -1,7 +1,8 @@
-"""What slides look like, and how one is given the look of another.
+"""The looks of slides, and how a slide is given the look of another.
 
-* ``recompose``: residual OD of a slide's own pixels, and RGB from concentrations and residual;
-* ``reference``, ``files``, ``qupath``: looks as numbers and as files; ``measure`` finds a slide's;
-* ``frame``, ``transfer``, ``kernel``, ``weight``: from one look to another; ``pseudo``: one stain;
-* ``reader``: OpenSlide's interface over it. ``distance``: how far apart two pictures are.
+* ``reference``, ``files``: a look as numbers and as a file; ``slide_look`` measures a slide's.
+* ``transfer``, with ``frame``, ``kernel``, ``weight`` and ``pixels``: from one look to another.
+* ``recompose``: RGB from concentrations, of all stains or of one.
+* ``reader``, ``normalized_slide``: a slide in another look, with OpenSlide's interface.
+* ``distance``: colour distances between slides.
 """

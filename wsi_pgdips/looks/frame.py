@@ -11,24 +11,24 @@ from wsi_pgdips.records import Fields, FloatArray
 
 MAX_STAINS = 3  # more vectors than channels have no inverse
 MAX_DISAGREEMENT = 2.5
-MAX_OFF_PLANE = 1.5  # of what the stains leave over, against their own gain
-# OD over glass in the channel that absorbs least: from here on colours are not told, and not at all
+MAX_OFF_PLANE = 1.5  # bound on the gain of colours off the stains' plane, over the stains' gain
+# OD over glass in the channel that absorbs least: there hue begins to fade, and is gone
 DARK_OD, BLACK_OD = 0.7, 1.1
-# 1 - cos of the angle between two typical colours (10 degrees) at which half of what they say of
-# the colours between and beyond them is believed
-HALF_TOLD = 0.015
-MAX_LIFT_OD = 0.015  # what is palest in two slides may be more apart by what they show
+# 1 - cos of the angle between two typical colours (10 degrees) at which half of their difference
+# is applied to the colours between and beyond them
+_HALF_TRUST = 0.015
+_MAX_LIFT_OD = 0.015  # larger differences of the palest tissue come from what the slides show
 _MAX_CONDITION = 100.0
 
 
 def typical_pair(own: Reference, reference: Reference) -> tuple[FloatArray, FloatArray]:
-    """(N, 3) typical colours, OD over glass, of a slide and of what it is to look like.
+    """Return the (N, 3) typical colours, OD over glass, of a slide and of its reference.
 
-    A stain whose typical colour is not known on one side keeps its amount and takes the other
-    side's vector only. Where typical amounts and M disagree on how much darker the reference is, it
-    is not the same that is typical of both (a slide whose DAB is in one focus shows what it binds
-    to unspecifically everywhere else): then M decides for that stain, and vectors for all, since a
-    vector, the edge of the cone of colours, and a typical colour within it are no pair.
+    If a stain's typical colour is known in one look only, the stain keeps its amount and only its
+    vector changes. If typical amounts and M disagree on how much darker the reference is, then the
+    two slides show different things by that stain: where DAB is in one focus, unspecific background
+    is typical of the rest. M then decides for that stain, and vectors replace the typical colours
+    of all stains, because a vector and a typical colour cannot be paired.
     """
     source, target = own.typical_od.copy(), reference.typical_od.copy()
     gain = _gain(own, reference)
@@ -50,7 +50,7 @@ def typical_pair(own: Reference, reference: Reference) -> tuple[FloatArray, Floa
 
 
 def _gain(own: Reference, reference: Reference) -> npt.NDArray[np.float64]:
-    """(N,) M of the reference over that of the slide; NaN where one is not known."""
+    """Return the (N,) M of the reference over that of the slide; NaN if one is not known."""
     if own.spectral_correction is None or reference.spectral_correction is None:
         return np.full(own.n, np.nan)
     here = np.maximum(own.spectral_correction, 1e-3)
@@ -65,15 +65,15 @@ def colour_maps(
     target: FloatArray,
     off_plane: float | None = None,
 ) -> npt.NDArray[np.float64] | None:
-    """(CY, CX, 3, 3) ``linear_map`` under the fields; None where that is ill-conditioned.
+    """Return the (CY, CX, 3, 3) :func:`linear_map` at each cell; None if it is ill-conditioned.
 
     The typical colours follow the stain field: T_n(x) = T_n + sum_m k_nm (S_m(x) - S0_m), with k
-    the mixture of stains that T_n is. What is left of the space of colours, perpendicular to all
-    stains, is turned with them, and scaled by ``off_plane``, or as they are in the geometric mean.
+    from :func:`mixture`. Directions perpendicular to all stains turn with the stains. They are
+    scaled by ``off_plane``, or by default by the stains' mean gain.
 
     Args:
-        fields: of the slide. own: its look, S0 in it.
-        source, target: (N, 3) typical colours, N at most 3. off_plane: as of ``off_plane_gain``.
+        fields: of the slide. own: the slide's look, with S0.
+        source, target: (N, 3) typical colours, N at most 3. off_plane: see :func:`off_plane_gain`.
     """
     s0 = own.stain_matrix.astype(np.float64)
     drift = np.einsum("nm,yxmc->yxnc", mixture(own, source), fields.stain_matrix - s0)
@@ -83,18 +83,22 @@ def colour_maps(
 def linear_map(
     source: npt.NDArray[np.floating], target: FloatArray, off_plane: float | None = None
 ) -> npt.NDArray[np.float64] | None:
-    """(..., 3, 3) A with A T_n = T_n of the reference, as far as typical colours tell it.
+    """Return (..., 3, 3) A with A T_n = T_n of the reference, damped where colours are close.
 
-    Two that lie close together say by their small difference what becomes of all that lies between
-    and beyond them: pure nuclei turn neon, and red cells black. So with E the map that is exact and
-    R that which turns colours and scales them by one gain,
+    If two typical colours lie close together, their small difference would decide about all colours
+    between and beyond them: pure nuclei would turn neon, and red cells black. So let E be the exact
+    map, and R the one that only turns colours and scales them by one gain. Then
 
-        A = R + (E - R) sum_i v_i v_i' e_i^2 / (e_i^2 + ``HALF_TOLD``^2)
+        A = R + (E - R) sum_i v_i v_i' e_i^2 / (e_i^2 + ``_HALF_TRUST``^2)
 
-    e_i and v_i eigenvalues and vectors of T'T, rows T of unit length: exact where stains differ.
+    where e_i and v_i are eigenvalues and eigenvectors of T'T, with rows T of unit length. A is
+    exact where the stains differ.
 
     Args:
-        source: (..., N, 3). target, off_plane: as of ``colour_maps``.
+        source: (..., N, 3). target: (N, 3). off_plane: see :func:`off_plane_gain`.
+
+    Returns:
+        float64, or None if the map is ill-conditioned.
     """
     gain = _mean_gain(source, target)
     here = _completed(source)
@@ -107,8 +111,8 @@ def linear_map(
     left, _, right = np.linalg.svd(np.swapaxes(t, -1, -2) @ h)
     plain = gain * (left @ right)
     strength, axes = np.linalg.eigh(np.swapaxes(h, -1, -2) @ h)
-    told = strength**2 / (strength**2 + HALF_TOLD**2)
-    apart = (exact - plain) @ (axes * told[..., None, :]) @ np.swapaxes(axes, -1, -2)
+    trust = strength**2 / (strength**2 + _HALF_TRUST**2)
+    apart = (exact - plain) @ (axes * trust[..., None, :]) @ np.swapaxes(axes, -1, -2)
     return np.asarray(plain + apart, np.float64)
 
 
@@ -119,10 +123,11 @@ def lift(
     target: FloatArray,
     off_plane: float | None = None,
 ) -> npt.NDArray[np.float64]:
-    """(3,) OD that, beside a linear map of typical colours, takes what is palest to what is palest.
+    """Return the (3,) OD that, after the linear map, takes the palest tissue to the reference's.
 
-    Glare and the sharpening of a scanner add to tissue what no map without a constant takes off;
-    bounded, since what is palest also depends on what a slide shows. 0 where it is not known.
+    Glare and sharpening of a scanner add a constant to tissue, which a linear map cannot remove.
+    The result is bounded, because the palest tissue also depends on what a slide shows. It is 0 if
+    one of the two is not known.
     """
     if own.palest is None or reference.palest is None:
         return np.zeros(3)
@@ -130,17 +135,20 @@ def lift(
     if colours is None:
         return np.zeros(3)
     apart = np.asarray(reference.palest, np.float64) - colours @ np.asarray(own.palest)
-    return np.asarray(np.clip(apart, -MAX_LIFT_OD, MAX_LIFT_OD), np.float64)
+    return np.asarray(np.clip(apart, -_MAX_LIFT_OD, _MAX_LIFT_OD), np.float64)
 
 
 def keep_black(y: FloatArray, mapped: FloatArray) -> FloatArray:
-    """A colour as it is mapped; what is black, as dark as it is mapped and in its own hue.
+    """Restore the hue of black pixels after a linear map; they keep its gain in darkness.
 
-    Where little light is left in any channel, counts say what a camera's darkness is like and not
-    which stains there are: taken for a mixture, black DAB turns teal.
+    Where little light is left in all channels, the counts show a camera's noise floor and not the
+    mixture of stains: black DAB, taken for a mixture, would turn teal.
 
     Args:
         y: (3, h, w) OD over glass. mapped: the same after the linear map.
+
+    Returns:
+        (3, h, w) float32 OD over glass.
     """
     black = smoothstep(y.min(0), DARK_OD, BLACK_OD)
     if not black.any():
@@ -153,10 +161,10 @@ def keep_black(y: FloatArray, mapped: FloatArray) -> FloatArray:
 def off_plane_gain(
     own: Reference, reference: Reference, source: FloatArray, target: FloatArray
 ) -> float | None:
-    """Factor on what lies off the plane of two typical colours; None where it is not known.
+    """Return the factor on colours off the plane of two typical colours; None if not known.
 
-    Sharpening and the primaries of a camera spread colours off the plane of the stains by other
-    factors than in it. Bounded, since other tissue (blood, pigment) spreads them too.
+    Sharpening and the primaries of a camera spread colours off the stains' plane by other factors
+    than within it. The factor is bounded, because blood and pigment spread colours too.
     """
     if own.off_plane is None or reference.off_plane is None or own.n != 2:
         return None
@@ -166,24 +174,24 @@ def off_plane_gain(
 
 
 def _mean_gain(source: npt.NDArray[np.floating], target: FloatArray) -> float:
-    """By how much stains are darker in ``target``, geometric mean."""
+    """Return how much darker stains are in ``target``, as a geometric mean."""
     lengths = np.linalg.norm(target, axis=-1) / np.linalg.norm(source, axis=-1)
     return float(np.exp(np.log(lengths).mean()))
 
 
 def mixture(own: Reference, source: FloatArray) -> npt.NDArray[np.float64]:
-    """(N, N) k: which mixture of the slide's stain vectors each typical colour is."""
+    """Return (N, N) k: each typical colour as a mixture of the slide's stain vectors."""
     return np.asarray(source @ np.linalg.pinv(own.stain_matrix.astype(np.float64)), np.float64)
 
 
 def _completed(rows: npt.NDArray[np.floating], length: float = 1.0) -> npt.NDArray[np.float64]:
-    """(..., N, 3) made square by rows perpendicular to them, the same way everywhere."""
+    """Extend (..., N, 3) to square matrices by perpendicular rows, the same way everywhere."""
     full = np.asarray(rows, np.float64)
     while full.shape[-2] < 3:
         if full.shape[-2] == 2:
             extra = np.cross(full[..., 0, :], full[..., 1, :])
         else:
-            extra = np.cross(full[..., 0, :], (0.0, -1.0, 1.0))  # no stain absorbs like this
+            extra = np.cross(full[..., 0, :], (0.0, -1.0, 1.0))  # a direction that no stain has
         extra *= length / np.linalg.norm(extra, axis=-1, keepdims=True)
         full = np.concatenate([full, extra[..., None, :]], -2)
     return np.asarray(full, np.float64)

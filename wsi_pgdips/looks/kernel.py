@@ -1,4 +1,4 @@
-"""The linear change of optical density, compiled: programs wait for every tile they read."""
+"""The method ``typical`` on bytes, compiled, because viewers wait for every tile they read."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ import numba
 import numpy as np
 
 from wsi_pgdips.looks.frame import BLACK_OD, DARK_OD
-from wsi_pgdips.optics.density import od_table, od_to_rgb
 from wsi_pgdips.optics.interpolate import Interpolation
+from wsi_pgdips.optics.physics import od_table, od_to_rgb
 from wsi_pgdips.records import ByteArray, FloatArray
 
-# densities become bytes by a table: its step moves no pixel by more than 0.06 counts
+# densities become bytes by a table; its step changes a pixel by at most 0.06 counts
 _STEP, _LOWEST, _HIGHEST = 2e-4, -0.25, 3.0
 _BYTES = od_to_rgb(np.arange(_LOWEST, _HIGHEST, _STEP))
 _OD = od_table()
-FIELDS = 15  # change (3, 3), background (3,), shift (3,)
+_FIELDS = 15  # change (3, 3), background (3,), shift (3,)
 
 
 def change_pixels(
     rgba: ByteArray, fields: Interpolation, weight: Interpolation, lift: FloatArray
 ) -> None:
-    """OD + shift + tissue * change y + solid * lift with y = OD - B, in place; black as black.
+    """Compute OD + shift + tissue * change y + solid * lift, with y = OD - B, in place.
 
-    What ``frame.keep_black`` says of pixels that are dark in all channels is done here too.
+    Black pixels keep their hue, as in ``frame.keep_black``.
 
     Args:
-        rgba: (h, w, >= 3) uint8; the first three channels are overwritten. fields: of 15 channels
-            at these pixels: the rows of ``change``, then ``background`` and ``shift``.
-        weight: of two channels, tissue and solid tissue. lift: (3,) OD.
+        rgba: (h, w, >= 3) uint8; the first three channels are overwritten.
+        fields: 15 channels at these pixels: the rows of ``change``, then ``background`` and
+            ``shift``.
+        weight: two channels at these pixels: tissue and solid tissue.
+        lift: (3,) OD.
 
     Raises:
-        ValueError: the shapes differ, or a number is not finite, which compiled code would not
-            notice: it reads a table at what comes out.
+        ValueError: the shapes differ, or a number is not finite. Compiled code would not notice
+            that, and would index a table with the result.
     """
     if not all(np.isfinite(a).all() for a in (fields.local, weight.local, lift)):
-        raise ValueError("fields or weights that are not finite")
+        raise ValueError("fields or weights are not finite")
     for i in (fields, weight):
         if (len(i.down), i.across.shape[1]) != rgba.shape[:2]:
             raise ValueError(
@@ -49,20 +51,20 @@ def change_pixels(
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     try:
         compiled: Callable[..., None] = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # nowhere to keep it: a read-only install without a home
+    except RuntimeError:  # no folder for the cache: a read-only install without a home
         compiled = numba.njit(nogil=True)(function)
     return compiled
 
 
 @_compiled
 def _interpolated(across: FloatArray, down: FloatArray, out: FloatArray) -> None:
-    """One row of pixels: out (K, w) = down (a,) times across (K, a, w); most of ``down`` is 0."""
+    """Compute one row of pixels: out (K, w) = down (a,) times across (K, a, w)."""
     for k in range(out.shape[0]):
         for x in range(out.shape[1]):
             out[k, x] = 0
         for a in range(down.shape[0]):
             share = down[a]
-            if share != 0:
+            if share != 0:  # most are
                 for x in range(out.shape[1]):
                     out[k, x] += share * across[k, a, x]
 
@@ -79,15 +81,15 @@ def _change(
     counts: ByteArray,
 ) -> None:
     h, w = rgba.shape[:2]
-    row = np.empty((FIELDS + 2, w), np.float32)
+    row = np.empty((_FIELDS + 2, w), np.float32)
     per_step = np.float32(1 / _STEP)
     first = np.float32(0.5 - _LOWEST / _STEP)
     last = np.float32(counts.size - 1)
     dark, per_black = np.float32(DARK_OD), np.float32(1 / (BLACK_OD - DARK_OD))
     one, two, three = np.float32(1), np.float32(2), np.float32(3)
     for i in range(h):
-        _interpolated(across, down[i], row[:FIELDS])
-        _interpolated(weight_across, weight_down[i], row[FIELDS:])
+        _interpolated(across, down[i], row[:_FIELDS])
+        _interpolated(weight_across, weight_down[i], row[_FIELDS:])
         for x in range(w):
             r, g, b = densities[rgba[i, x, 0]], densities[rgba[i, x, 1]], densities[rgba[i, x, 2]]
             yr, yg, yb = r - row[9, x], g - row[10, x], b - row[11, x]

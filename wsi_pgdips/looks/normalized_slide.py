@@ -1,20 +1,23 @@
-"""A normalised slide: slide, layers and reference put together behind OpenSlide's interface."""
+"""A slide in the look of a reference, with OpenSlide's interface."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from openslide import AbstractSlide
+from PIL import Image
 
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.files import load_reference
-from wsi_pgdips.looks.pseudo import single_stain
-from wsi_pgdips.looks.reader import LayerPixels, NormalizedReader, SlidePixels
+from wsi_pgdips.looks.reader import LayerPixels, SlidePixels
+from wsi_pgdips.looks.recompose import single_stain
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.slide_look import slide_look
 from wsi_pgdips.looks.transfer import Method, Transfer, make_transfer
@@ -25,32 +28,39 @@ SELF = "self"
 _OWN = "wsi-pgdips."
 _LOG = logging.getLogger(__name__)
 SlideLike = str | os.PathLike[str] | AbstractSlide
+_Size = tuple[int, int]
 
 
-class NormalizedSlide(NormalizedReader):
-    """A slide that looks like a reference, for every program that takes an ``openslide.OpenSlide``.
+class NormalizedSlide(AbstractSlide):
+    """A slide in the look of a reference, for any program that takes an ``openslide.OpenSlide``.
 
-    With the slide it keeps the slide's own dimensions, levels and properties, so that coordinates
-    made on the original stay valid: native pixels are read, and what the layers' fields say is
-    applied to them in closed form, with all that the stains do not explain carried over. Without
-    it, the layers alone are rendered: at their own levels and resolution, without that residual.
-    Thread-safe, survives a fork, and can be pickled unless the slide was given as an open object.
+    Given the slide, it keeps the slide's dimensions, levels and properties, so that coordinates
+    made on the original stay valid. It reads the slide's own pixels and changes them in closed form
+    under the layers' fields; what the stains do not explain is carried over. Without the slide it
+    renders the layers alone, at their own levels and resolution and without that residual.
+
+    Thread-safe. It survives a fork, and can be pickled unless the slide was given open.
 
     Args:
-        slide: its file, an open slide object, or None for the layers alone.
-        layers: what ``run`` has written of it, or an open ``Layers``.
-        reference: ``he`` or ``hdab``, the path of a reference, a ``Reference``, or ``self``
-            (the slide itself: its own bytes; of layers alone, what the model says of it).
+        slide: the slide's file, an open slide object, or None for the layers alone.
+        layers: output of ``run`` for this slide, or an open ``Layers``.
+        reference: ``he`` or ``hdab``, the path of a reference, a ``Reference``, or ``self`` for the
+            slide's own look: its own bytes, or, from layers alone, the model of it.
         method: ``typical`` (colours and amounts of each stain's own pixels), ``augmented`` or
             ``stains`` (as published: S, M and B, or S alone), or ``percentile`` (S, B, and amounts
             by their 99th percentile); see ``looks.transfer``.
         keep_amounts: change colours only, not how much stain there is.
-        only: label of a stain to be shown by itself, without residual; under ``self`` in its own
-            colour on white.
+        only: label of a stain to show by itself, without residual; with ``self`` in its own colour
+            on white.
+
+    Attributes:
+        layers: the open ``Layers``. look: the slide's own look, a ``Reference``.
+        reference: the look that it is given, or None for ``self``.
 
     Raises:
-        SlideError: not to be read, or of another size than the slide that the layers are of.
-        OutputError: no finished layers there. StainError: the reference is of other stains.
+        SlideError: the slide cannot be read, or has another size than the slide of these layers.
+        OutputError: there are no finished layers. SettingsError: an unknown method.
+        StainError: the reference is of other stains, or ``only`` is not a stain of the slide.
     """
 
     def __init__(
@@ -63,6 +73,7 @@ class NormalizedSlide(NormalizedReader):
         keep_amounts: bool = False,
         only: str | None = None,
     ) -> None:
+        super().__init__()
         options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
         self._arguments = ((slide, layers, reference), {**options, "only": only})
         opened = layers if isinstance(layers, Layers) else open_layers(Path(layers))
@@ -76,15 +87,14 @@ class NormalizedSlide(NormalizedReader):
         else:
             transfer = single_stain(opened.fields, own, target, only, **options)
         weight = _weight(opened)
-        pixels: SlidePixels | LayerPixels
+        self._pixels: SlidePixels | LayerPixels
         if native is None:
-            shapes = tuple(opened.grid.level_shape(k) for k in range(opened.grid.n_levels))
-            pixels = LayerPixels(opened, shapes, transfer, weight)
+            self._pixels = LayerPixels(opened, transfer, weight)
             properties = _layer_properties(opened)
             _LOG.info("%s: from layers alone, without residual", opened.path.name)
         else:
-            pixels = SlidePixels(native, transfer, weight, opened.grid.factor)
-            properties = {**native.properties, **_told_mpp(opened)}
+            self._pixels = SlidePixels(native, transfer, weight, opened.grid.factor)
+            properties = {**native.properties, **_corrected_mpp(opened)}
         self.layers, self.look, self.reference = opened, own, target
         properties |= {
             _OWN + "reference": SELF if target is None else target.name,
@@ -97,39 +107,91 @@ class NormalizedSlide(NormalizedReader):
         if only is not None:
             shown = {"residual": f"none: {only} alone", "only": only}
             properties |= {_OWN + key: value for key, value in shown.items()}
-        super().__init__(pixels, properties)
+        self._properties: dict[str, str] = properties
 
     @property
     def from_layers_alone(self) -> bool:
-        """Whether the slide itself was not there, so that there is no residual."""
+        """Whether the slide itself was not given, so that there is no residual."""
         return self._arguments[0][0] is None
+
+    @classmethod
+    def detect_format(cls, filename: Any) -> str | None:
+        """Return None: no file by itself is a normalised slide."""
+        return None
+
+    def close(self) -> None:
+        """Close the slide's file, unless the slide was given as an open object."""
+        self._pixels.close()
+
+    @property
+    def level_count(self) -> int:
+        """Number of levels."""
+        return len(self._pixels.level_dimensions)
+
+    @property
+    def level_dimensions(self) -> tuple[_Size, ...]:
+        """(width, height) of each level."""
+        return self._pixels.level_dimensions
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level."""
+        return self._pixels.level_downsamples
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The slide's properties, and our own, which begin with ``wsi-pgdips.``."""
+        return self._properties
+
+    @property
+    def associated_images(self) -> Mapping[str, Image.Image]:
+        """Empty: label and macro image are not normalised, and may name a patient."""
+        return {}
+
+    def get_best_level_for_downsample(self, downsample: float) -> int:
+        """Return the coarsest level that is not coarser than ``downsample``."""
+        fits = [k for k, own in enumerate(self.level_downsamples) if own <= downsample]
+        return max(fits, default=0)
+
+    def read_region(self, location: _Size, level: int, size: _Size) -> Image.Image:
+        """Return an RGBA picture of a region, as ``OpenSlide.read_region``.
+
+        Args:
+            location: (x, y) of its top left pixel at level 0. level: to read.
+            size: (width, height) in the level's pixels.
+
+        Raises:
+            ValueError: a negative size. SlideError: the pixels cannot be read.
+        """
+        if min(size) < 0:
+            raise ValueError(f"a region cannot have a negative size, got {size}")
+        if not 0 <= level < self.level_count:  # OpenSlide too gives transparent pixels
+            return Image.new("RGBA", size)
+        return Image.fromarray(self._pixels.read_rgba(location, level, size))
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments, options = self._arguments
         if isinstance(arguments[0], AbstractSlide):
             raise TypeError("a slide that was given open cannot be pickled; give its path")
-        return _again, (arguments, options)
+        return partial(NormalizedSlide, **options), arguments
 
 
 def find_reference(reference: str | os.PathLike[str] | Reference) -> Reference | None:
-    """A reference by name, file or as it is; None for ``self``."""
+    """Return a reference by its name or file, or as it is; None for ``self``."""
     if isinstance(reference, Reference):
         return reference
     return None if str(reference) == SELF else load_reference(reference)
 
 
-def _again(arguments: tuple[Any, ...], options: dict[str, Any]) -> NormalizedSlide:
-    return NormalizedSlide(*arguments, **options)
-
-
 def _native(slide: SlideLike | None, layers: Layers) -> NativePixels | BorrowedPixels | None:
+    """Open the slide, and check that it has the size of the layers' slide."""
     if slide is None:
         return None
     icc = bool((layers.provenance.get("settings") or {}).get("icc"))
     if isinstance(slide, AbstractSlide):
         if icc:
             raise SlideError(
-                "these layers are of pixels converted by the slide's ICC profile",
+                "these layers were made of pixels converted by the slide's ICC profile",
                 hint="give the slide's path, so that its pixels are converted too",
             )
         native: NativePixels | BorrowedPixels = BorrowedPixels(slide)
@@ -139,7 +201,7 @@ def _native(slide: SlideLike | None, layers: Layers) -> NativePixels | BorrowedP
     wanted = layers.grid.shape_l0
     if (found[1], found[0]) != tuple(wanted):
         raise SlideError(
-            "the slide is not the one these layers are of",
+            "the slide is not the one that these layers were made of",
             expected=f"{wanted[1]} x {wanted[0]} pixels at level 0",
             found=f"{found[0]} x {found[1]}",
             where=slide if isinstance(slide, str | Path) else layers.path,
@@ -149,7 +211,7 @@ def _native(slide: SlideLike | None, layers: Layers) -> NativePixels | BorrowedP
 
 
 def _source(slide: SlideLike | None, layers: Layers) -> Any:
-    """The slide on the layers' grid, for layers of before looks were measured."""
+    """Open the slide on the layers' grid if the layers hold no measured look; else return None."""
     if slide is None or isinstance(slide, AbstractSlide) or layers.provenance.get("look"):
         return None
     from wsi_pgdips.slide.reader import open_source
@@ -160,14 +222,15 @@ def _source(slide: SlideLike | None, layers: Layers) -> Any:
 
 
 def _weight(layers: Layers) -> TissueWeight:
+    """Return the weights of the layers' tissue."""
     mask, level = layers.tissue_near(CELL_UM)
     total = layers.concentration(level).sum(0).compute(scheduler="synchronous")
     amount = np.nan_to_num(np.asarray(total)).astype(np.float16)
     return TissueWeight(mask, float(2**level), layers.grid.mpp, amount)
 
 
-def _told_mpp(layers: Layers) -> dict[str, str]:
-    """The slide's mpp where the run was told it, as the file is silent or wrong."""
+def _corrected_mpp(layers: Layers) -> dict[str, str]:
+    """Return the properties of the mpp that the run was given in place of the file's, if any."""
     if (layers.provenance.get("settings") or {}).get("mpp_source") is None:
         return {}
     mpp_l0 = repr(layers.grid.mpp / layers.grid.factor)
@@ -175,6 +238,7 @@ def _told_mpp(layers: Layers) -> dict[str, str]:
 
 
 def _layer_properties(layers: Layers) -> dict[str, str]:
+    """Return OpenSlide's standard properties of the layers' levels."""
     grid = layers.grid
     slide = layers.provenance.get("slide") or {}
     found = {

@@ -1,21 +1,35 @@
-"""RGB from concentrations, and the residual that makes it lossless.
+"""RGB from concentrations: all stains with what they leave unexplained, or one stain alone.
 
-The model explains OD = B + q S up to a residual of three signed channels. Whoever has the slide
-takes the residual from its pixels, under the concentrations as they are stored; added back under
-the same S and B it returns the slide, and under a reference's S, M, B it keeps the slide's texture.
+The model explains OD = B + q S up to a residual of three signed channels, which is taken from the
+slide's pixels under the concentrations as they are stored. Added back under the same S and B it
+returns the slide; under a reference's S, M and B it keeps the slide's texture.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
-from wsi_pgdips.optics.density import od_to_rgb
-from wsi_pgdips.optics.physics import compose_od
-from wsi_pgdips.records import ByteArray, FloatArray
+from wsi_pgdips.errors import StainError
+from wsi_pgdips.looks.pixels import PixelGrid, planes_od, write_rgb
+from wsi_pgdips.looks.reference import Reference
+from wsi_pgdips.looks.transfer import (
+    FieldTransfer,
+    Method,
+    Transfer,
+    check_method,
+    make_transfer,
+)
+from wsi_pgdips.optics.interpolate import Interpolation
+from wsi_pgdips.optics.physics import compose_od, od_to_rgb
+from wsi_pgdips.records import ByteArray, Fields, FloatArray
+
+_WHITE = (0.0, 0.0, 0.0)  # OD of a background
 
 
 def model_od(q: FloatArray, stain_matrix: FloatArray, background: FloatArray) -> FloatArray:
-    """B + q S of stored concentrations.
+    """Compute B + q S of stored concentrations.
 
     Args:
         q: (N, h, w) OD along the unit vectors; NaN (not measured) counts as 0.
@@ -32,7 +46,7 @@ def model_od(q: FloatArray, stain_matrix: FloatArray, background: FloatArray) ->
 def residual_od(
     od: FloatArray, q: FloatArray, stain_matrix: FloatArray, background: FloatArray
 ) -> FloatArray:
-    """OD - B - q S: what the model leaves unexplained, with its sign.
+    """Compute OD - B - q S, the signed part of OD that the model leaves unexplained.
 
     Args:
         od: (3, h, w) OD of the slide's pixels (``optics.density.rgb_to_od``).
@@ -51,16 +65,15 @@ def recompose(
     background: FloatArray,
     residual: FloatArray | None = None,
 ) -> ByteArray:
-    """I = 255 10**-(B + q S + residual).
+    """Compute I = 255 10**-(B + q S + residual).
 
-    With the arguments given to :func:`residual_od` and its result, the slide's own pixels, byte for
-    byte; a residual stored in steps of 1e-3 OD is exact enough for that too.
+    With the arguments given to :func:`residual_od` and its result, this returns the slide's own
+    pixels, byte for byte. A residual stored in steps of 1e-3 OD is exact enough for that too.
 
     Args:
         q: (N, h, w); NaN (not measured) counts as 0. stain_matrix: (N, 3), or (N, 3, h, w).
         background: (3,), or (3, h, w).
-        residual: (3, h, w) OD, or None for the model alone: the slide without what the stains
-            cannot explain.
+        residual: (3, h, w) OD, or None for the model alone, without what the stains cannot explain.
 
     Returns:
         (h, w, 3) uint8.
@@ -69,3 +82,67 @@ def recompose(
     if residual is not None:
         od = od + residual
     return np.ascontiguousarray(od_to_rgb(od).transpose(1, 2, 0))
+
+
+@dataclass(frozen=True)
+class SingleStain(Transfer):
+    """Shows one stain by itself: OD' = B + q_n S_n in the new look, without residual.
+
+    Attributes:
+        look: the transfer whose colours are used. index: of the stain.
+    """
+
+    look: FieldTransfer
+    index: int
+
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+        """Unmix the slide's own pixels, and overwrite them; see :meth:`Transfer.recolour`."""
+        q = self.look.amounts(planes_od(rgba), grid)
+        write_rgb(np.array(self.render(q, grid, weight), np.float32), rgba)
+
+    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+        """See :meth:`Transfer.render`."""
+        alone = np.zeros_like(q)
+        alone[self.index] = q[self.index]
+        return self.look.render(alone, grid, weight)
+
+
+def single_stain(
+    fields: Fields,
+    own: Reference,
+    reference: Reference | None,
+    label: str,
+    *,
+    tile: float,
+    method: Method = "typical",
+    keep_amounts: bool = False,
+) -> SingleStain:
+    """Make the transfer that shows one stain by itself.
+
+    Args:
+        reference: its colours, amounts and glass are used; None for the slide's own vector and
+            amounts on white.
+        label: of the stain, in any case. Others: see ``make_transfer``.
+
+    Raises:
+        StainError: no such stain, or the reference is of other stains.
+        SettingsError: an unknown method.
+    """
+    labels = [name.casefold() for name in own.labels]
+    if label.casefold() not in labels:
+        raise StainError(
+            "the slide has no such stain",
+            expected=" or ".join(own.labels),
+            found=label,
+            where="--only",
+        )
+    check_method(method)  # an unknown one is refused even where it is not used
+    if reference is None:
+        # q S_n in the slide's own unit vector, and B' = B + (0 - B)
+        reference, method, keep_amounts = replace(own, background=_WHITE), "augmented", True
+    # a stain by itself lies on glass, not on pale tissue
+    reference = replace(reference, palest=None)
+    look = make_transfer(
+        fields, own, reference, tile=tile, method=method, keep_amounts=keep_amounts
+    )
+    return SingleStain(look, labels.index(label.casefold()))

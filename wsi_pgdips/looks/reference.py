@@ -1,13 +1,14 @@
-"""A look: the colours of a slide's stains and of its glass, as numbers that can be kept in a file.
+"""A look: the colours of a slide's stains and of its glass, as numbers that a file can hold.
 
-Every finished run measures the look of its slide; a reference is the look that others are given.
+Every finished run measures the look of its slide. A reference is the look that other slides are
+given.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from wsi_pgdips.records import FloatArray
 Json = dict[str, Any]
 Rows = tuple[tuple[float, float, float], ...]
 
-HASHED = ("stains", "background", "palest_od", "off_plane_od")  # keys of a reference's numbers
+HASHED = ("stains", "background", "palest_od", "off_plane_od")  # keys that the hash covers
 MIN_TYPICAL_OD = 1e-3
 _NOT_NEGATIVE = ("spectral_correction", "off_plane_od", "percentiles")
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
@@ -33,16 +34,17 @@ class Reference:
     Attributes:
         name: short name. labels, colors: N stains, as in a ``StainSet``.
         matrix: N unit rows S, the stain vectors.
-        background: B, the OD of glass, or None where it is not known.
+        background: B, the OD of glass, or None if it is not known.
         spectral_correction: N factors M (99.9th percentile of q, OD), or None.
-        typical: per stain the median OD - B of the pixels that it dominates, with their residual;
-            None for a stain that is hardly there, or where only vectors are known.
-        palest: OD - B of what is palest in tissue, or None: a scanner's glare, and all that lies
-            under everything.
-        off_plane: spread of OD - B perpendicular to the two typical colours, OD, or None: noise and
-            the colours of a camera beyond those of the stains.
+        typical: for each stain the median OD - B of the pixels that it dominates, with their
+            residual; None for a stain that is almost absent. Empty if only vectors are known.
+        palest: OD - B of the palest tissue, or None. It holds a scanner's glare and whatever else
+            lies under all tissue.
+        off_plane: spread of OD - B perpendicular to the two typical colours, OD, or None. It comes
+            from noise and from colours of the camera that the stains do not have.
         percentiles: percentile -> N values of q over tissue, OD.
-        sources: one mapping a slide: checksum, mpp, preset, version; a name may be a case's.
+        sources: one mapping for each slide: checksum, mpp, preset, version. A slide's name is not
+            in it, because it may be that of a patient's case.
     """
 
     name: str
@@ -98,13 +100,13 @@ class Reference:
 
     @property
     def typical_od(self) -> FloatArray:
-        """(N, 3) float32 OD over glass; rows of NaN where a stain's typical colour is not known."""
+        """(N, 3) float32 OD over glass; a row is NaN if the stain's typical colour is not known."""
         rows = self.typical or (None,) * self.n
         return np.asarray([(np.nan,) * 3 if row is None else row for row in rows], np.float32)
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the numbers and labels; the name, colours and sources do not enter."""
+        """Hex SHA-256 of the numbers and labels, without the name, colours and sources."""
         numbers = {key: value for key, value in self.to_json().items() if key in HASHED}
         for stain in numbers["stains"]:
             del stain["color"]
@@ -112,7 +114,7 @@ class Reference:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> Json:
-        """What a reference file holds beside its format, version and hash."""
+        """Return the content of a reference file without its format, version and hash."""
         typical = self.typical or (None,) * self.n
         stains = []
         for k, label in enumerate(self.labels):
@@ -133,10 +135,10 @@ class Reference:
         }
 
     def ordered(self, labels: Sequence[str]) -> Reference:
-        """The same with its stains in another order.
+        """Return the same look with its stains in the order of ``labels``, in any case.
 
         Raises:
-            StainError: the stains are others.
+            StainError: the labels are not those of this look's stains.
         """
         own = {label.casefold(): k for k, label in enumerate(self.labels)}
         wanted = [label.casefold() for label in labels]
@@ -166,7 +168,10 @@ class Reference:
 
 
 def combine(references: Sequence[Reference], name: str) -> Reference:
-    """One look of several slides: means of what each says; a stain's from slides that hold it.
+    """Return the mean look of several slides; a value is averaged over the slides that have it.
+
+    Args:
+        references: at least one. name: of the result.
 
     Raises:
         StainError: they are of different stains.
@@ -207,7 +212,13 @@ def look_of(
     measured: Mapping[str, Any],
     source: Json,
 ) -> Reference:
-    """The look of one slide, from its parameters and what ``measure`` says of its pixels."""
+    """Return the look of one slide, from its parameters and measurements of its pixels.
+
+    Args:
+        stain_matrix: (N, 3). background: (3,) OD. spectral_correction: (N,) M, OD.
+        measured: result of ``slide_look.measure_look``; empty if nothing was measured.
+        source: the entry of ``Reference.sources``.
+    """
     typical = measured.get("typical_od") or [None] * len(labels)
     palest = measured.get("palest_od")
     percentiles: Mapping[str, Sequence[float]] = measured.get("percentiles") or {}
@@ -227,11 +238,12 @@ def look_of(
 
 
 def _is_nothing(typical: Sequence[float]) -> bool:
+    """Return whether a colour absorbs too little to be a stain's."""
     return sum(typical) < MIN_TYPICAL_OD
 
 
-def rows_of(matrix: FloatArray) -> Rows:
-    """An (N, 3) array as tuples."""
+def rows_of(matrix: Iterable[Iterable[float]]) -> Rows:
+    """Convert an (N, 3) array to tuples of numbers with six decimals."""
     return tuple(triple(row) for row in matrix)
 
 
@@ -239,14 +251,14 @@ def _numbers(values: Any) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values)
 
 
-def triple(values: Any) -> tuple[float, float, float]:
-    """Three numbers, as a tuple of six digits after the point."""
+def triple(values: Iterable[float]) -> tuple[float, float, float]:
+    """Convert three numbers to a tuple of numbers with six decimals."""
     r, g, b = (round(float(v), 6) for v in values)
     return r, g, b
 
 
 def _mean_rows(stack: Sequence[FloatArray]) -> FloatArray:
-    """Mean over slides of (N, 3) rows, of those that are known; NaN where none is."""
+    """Average (N, 3) rows over the slides that know them; NaN where none does."""
     values = np.stack(stack)
     known = ~np.isnan(values).any(2, keepdims=True)
     count = known.sum(0)

@@ -1,8 +1,8 @@
-"""The look of a slide, measured on its own pixels under its fields: what a reference is made of."""
+"""The look of a slide, measured on its own pixels: what references are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,56 +10,34 @@ from scipy.ndimage import gaussian_filter
 
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import OutputGrid, Region
-from wsi_pgdips.looks.measure import AROUND_UM, measure
-from wsi_pgdips.looks.pixels import planes_od
-from wsi_pgdips.looks.reference import Reference, look_of
+from wsi_pgdips.looks.pixels import planes_od, unmixed
+from wsi_pgdips.looks.reference import PERCENTILES, Reference, look_of, triple
 from wsi_pgdips.optics.interpolate import interpolate
-from wsi_pgdips.records import BlockFit, BoolArray, Fields, FloatArray, Pixels, SlidePrior
+from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels
 
 if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import Layers
-    from wsi_pgdips.stages.context import Context
 
-# some four million pixels are read, of whole tiles where there are few; a quarter is looked at
-TILES, SMALLEST_SIDE, STRIDE = 64, 256, 2
-PIXELS = TILES * SMALLEST_SIDE**2
-TileIndex = tuple[int, int]
-
-
-def look_in_run(
-    context: Context,
-    prior: SlidePrior,
-    fields: Fields,
-    slide_matrix: FloatArray,
-    fits: Sequence[BlockFit],
-    pixels: Pixels,
-) -> dict[str, Any]:
-    """``measure`` over tiles of a run, spread evenly over those with tissue.
-
-    Args:
-        pixels: of the slide.
-    """
-    tiles = sorted(
-        (int(ty), int(tx))
-        for fit in fits
-        for (ty, tx), share in zip(fit.index, fit.tissue, strict=True)
-        if share >= context.settings.min_tissue
-    )
-    return _measured(
-        pixels,
-        context.grid,
-        fields,
-        slide_matrix,
-        lambda r: context.tissue.window(r.y, r.x, r.h, r.w),
-        tiles,
-        prior.presence,
-    )
+# about four million pixels are read, whole tiles where there are few; a quarter of them is used
+_TILES, _SMALLEST_SIDE, _STRIDE = 64, 256, 2
+_PIXELS = _TILES * _SMALLEST_SIDE**2
+# a stain's own pixels are those of which it makes up more than half, except those with less than
+# a quarter of the 95th percentile of all such pixels (decision 36)
+_OWN_SHARE = 0.5
+_OWN_AMOUNT, _OWN_PERCENTILE = 0.25, 95.0
+_MIN_OWN_PIXELS = 200
+# the palest tissue, without its gaps: those are paler than a share of what is dark
+_PALEST_PERCENTILE = 15.0
+_GAP_SHARE, _DARK_PERCENTILE = 0.1, 95.0
+_AROUND_UM = 4.0  # sigma of the Gaussian that finds gaps
+_SPREAD = (16.0, 84.0)  # percentiles: one standard deviation to each side, whatever the tails
+_TileIndex = tuple[int, int]
 
 
 def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
-    """The look of a slide by its layers.
+    """Return the look of a slide, from its layers.
 
-    Layers of before looks were measured are measured now, where the slide is at hand; without it
+    Layers of early versions hold no measured look: it is measured now if the slide is given. Else
     only vectors, background and M are known.
 
     Args:
@@ -71,17 +49,14 @@ def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
     measured = own.get("look") or {}
     if not measured and source is not None:
         tissue = layers.tissue()
-        tiles = sorted(
-            (int(y), int(x))
-            for y, x in zip(layers.tiles["tile_y"], layers.tiles["tile_x"], strict=True)
-        )
-        measured = _measured(
+        index = (layers.tiles[name].to_pylist() for name in ("tile_y", "tile_x"))
+        measured = measure_look(
             source,
             layers.grid,
             layers.fields,
             matrix,
             lambda r: np.asarray(tissue[r.slices].compute(), bool),
-            tiles,
+            sorted(zip(*index, strict=True)),
             np.asarray(prior["presence"], np.float32),
         )
     return look_of(
@@ -102,61 +77,114 @@ def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
     )
 
 
-def _measured(
+def measure_look(
     source: Pixels,
     grid: OutputGrid,
     fields: Fields,
     slide_matrix: FloatArray,
     tissue: Callable[[Region], BoolArray],
-    tiles: Sequence[TileIndex],
+    tiles: Sequence[_TileIndex],
     presence: FloatArray,
 ) -> dict[str, Any]:
-    """``measure`` on the middle of up to 64 tiles, pixels carried to the slide's constant S.
+    """Measure the look of a slide on the middle of up to 64 of its tiles.
 
-    A tile that cannot be read is left out.
+    What the stain field adds to the slide's constant stain vectors is taken off each pixel. A tile
+    that cannot be read is left out.
+
+    Args:
+        source: the slide's pixels on ``grid``. fields: S and B of the slide.
+        slide_matrix: (N, 3) stain vectors of the slide as a whole.
+        tissue: returns the (h, w) tissue mask of a region.
+        tiles: (ty, tx) of tiles with tissue, sorted; some are picked, spread evenly.
+        presence: (N,) OD, see :func:`measure_sample`.
+
+    Returns:
+        See :func:`measure_sample`.
     """
-    picked = np.unique(np.linspace(0, len(tiles) - 1, TILES).astype(int)) if tiles else ()
-    od, q, around = [], [], []
+    picked = np.unique(np.linspace(0, len(tiles) - 1, _TILES).astype(int)) if tiles else ()
+    od, q = ([np.zeros((k, 0), np.float32)] for k in (3, len(slide_matrix)))
+    around = [np.zeros(0, np.float32)]
     for region in _middles(grid, [tiles[i] for i in picked]):
         try:
             rgb = source.read(region.y, region.x, region.h, region.w)
         except WsiPgdipsError:
             continue
-        inside = tissue(region)[::STRIDE, ::STRIDE]
-        s = interpolate(fields.stain_matrix, grid, region)[..., ::STRIDE, ::STRIDE][..., inside]
-        b = interpolate(fields.background, grid, region)[:, ::STRIDE, ::STRIDE][:, inside]
+        inside = tissue(region)[::_STRIDE, ::_STRIDE]
+        s = interpolate(fields.stain_matrix, grid, region)[..., ::_STRIDE, ::_STRIDE][..., inside]
+        b = interpolate(fields.background, grid, region)[:, ::_STRIDE, ::_STRIDE][:, inside]
         whole = planes_od(rgb)
-        y = whole[:, ::STRIDE, ::STRIDE][:, inside] - b
-        near = gaussian_filter(whole.mean(0), AROUND_UM / grid.mpp)[::STRIDE, ::STRIDE][inside]
+        y = whole[:, ::_STRIDE, ::_STRIDE][:, inside] - b
+        near = gaussian_filter(whole.mean(0), _AROUND_UM / grid.mpp)[::_STRIDE, ::_STRIDE][inside]
         around.append(near - b.mean(0))
-        amount = _unmixed(y, s)
-        # what the field says beyond the slide's constant is taken off
-        od.append(y - np.einsum("np,ncp->cp", amount, s - slide_matrix[..., None]))
-        q.append(amount)
-    none = [np.zeros((k, 0), np.float32) for k in (3, len(slide_matrix))]
-    return measure(
-        np.concatenate([none[0], *od], 1),
-        np.concatenate([none[1], *q], 1),
-        presence,
-        np.concatenate([none[0][0], *around]),
+        q.append(unmixed(y, s, np.zeros(3, np.float32)))
+        od.append(y - np.einsum("np,ncp->cp", q[-1], s - slide_matrix[..., None]))
+    return measure_sample(
+        np.concatenate(od, 1), np.concatenate(q, 1), presence, np.concatenate(around)
     )
 
 
-def _unmixed(y: FloatArray, s: FloatArray) -> FloatArray:
-    import torch
-
-    from wsi_pgdips.optics.unmix import unmix
-
-    with torch.no_grad():
-        found = unmix(
-            torch.from_numpy(y), torch.from_numpy(np.ascontiguousarray(s)), torch.zeros(3)
-        )
-    return np.asarray(found.numpy(), np.float32)
-
-
-def _middles(grid: OutputGrid, tiles: Sequence[TileIndex]) -> Iterable[Region]:
-    side = max(int((PIXELS / max(len(tiles), 1)) ** 0.5), SMALLEST_SIDE)
+def _middles(grid: OutputGrid, tiles: Sequence[_TileIndex]) -> Iterator[Region]:
+    """Yield the middle of each tile, larger where there are few tiles."""
+    side = max(int((_PIXELS / max(len(tiles), 1)) ** 0.5), _SMALLEST_SIDE)
     for tile in tiles:
         r = grid.tile_region(*tile)
         h, w = min(side, r.h), min(side, r.w)
         yield Region(r.y + (r.h - h) // 2, r.x + (r.w - w) // 2, h, w)
+
+
+def measure_sample(
+    od: FloatArray, q: FloatArray, presence: FloatArray, around: FloatArray
+) -> dict[str, Any]:
+    """Measure typical colours, the palest tissue, and percentiles of a sample of tissue pixels.
+
+    A typical colour is a median and not a stain's vector, because vectors are edges of the cone of
+    colours: noise and sharpening of a camera move them, and most pixels never reach them. It is
+    taken over the stain's own pixels, because how much of a slide a stain covers is no part of its
+    look.
+
+    Args:
+        od: (3, n) OD - B, the residual included. q: (N, n) OD along the unit vectors.
+        presence: (N,) OD; a stain whose 99.5th percentile lies below it is absent.
+        around: (n,) mean OD - B around each pixel, by a Gaussian of 4 um.
+
+    Returns:
+        JSON-ready: ``typical_od``, one row or None a stain, ``palest_od``, ``off_plane_od``,
+        ``percentiles`` of q.
+    """
+    typical: list[tuple[float, float, float] | None] = []
+    total = q.sum(0)
+    top = np.percentile(q, 99.5, axis=1) if q.shape[1] else np.zeros(len(q))
+    for k, amount in enumerate(q):
+        own = (amount > _OWN_SHARE * total) & (amount > 0)
+        if own.any():
+            own &= amount > _OWN_AMOUNT * np.percentile(amount[own], _OWN_PERCENTILE)
+        enough = top[k] > presence[k] and own.sum() >= _MIN_OWN_PIXELS
+        typical.append(triple(np.median(od[:, own], 1)) if enough else None)
+    palest = None
+    if around.size:
+        solid = around > _GAP_SHARE * np.percentile(around, _DARK_PERCENTILE)
+        if solid.sum() >= _MIN_OWN_PIXELS:
+            palest = list(triple(np.percentile(od[:, solid], _PALEST_PERCENTILE, axis=1)))
+    values = np.percentile(q, PERCENTILES, axis=1) if q.shape[1] else np.zeros((0, len(q)))
+    return {
+        "typical_od": [None if row is None else list(row) for row in typical],
+        "palest_od": palest,
+        "off_plane_od": _off_plane(od, typical),
+        "percentiles": {
+            f"{p:g}": [round(float(v), 6) for v in row]
+            for p, row in zip(PERCENTILES, values, strict=False)
+        },
+    }
+
+
+def _off_plane(od: FloatArray, typical: list[tuple[float, float, float] | None]) -> float | None:
+    """Spread of (3, n) OD perpendicular to two typical colours; None if there are not two."""
+    rows = [row for row in typical if row is not None]
+    if len(typical) != 2 or len(rows) != 2 or od.shape[1] < _MIN_OWN_PIXELS:
+        return None
+    normal = np.cross(np.asarray(rows[0]), np.asarray(rows[1]))
+    length = float(np.linalg.norm(normal))
+    if length < 1e-9:
+        return None
+    low, high = np.percentile((normal / length) @ od, _SPREAD)
+    return round(float(high - low) / 2, 6)

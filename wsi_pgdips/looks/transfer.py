@@ -1,25 +1,25 @@
-"""From a slide's look to a reference's, pixel by pixel, continuous over the slide.
+"""From a slide's look to a reference's, pixel by pixel, without steps anywhere on the slide.
 
-With y = OD - B(x), the light that glass takes away undone, on tissue
+With y = OD - B(x), the density over the slide's own glass, on tissue
 
-    typical:    OD' = B_ref + A(x) y + d(x) A takes typical colours to the reference's, d palest,
-                                            and black stays black (``frame.keep_black``)
+    typical:    OD' = B_ref + A(x) y + d(x)
     augmented:  OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
-    percentile: the same with the 99th percentiles of q over tissue for M
+    percentile: as augmented, with the 99th percentiles of q over tissue in place of M
     stains:     OD' = B(x)  + y + sum_n q_n (S_ref,n - S_n(x))
 
-(augmented and stains as published, with q in closed form; what q S does not explain is carried
-over), and off tissue OD' = B_ref + y, for `stains` OD' = OD; between the two the weights of
-``TissueWeight``, of which the second is d's.
+In `typical`, A takes the typical colours to the reference's, d takes the palest tissue to the
+reference's, and black stays black (``frame.keep_black``). `augmented` and `stains` are as
+published, with q in closed form; the residual OD - B - q S is carried over. Off tissue
+OD' = B_ref + y, and OD' = OD for `stains`. ``TissueWeight`` gives the weights between tissue and
+glass; d has a weight of its own.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,38 +35,49 @@ from wsi_pgdips.looks.frame import (
     off_plane_gain,
     typical_pair,
 )
-from wsi_pgdips.looks.pixels import planes_od, write_rgb
-from wsi_pgdips.looks.place import Place
+from wsi_pgdips.looks.pixels import PixelGrid, planes_od, unmixed, write_rgb
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
 Method = Literal["typical", "augmented", "percentile", "stains"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_IMPORTED_BY = os.getpid()
 _PERCENTILE = 99.0
 
 
-class Transfer(Protocol):
-    """Optical densities of a slide to those of its new look."""
+class Transfer(ABC):
+    """Changes optical densities of a slide to those of another look."""
 
-    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
+    @abstractmethod
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
         """Change the slide's own pixels in place.
 
         Args:
-            rgba: (h, w, >= 3) uint8. place: where they lie. weight: of tissue, and of solid
-                tissue, at them: two channels, see ``TissueWeight``.
+            rgba: (h, w, >= 3) uint8; the first three channels are changed.
+            grid: where the pixels lie.
+            weight: of two channels at the pixels, tissue and solid tissue; see ``TissueWeight``.
         """
-        ...
 
-    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        """(N, h, w) stored q alone, 0 where not measured -> (3, h, w), without residual."""
-        ...
+    @abstractmethod
+    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+        """Compute the new look of stored concentrations alone, without residual.
+
+        Args:
+            q: (N, h, w) OD, 0 where not measured. grid, weight: see :meth:`recolour`.
+
+        Returns:
+            (3, h, w) float32 OD.
+        """
 
 
 @dataclass(frozen=True)
-class FieldTransfer(ABC):
-    """Under fields on cells of side ``cell``: S (CY, CX, N, 3), B (CY, CX, 3), and B_ref - B."""
+class FieldTransfer(Transfer):
+    """A transfer under fields of a slide.
+
+    Attributes:
+        cell: side of a field's cell, output pixels.
+        stain_matrix: (CY, CX, N, 3) S. background: (CY, CX, 3) B. shift: (CY, CX, 3) B_ref - B.
+    """
 
     cell: float
     stain_matrix: FloatArray
@@ -75,57 +86,46 @@ class FieldTransfer(ABC):
 
     @property
     def lifts(self) -> bool:
-        """Whether solid tissue is treated otherwise than tissue."""
+        """Whether solid tissue is treated differently from other tissue."""
         return False
 
-    @abstractmethod
-    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
-        """As of ``Transfer``."""
+    def at(self, field: FloatArray, grid: PixelGrid) -> FloatArray:
+        """Evaluate a (CY, CX, ...) field at pixels, see ``PixelGrid.field``."""
+        return grid.field(field, self.cell)
 
-    @abstractmethod
-    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        """As of ``Transfer``."""
+    def glass(self, grid: PixelGrid) -> FloatArray:
+        """Return the (3, h, w) OD of glass in the new look."""
+        return self.at(self.background, grid) + self.at(self.shift, grid)
 
-    def at(self, field: FloatArray, place: Place) -> FloatArray:
-        return place.field(field, self.cell)
-
-    def glass(self, place: Place) -> FloatArray:
-        """(3, h, w) OD of glass in the new look."""
-        return self.at(self.background, place) + self.at(self.shift, place)
-
-    def matrix_at(self, place: Place) -> FloatArray:
-        """(N, 3, h, w) S, rows renormalised after interpolation."""
-        s = self.at(self.stain_matrix, place)
+    def matrix_at(self, grid: PixelGrid) -> FloatArray:
+        """Return the (N, 3, h, w) unit rows S at pixels."""
+        s = self.at(self.stain_matrix, grid)
         norm = np.sqrt((s * s).sum(1, keepdims=True))
         return _float(s / np.maximum(norm, 1e-6))
 
-    def amounts(self, od: FloatArray, place: Place) -> FloatArray:
-        """(N, h, w) q of the slide's own pixels, in closed form."""
-        return self.unmixed(od, self.matrix_at(place), place)
+    def amounts(
+        self, od: FloatArray, grid: PixelGrid, stain_matrix: FloatArray | None = None
+    ) -> FloatArray:
+        """Return the (N, h, w) q of the slide's own pixels, in closed form.
 
-    def unmixed(self, od: FloatArray, s: FloatArray, place: Place) -> FloatArray:
-        """The same with S at hand."""
-        import torch
+        Args:
+            od: (3, h, w). stain_matrix: :meth:`matrix_at` of the grid, if it is at hand.
+        """
+        s = self.matrix_at(grid) if stain_matrix is None else stain_matrix
+        return unmixed(od, _spread(s, od), _spread(self.at(self.background, grid), od))
 
-        from wsi_pgdips.optics.unmix import unmix
-
-        if os.getpid() != _IMPORTED_BY:  # OpenMP's threads do not survive a fork
-            torch.set_num_threads(1)
-        b = self.at(self.background, place)
-        with torch.no_grad():
-            q = unmix(
-                *(torch.from_numpy(np.array(a)) for a in (od, _spread(s, od), _spread(b, od)))
-            )
-        return _float(q.numpy())
-
-    def model(self, q: FloatArray, place: Place) -> FloatArray:
-        """(3, h, w) OD over glass that q is under the slide's S."""
-        return _float(np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(place), q)))
+    def model(self, q: FloatArray, grid: PixelGrid) -> FloatArray:
+        """Return the (3, h, w) OD over glass of q under the slide's S."""
+        return _float(np.einsum("nhw,nchw->chw", q, _spread(self.matrix_at(grid), q)))
 
 
 @dataclass(frozen=True)
 class TypicalTransfer(FieldTransfer):
-    """``typical``: ``change`` is A - 1, (CY, CX, 3, 3); ``rows`` (N, 3) what A is to q; d (3,)."""
+    """The method ``typical``.
+
+    Attributes:
+        change: (CY, CX, 3, 3) A - 1. rows: (N, 3) OD' over glass per unit of q. lift: (3,) d.
+    """
 
     change: FloatArray
     rows: FloatArray
@@ -133,71 +133,84 @@ class TypicalTransfer(FieldTransfer):
 
     @property
     def lifts(self) -> bool:
+        """Whether solid tissue is treated differently from other tissue."""
         return bool(self.lift.any())
 
-    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+        """See :meth:`Transfer.recolour`."""
         from wsi_pgdips.looks.kernel import change_pixels  # numba takes half a second
 
-        change_pixels(rgba, place.around(self.kernel_fields, self.cell), weight, self.lift)
+        change_pixels(rgba, grid.around(self.kernel_fields, self.cell), weight, self.lift)
 
     @cached_property
     def kernel_fields(self) -> FloatArray:
-        """(CY, CX, 15) all that the kernel interpolates."""
+        """(CY, CX, 15): all fields that the kernel interpolates."""
         cells = self.background.shape[:2]
         parts = (self.change.reshape(*cells, 9), self.background, self.shift)
         return np.concatenate(parts, -1, dtype=np.float32)
 
-    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
+    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+        """See :meth:`Transfer.render`."""
         tissue, solid = weight.pixels()
         mapped = _float(np.einsum("nhw,nc->chw", q, self.rows))
-        y = keep_black(self.model(q, place), mapped) * tissue
-        return _float(y + self.lift[:, None, None] * solid + self.glass(place))
+        y = keep_black(self.model(q, grid), mapped) * tissue
+        return _float(y + self.lift[:, None, None] * solid + self.glass(grid))
 
 
 @dataclass(frozen=True)
 class PublishedTransfer(FieldTransfer):
-    """``augmented`` and ``stains``: ``rows`` of the reference, ``gain`` on q, (GY, GX, N)."""
+    """The methods ``augmented``, ``percentile`` and ``stains``.
+
+    Attributes:
+        rows: (N, 3) S_ref. gain: (GY, GX, N) factor on q. tile: side of a tile, output pixels.
+    """
 
     rows: FloatArray
     gain: FloatArray
     tile: float
 
-    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
-        od, s = planes_od(rgba), self.matrix_at(place)
-        change = _spread(self._rows(place) - s, od)
-        moved = np.einsum("nhw,nchw->chw", self.unmixed(od, s, place), change)
-        write_rgb(_float(moved * weight.pixels()[0] + od + self.at(self.shift, place)), rgba)
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+        """See :meth:`Transfer.recolour`."""
+        od, s = planes_od(rgba), self.matrix_at(grid)
+        change = _spread(self._rows_at(grid) - s, od)
+        moved = np.einsum("nhw,nchw->chw", self.amounts(od, grid, s), change)
+        write_rgb(_float(moved * weight.pixels()[0] + od + self.at(self.shift, grid)), rgba)
 
-    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        y = np.einsum("nhw,nchw->chw", q, _spread(self._rows(place), q))
-        return _float(y * weight.pixels()[0] + self.glass(place))
+    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+        """See :meth:`Transfer.render`."""
+        y = np.einsum("nhw,nchw->chw", q, _spread(self._rows_at(grid), q))
+        return _float(y * weight.pixels()[0] + self.glass(grid))
 
-    def _rows(self, place: Place) -> FloatArray:
-        """(N, 3, h, w) rows of the reference, times the gain at the pixels."""
-        gain = place.field(self.gain, self.tile)
+    def _rows_at(self, grid: PixelGrid) -> FloatArray:
+        """Return the (N, 3, h, w) rows of the reference, times the gain at the pixels."""
+        gain = grid.field(self.gain, self.tile)
         return _float(self.rows[:, :, None, None] * gain[:, None])
 
 
 @dataclass(frozen=True)
 class IdentityTransfer(FieldTransfer):
-    """The slide as it is; from its layers alone, what the model says of it."""
+    """Leaves the slide's pixels as they are, and renders layers as the model describes them."""
 
-    def slide(self, rgba: ByteArray, place: Place, weight: Interpolation) -> None:
-        """Nothing to change."""
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+        """Change nothing."""
 
-    def layers(self, q: FloatArray, place: Place, weight: Interpolation) -> FloatArray:
-        return _float(self.model(q, place) * weight.pixels()[0] + self.glass(place))
+    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+        """See :meth:`Transfer.render`."""
+        return _float(self.model(q, grid) * weight.pixels()[0] + self.glass(grid))
 
 
 def check_method(method: str) -> None:
-    """Refuse an unknown way to normalise.
+    """Refuse an unknown method.
 
     Raises:
         SettingsError: it is none of ``METHODS``.
     """
     if method not in METHODS:
         raise SettingsError(
-            "unknown way to normalise", expected=", ".join(METHODS), found=method, where="--method"
+            "unknown method of normalisation",
+            expected=", ".join(METHODS),
+            found=method,
+            where="--method",
         )
 
 
@@ -210,12 +223,13 @@ def make_transfer(
     method: Method = "typical",
     keep_amounts: bool = False,
 ) -> FieldTransfer:
-    """The way from a slide's look to a reference's.
+    """Make the transfer from a slide's look to a reference's.
 
     Args:
         fields: of the slide. own: the slide's look. tile: side of a tile, output pixels.
         reference: None for the slide itself (``self``).
-        method: see the module; ``typical`` falls back to ``augmented`` for more than three stains.
+        method: see the module; ``typical`` falls back to ``augmented`` for more than three stains
+            and for typical colours that define no map.
         keep_amounts: change colours only: a typical colour keeps its length, and q is not scaled.
 
     Raises:
@@ -224,11 +238,10 @@ def make_transfer(
     check_method(method)
     cell = tile * fields.inherited.shape[0] / len(fields.background)
     base = (cell, fields.stain_matrix, fields.background)
-    still = np.zeros_like(fields.background)
+    shift = np.zeros_like(fields.background)
     if reference is None:
-        return IdentityTransfer(*base, still)
+        return IdentityTransfer(*base, shift)
     reference = reference.ordered(own.labels)
-    shift = still
     known = reference.background is not None and own.background is not None
     if method != "stains" and known:
         shift = _float(np.asarray(reference.background) - fields.background)
@@ -245,7 +258,7 @@ def make_transfer(
 def _typical(
     fields: Fields, own: Reference, reference: Reference, keep_amounts: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """``change``, ``rows`` and ``lift`` of ``TypicalTransfer``; None where colours tell no map."""
+    """Return ``change``, ``rows`` and ``lift`` of ``TypicalTransfer``; None if there is no map."""
     source, target = typical_pair(own, reference)
     raised, spread = np.zeros(3), None
     if keep_amounts:
@@ -264,20 +277,20 @@ def _typical(
 
 
 def _gain(fields: Fields, own: Reference, reference: Reference, method: Method) -> FloatArray:
-    """(GY, GX, N) or (N,) factor on q; 1 where one side does not know its amounts."""
+    """Return the (GY, GX, N) or (N,) factor on q; 1 if the amounts of one look are not known."""
+    here: npt.ArrayLike | None = None
+    there: npt.ArrayLike | None = None
     if method == "percentile":
-        there, here = (look.percentiles.get(_PERCENTILE) for look in (reference, own))
-    else:
-        there, here = reference.spectral_correction, None
-    unknown = here is None if method == "percentile" else own.spectral_correction is None
-    if method == "stains" or there is None or unknown:
+        here, there = (look.percentiles.get(_PERCENTILE) for look in (own, reference))
+    elif method != "stains" and own.spectral_correction is not None:
+        here, there = fields.spectral_correction, reference.spectral_correction
+    if here is None or there is None:
         return np.ones(own.n, np.float32)
-    below = fields.spectral_correction if here is None else np.asarray(here)
-    return _float(np.asarray(there) / np.maximum(below, 1e-3))
+    return _float(np.asarray(there) / np.maximum(here, 1e-3))
 
 
 def constant_fields(look: Reference) -> Fields:
-    """Fields of an image that is one look all over, on a single tile."""
+    """Return the fields of an image with one look everywhere, on a single tile."""
     s = look.stain_matrix[None, None]
     m = np.asarray(look.spectral_correction or (1.0,) * look.n, np.float32)[None, None]
     b = np.asarray(look.background or (0.0,) * 3, np.float32)[None, None]
@@ -289,4 +302,5 @@ def _float(values: npt.NDArray[np.floating]) -> FloatArray:
 
 
 def _spread(field: FloatArray, like: FloatArray) -> FloatArray:
+    """Broadcast the last two axes of a field to those of another array."""
     return np.broadcast_to(field, (*field.shape[:-2], *like.shape[-2:]))

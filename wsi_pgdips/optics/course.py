@@ -1,8 +1,9 @@
-"""The course of a quantity over the slide from scattered values: a Gaussian process on trial.
+"""The course of a quantity over the slide, from scattered values by a cross-validated Gaussian
+process.
 
-It may be a plane, follow a long or a short course (a step), or both. The one that best predicts
-values it has not seen is taken, and believed only as far as it predicts them: what nothing supports
-stays constant.
+The candidates are a plane, a long or a short course (a step), or both together. The candidate that
+best predicts held-out values is chosen, and it counts only as far as it predicts them. Without
+support the quantity stays constant.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-# (variance of the slope, length in extents of the places): planes, ever shorter courses, both
+# (variance of the slope, length in extents of the locations): planes, ever shorter courses, both
 MODELS = ((4.0, 0.0), (0.0, 2.0), (0.0, 0.5), (4.0, 0.5), (0.0, 0.15))
 MIN_FOLDS = 3
 
@@ -30,17 +31,19 @@ def follow(
     folds: Indices | None = None,
     kin: int = 1,
 ) -> tuple[Floats, float]:
-    """Values at other places, as far as held-out values are predicted.
+    """Predict values at other locations, as far as held-out values are predicted.
 
     Args:
-        at: (K, 2) places, scaled so that their extent is about one. values: (K, C), around zero.
-        vote: (K,) in (0, 1], how much each value is worth. to: (J, 2).
-        noise: variances of a full vote's own noise, over that of the course, to try.
-        folds: (K,) region of each place, 0 to F - 1, held out together; each its own by default.
-        kin: how many neighbouring regions share their errors, and count as one witness.
+        at: (K, 2) locations, scaled to an extent of about one. values: (K, C), around zero.
+        vote: (K,) weight of each value, in (0, 1]. to: (J, 2) locations to predict.
+        noise: candidate noise variances of a full vote, relative to the variance of the course.
+        folds: (K,) region of each location, 0 to F - 1; a region is held out as a whole. By
+            default each location is a region.
+        kin: number of neighbouring regions that share their errors and count as one.
 
     Returns:
-        (J, C), and the share that is believed, 0 to 1; all zero with fewer than 3 regions.
+        (J, C) predictions, already shrunk, and the share they were shrunk by, 0 to 1. Both are
+        zero with fewer than 3 regions.
     """
     folds = np.arange(len(at)) if folds is None else folds
     nothing = np.zeros((len(to), values.shape[1]))
@@ -61,13 +64,18 @@ def follow(
 
 
 def covariance(a: Floats, b: Floats, slope: float, length: float) -> Floats:
-    """(len(a), len(b)): a plane, and a course that forgets over ``length``."""
+    """The covariance of a plane plus an exponential course: (len(a), len(b)).
+
+    Args:
+        a, b: (..., 2) locations. slope: variance of the plane's slope. length: of the course, in
+            the unit of the locations; 0 for none.
+    """
     distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
     return np.asarray(slope * (a @ b.T) + (np.exp(-distance / length) if length > 0 else 0.0))
 
 
 def _held_out(folds: Indices, values: Floats, inverse: Floats, pull: Floats) -> Floats:
-    """(K, C) what each region's values are predicted to be from all the others."""
+    """The prediction of each region's values from all other regions: (K, C)."""
     count = int(folds.max()) + 1
     if count == len(folds):
         return np.asarray(values - pull / np.diag(inverse)[:, None])
@@ -80,9 +88,9 @@ def _held_out(folds: Indices, values: Floats, inverse: Floats, pull: Floats) -> 
 
 
 def _trust(predicted: Floats, values: Floats, vote: Floats, folds: Indices, kin: int) -> float:
-    """How much of a prediction to believe: the share that minimises the held-out error.
+    """The share of a prediction that minimises the held-out error, 0 to 1.
 
-    Nothing where the gain over regions is not beyond its own standard error.
+    It is 0 unless the mean gain over regions exceeds its own standard error.
     """
     n = int(folds.max()) + 1
     power = float((vote[:, None] * predicted**2).sum())

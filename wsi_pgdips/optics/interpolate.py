@@ -1,4 +1,4 @@
-"""Fields between the places where they are known: linear interpolation, continuous everywhere."""
+"""Fields between the centres of their cells: linear interpolation, continuous everywhere."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wsi_pgdips.records import FloatArray
 
 
 def interpolation_weights(centres: int, side: float, start: float, length: int) -> FloatArray:
-    """Linear interpolation from centres to pixels along one axis, constant beyond the ends.
+    """Weights of the linear interpolation from centres to pixels on one axis, constant at the ends.
 
     Args:
-        centres: how many cells there are. side: of a cell, in pixels. start: edge of the first
-            pixel. length: pixels.
+        centres: number of cells. side: of a cell, in pixels. start: edge of the first pixel.
+        length: number of pixels.
 
     Returns:
         (length, centres) float32; rows are >= 0 and sum to one.
@@ -35,7 +35,7 @@ def interpolation_weights(centres: int, side: float, start: float, length: int) 
 
 
 def smoothstep(values: npt.NDArray[np.floating], low: float, high: float) -> FloatArray:
-    """0 up to ``low``, 1 from ``high``, and between them 3 t^2 - 2 t^3, without an edge."""
+    """A smooth step: 0 up to ``low``, 1 from ``high`` on, 3 t^2 - 2 t^3 in between; any shape."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
@@ -54,12 +54,12 @@ class Interpolation:
     across: FloatArray
 
     def pixels(self) -> FloatArray:
-        """(K, h, w)."""
+        """The field at the region's pixels: (K, h, w)."""
         return self.down @ (self.local @ self.across)
 
 
 def interpolation(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> Interpolation:
-    """What :func:`interpolate` multiplies, for who does so on another device.
+    """The matrices that :func:`interpolate` multiplies, for a caller on another device.
 
     Args:
         field: (CY, CX, ...), flattened to K channels. grid, region: as for :func:`interpolate`.
@@ -74,7 +74,7 @@ def interpolation_at(
     start: tuple[float, float],
     shape: tuple[int, int],
 ) -> Interpolation:
-    """As :func:`interpolation`, on pixels of any size.
+    """The matrices of :func:`interpolation`, for pixels of any size.
 
     Args:
         field: (CY, CX, ...). side: of a cell, in pixels, down and across. start: edge of the first
@@ -95,14 +95,27 @@ def interpolation_at(
 
 
 def interpolate(field: npt.NDArray[Any], grid: OutputGrid, region: Region) -> FloatArray:
-    """A field on the centres of cells or tiles, evaluated at the pixels of a region.
+    """Evaluate a field, given at the centres of cells or tiles, at the pixels of a region.
 
     Args:
-        field: (CY, CX, ...) values at the centres of as many cells as the tiles are divided into.
-        grid: the output grid. region: pixels.
+        field: (CY, CX, ...) values at the centres of the cells that the tiles are divided into.
+        grid: the output grid. region: output pixels.
 
     Returns:
         (..., h, w) float32, continuous over the whole slide: no step at any tile border.
     """
     pixels = interpolation(field, grid, region).pixels()
     return pixels.reshape(*field.shape[2:], region.h, region.w)
+
+
+def crossfade(side: int, halo: int) -> FloatArray:
+    """The weight of a tile's map over its own pixels and its halo, along one axis.
+
+    It rises linearly over the 2 * halo pixels that a tile shares with its neighbour, so that the
+    weights of neighbours sum to one.
+
+    Returns:
+        (side + 2 * halo,) float32 in (0, 1].
+    """
+    ramp = (np.arange(2 * halo) + 0.5) / (2 * halo)
+    return np.concatenate([ramp, np.ones(side - 2 * halo), ramp[::-1]]).astype(np.float32)

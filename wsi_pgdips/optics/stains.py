@@ -1,4 +1,6 @@
-"""The stain library: named sets of OD colour vectors, read from TOML, checked, saved, fitted."""
+"""The stain library: named sets of OD colour vectors. Sets are read from TOML, checked and saved,
+and a single stain is fitted to pixels.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from wsi_pgdips.records import FloatArray, StainSet
 MAX_STAINS = 8
 MIN_ANGLE_DEG = 5.0
 MIN_COMPONENT = -0.1
-# below this length a direction is mostly noise of 8-bit pixels near white
+# the direction of a shorter vector is mostly noise of 8-bit pixels near white
 MIN_SIGNAL_OD = 0.15
 MIN_PIXELS = 16
 _HEX = re.compile(r"[0-9a-fA-F]{6}")
@@ -32,19 +34,19 @@ _STAIN_KEYS = {"label", "color", "od"}
 
 
 def stain_names() -> tuple[str, ...]:
-    """Names of the stain sets that come with the package, in the library's order."""
+    """The names of the stain sets in the package, in the library's order."""
     return tuple(_library())
 
 
 def load_stains(name_or_path: str | Path) -> StainSet:
-    """A stain set by its library name, or from a TOML file (anything that ends in ``.toml``).
+    """Load a stain set by its library name, or from a TOML file (a path that ends in ``.toml``).
 
-    The file holds ``name``, ``source`` and one ``[[stain]]`` table a stain, with ``label``,
+    The file holds ``name``, ``source`` and one ``[[stain]]`` table per stain, with ``label``,
     ``od = [r, g, b]`` (any length, scaled to unit) and optionally ``color`` (six hex digits).
 
     Raises:
-        StainError: unknown name (the known ones are listed), unreadable file, or a set that
-            cannot be used (see :func:`make_stain_set`).
+        StainError: the name is unknown (the message lists the known ones), the file is unreadable,
+            or the set cannot be used (see :func:`make_stain_set`).
     """
     text = str(name_or_path)
     if text.lower().endswith(".toml"):
@@ -71,19 +73,20 @@ def make_stain_set(
     source: str = "",
     where: object = None,
 ) -> StainSet:
-    """A checked stain set.
+    """Check the parts of a stain set and make it.
 
     Args:
         name: short name of the set.
         labels: N distinct display names.
         matrix: (N, 3) OD vectors (R, G, B) of any length; stored as unit rows.
-        colors: N colours of six hex digits; None, as a whole or for one stain, derives them.
-        source: where the vectors come from.
-        where: file or option to name in an error.
+        colors: N colours of six hex digits; None, for the whole or for one stain, derives them.
+        source: origin of the vectors.
+        where: file or option that an error message names.
 
     Raises:
-        StainError: not 1 to 8 stains, equal or empty labels, a vector that is zero, not finite or
-            below -0.1 after scaling, two vectors closer than 5 degrees, a malformed colour.
+        StainError: the number of stains is not 1 to 8; labels are equal or empty; a vector is zero
+            or not finite, or has a part below -0.1 after scaling; two vectors are closer than 5
+            degrees; a colour is malformed.
     """
     try:
         rows = np.asarray(matrix, np.float64)
@@ -104,7 +107,10 @@ def make_stain_set(
     given = list(colors) if colors is not None else [None] * len(labels)
     if len(given) != len(labels):
         raise StainError(
-            "one colour per stain", expected=len(labels), found=len(given), where=where
+            "a stain set needs one colour for each stain",
+            expected=f"{len(labels)} colours",
+            found=len(given),
+            where=where,
         )
     chosen = tuple(
         color if color is not None else derive_color(row)
@@ -122,7 +128,7 @@ def make_stain_set(
 
 
 def save_stains(stain_set: StainSet, path: str | Path) -> None:
-    """Write a set as TOML; :func:`load_stains` gives the equal set back. Replaces the file.
+    """Write a set as TOML, replacing the file; :func:`load_stains` reads an equal set back.
 
     Raises:
         OutputError: the file cannot be written.
@@ -144,19 +150,20 @@ def save_stains(stain_set: StainSet, path: str | Path) -> None:
 
 
 def derive_color(od: npt.ArrayLike) -> str:
-    """Six hex digits: the hue of light after one OD of the stain, brightest channel at 255.
+    """Derive a display colour, six hex digits: the hue of light after one OD of the stain.
 
-    Bright, so that channels drawn additively on black can be told apart.
+    Its brightest channel is 255, so that channels drawn additively on black remain distinct.
     """
     light = np.power(10.0, -np.asarray(od, np.float64))
     return "".join(f"{int(v):02x}" for v in np.rint(255 * light / light.max()))
 
 
 def fit_single_stain(od: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray:
-    """Direction of one stain from pixels that hold nothing else: the robust mean direction.
+    """Fit the direction of one stain to pixels that hold no other stain.
 
-    The spherical median (Weiszfeld iterations, each pixel weighted by its length) of OD - B over
-    the pixels dark enough to have a direction; a minority of other colours moves it little.
+    The result is the spherical median (Weiszfeld iterations, each pixel weighted by its length) of
+    OD - B over the pixels that are dark enough to have a direction. A minority of other colours
+    moves it little.
 
     Args:
         od: (M, 3) optical densities of a region of one stain.
@@ -166,7 +173,7 @@ def fit_single_stain(od: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray
         (3,) float32 unit vector.
 
     Raises:
-        StainError: hardly any pixel is darker than the background.
+        StainError: too few pixels are darker than the background.
     """
     signal = np.asarray(od, np.float64).reshape(-1, 3) - np.asarray(background, np.float64)
     length = np.linalg.norm(signal, axis=1)
@@ -193,18 +200,18 @@ def fit_single_stain(od: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray
 def match_rows(
     estimated: npt.ArrayLike, library: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Which estimated row is which library stain: the assignment of least total squared angle.
+    """Match estimated rows to library stains, by the least total squared angle.
 
     Args:
         estimated: (N, 3) OD vectors in any order.
         library: (N, 3) OD vectors in the wanted order.
 
     Returns:
-        permutation (N,) such that ``estimated[permutation]`` is in the library's order, and the
-        angles (N,) in degrees of the rows so matched.
+        A permutation (N,) such that ``estimated[permutation]`` is in the library's order, and the
+        angles (N,) in degrees of the matched rows.
 
     Raises:
-        ValueError: the two are not of one shape (N, 3).
+        ValueError: the two arrays do not have one shape (N, 3).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -221,10 +228,10 @@ def match_rows(
 def refuse_unknown(
     table: Mapping[str, Any], allowed: set[str], where: object, kind: str = "stain file"
 ) -> None:
-    """Refuse keys that a file of this kind has no meaning for.
+    """Refuse a table with unknown keys.
 
     Raises:
-        StainError: there are some; those that are known are listed.
+        StainError: a key is unknown; the message lists the known ones.
     """
     unknown = sorted(set(table) - allowed)
     if unknown:
@@ -260,7 +267,9 @@ def _parse(table: Mapping[str, Any], where: object, default_name: str) -> StainS
     name, source = table.get("name", default_name), table.get("source", "")
     stains = table.get("stain", [])
     if not isinstance(stains, list) or not all(isinstance(s, dict) for s in stains):
-        raise StainError("stains are written as [[stain]] tables", found=stains, where=where)
+        raise StainError(
+            "a stain file lists its stains as [[stain]] tables", found=stains, where=where
+        )
     for stain in stains:
         refuse_unknown(stain, _STAIN_KEYS, where)
     labels = [stain.get("label") for stain in stains]
@@ -308,7 +317,7 @@ def _checked_unit_rows(
                 found=f"{label}: {row.tolist()}",
                 where=where,
             )
-        # rows that are already unit keep their bits, so that saving and loading is exact
+        # unit rows keep their bits, so that saving and loading is exact
         r, g, b = (float(v) for v in (row if abs(norm - 1) < 1e-6 else row / norm))
         if min(r, g, b) < MIN_COMPONENT:
             raise StainError(
@@ -332,5 +341,5 @@ def _checked_unit_rows(
 
 
 def _quoted(text: str) -> str:
-    # JSON's escapes are TOML's, but for DEL, which JSON leaves bare
+    # TOML has JSON's escapes, except that JSON does not escape DEL
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,8 +2,8 @@
 
     q = argmin_{q >= 0} |OD - B - q S|^2 + (q - q_prior)' Lambda (q - q_prior)
 
-(the data-consistent render; Lambda = 0 is plain NNLS). Written over torch tensors so
-that it runs wherever the solver runs; only additions, products and comparisons of whole maps.
+This is the data-consistent render; Lambda = 0 is plain NNLS. It works on torch tensors, so that it
+runs on the solver's device, and uses only additions, products and comparisons of whole maps.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ def unmix(
     prior_weight: Tensor | None = None,
     prior: Tensor | None = None,
 ) -> Tensor:
-    """Exact solution per pixel by enumerating the sets of stains that are present.
+    """Solve exactly per pixel, by enumerating the sets of stains that may be present.
 
     Args:
         od: (3, ...) optical density, float32.
-        stain_matrix: (N, 3) unit rows, or (N, 3, ...) where they vary per pixel.
+        stain_matrix: (N, 3) unit rows, or (N, 3, ...) if they vary per pixel.
         background: (3,), or (3, ...).
         prior_weight: (N,) Lambda >= 0, or None.
-        prior: (N, ...) q_prior; needed where ``prior_weight`` is given.
+        prior: (N, ...) q_prior; required with ``prior_weight``.
 
     Returns:
         (N, ...) q >= 0 in OD along the unit vectors, float32.
 
     Raises:
-        ValueError: more than 8 stains (the enumeration grows as 2**N), or Lambda without a prior.
+        ValueError: more than 8 stains (the enumeration grows as 2**N), or Lambda without a prior
+            map.
     """
     n = stain_matrix.shape[0]
     if n > MAX_STAINS:
@@ -45,7 +46,8 @@ def unmix(
     if prior_weight is not None and prior is None:
         raise ValueError("prior_weight pulls towards a prior map, and none was given")
     weight = torch.zeros(n, device=od.device) if prior_weight is None else prior_weight
-    # with more stains than channels the Gram matrix is singular: a small ridge picks the least norm
+    # with more stains than channels the Gram matrix is singular: a small ridge selects the
+    # solution of least norm
     ridge = _RIDGE if n <= 3 else 1e-3
     gram = [[dot(stain_matrix[i], stain_matrix[j]) for j in range(i + 1)] for i in range(n)]
     moment = _moments(od, stain_matrix, background)
@@ -61,18 +63,18 @@ def unmix(
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum over the three channels of (3, ...), plane by plane: many times as fast as the whole."""
+    """The dot product over the channels of (3, ...): plane by plane it is many times as fast."""
     return torch.addcmul(torch.addcmul(a[0] * b[0], a[1], b[1]), a[2], b[2])
 
 
 def cross(a: Tensor, b: Tensor) -> Tensor:
-    """(3, ...) vector product over the three channels, plane by plane."""
+    """The cross product over the channels of (3, ...), plane by plane: (3, ...)."""
     pairs = ((1, 2), (2, 0), (0, 1))
     return torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1) for i, j in pairs])
 
 
 def _moments(od: Tensor, rows: Tensor, background: Tensor) -> list[Tensor]:
-    """OD - B along each row, as N maps."""
+    """The dot product of OD - B with each row, as N maps."""
     extra = (1,) * (od.ndim - 1)
     y = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
     if rows.ndim == 2:
@@ -81,10 +83,10 @@ def _moments(od: Tensor, rows: Tensor, background: Tensor) -> list[Tensor]:
 
 
 def _two(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
-    """Two unknowns of a strictly convex problem, each the best for the other.
+    """The solution for two stains, (2, ...): each is the best given the other.
 
-    Where the first leaves the quadrant it is the one to drop, and the second follows from its
-    bound; without a choice between maps, which costs a CPU more than all the rest.
+    The problem is strictly convex. If the first stain is negative, it is set to zero and the second
+    follows. This needs no selection between maps, which would take a CPU longer than all the rest.
     """
     (a,), (b, c) = gram
     u, v = moment
@@ -105,7 +107,7 @@ def _subsets(gram: list[list[Tensor]], moment: list[Tensor]) -> Tensor:
             feasible = solution[0] >= 0
             for q in solution[1:]:
                 feasible = feasible & (q >= 0)
-            # as a weight: torch.where takes a CPU ten times as long
+            # a weight instead of torch.where, which takes a CPU ten times as long
             better = (feasible & (gain > best)).to(best.dtype)
             best = torch.lerp(best, gain, better)
             for i in range(n):

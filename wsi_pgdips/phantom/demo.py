@@ -18,7 +18,7 @@ from wsi_pgdips.phantom.score import (
     stain_angles,
     windows_of,
 )
-from wsi_pgdips.phantom.writer import PhantomTruth
+from wsi_pgdips.phantom.truth import PhantomTruth
 from wsi_pgdips.pipeline.record import RunSummary
 from wsi_pgdips.pipeline.slide import deconvolve_slide
 from wsi_pgdips.progress import Progress, QuietProgress

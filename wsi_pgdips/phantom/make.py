@@ -12,15 +12,15 @@ import numpy as np
 from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.optics.stains import load_stains, make_stain_set, save_stains
-from wsi_pgdips.phantom.config import make_phantom_config
-from wsi_pgdips.phantom.real_tissue import RealTissue
-from wsi_pgdips.phantom.writer import (
+from wsi_pgdips.phantom.config import (
     PhantomConfig,
-    PhantomTruth,
     default_config,
     load_phantom_config,
-    write_phantom,
+    make_phantom_config,
 )
+from wsi_pgdips.phantom.real_tissue import RealTissue
+from wsi_pgdips.phantom.truth import PhantomTruth
+from wsi_pgdips.phantom.writer import write_phantom
 from wsi_pgdips.progress import Progress, QuietProgress
 from wsi_pgdips.records import FloatArray, StainSet, TileSource
 from wsi_pgdips.slide.reader import open_source

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from wsi_pgdips.errors import StainError
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import ByteArray, FloatArray
 
 ReadRgb = Callable[[int, int, int, int], ByteArray]

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from wsi_pgdips.errors import SlideError
-from wsi_pgdips.optics.density import I0
-from wsi_pgdips.optics.physics import unit_rows
+from wsi_pgdips.optics.physics import I0, unit_rows
 from wsi_pgdips.phantom.config import PhantomConfig, make_phantom_config
 from wsi_pgdips.phantom.fields import PhantomFields
 from wsi_pgdips.records import FloatArray

@@ -16,8 +16,8 @@ import zarr
 from scipy import ndimage
 
 from wsi_pgdips.errors import OutputError, StainError
-from wsi_pgdips.export.pyramid_writer import PyramidWriter
-from wsi_pgdips.optics.density import I0
+from wsi_pgdips.export.tiff import PyramidWriter
+from wsi_pgdips.optics.physics import I0
 from wsi_pgdips.phantom.config import (
     PhantomConfig,
     default_config,

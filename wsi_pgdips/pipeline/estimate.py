@@ -22,19 +22,20 @@ from wsi_pgdips.config import Settings, make_settings
 from wsi_pgdips.disk import size_of
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.layers.store import create_layers
-from wsi_pgdips.machine import choose_device, quiet_threads
+from wsi_pgdips.machine import choose_device, quiet_machine
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.pipeline import part
-from wsi_pgdips.pipeline.block import forget
+from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob, forget
 from wsi_pgdips.pipeline.kept_pixels import pixels_bytes
 from wsi_pgdips.pipeline.pool import LANES, make_pool
 from wsi_pgdips.pipeline.record import UsageLog
 from wsi_pgdips.pipeline.slide_run import SlideRun
+from wsi_pgdips.pipeline.stage_files import save_plan
 from wsi_pgdips.progress import QuietProgress
 from wsi_pgdips.records import BoolArray
 from wsi_pgdips.solver.presets import HALO, resolve
-from wsi_pgdips.stages.context import AUTO_BATCH, Context, SlideJob, make_context, save_plan
-from wsi_pgdips.tiles.grid import BlockPlan
+from wsi_pgdips.stages.context import Context, make_context
+from wsi_pgdips.tiles.blocks import BlockPlan
 
 STAGES = ("prepare", *part.STAGES)
 RUNS, LEAST_RUN = 4, 6  # runs of neighbouring tiles: what is decoded for one serves the next
@@ -121,7 +122,7 @@ class _Rehearsal:
     def __init__(self, slide: Path, output: Path, settings: Settings, stack: ExitStack) -> None:
         self.science, how = settings.science, settings.execution
         device = choose_device(how.device)
-        quiet_threads()
+        stack.enter_context(quiet_machine())
         # the networks of `paper` are timed apart
         self.paper = self.science.preset == "paper"
         science = self.science.model_copy(update={"preset": "fast"} if self.paper else {})

@@ -39,11 +39,11 @@ def _look(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Re
     if (path / "zarr.json").is_file():
         return slide_look(open_layers(path))
     from wsi_pgdips.pipeline.slide import deconvolve_slide
-    from wsi_pgdips.slide.reader import mpp_where_silent
+    from wsi_pgdips.slide.reader import fallback_mpp
 
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-") as folder:
         output = Path(folder) / "layers.ome.zarr"
-        told = mpp_where_silent(path, settings.get("mpp_source"))
+        told = fallback_mpp(path, settings.get("mpp_source"))
         chosen = {"preset": "fast", **settings, "mpp_source": told}
         summary = deconvolve_slide(path, output, progress=progress, **chosen)
         if summary.incomplete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import numpy.typing as npt
 
 from wsi_pgdips.config import make_settings
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.machine import choose_device, quiet_machine, usable_cpus
+from wsi_pgdips.pipeline.record import TileFaults
 from wsi_pgdips.records import BlockFit, BoolArray, Fields, FloatArray, SlidePrior, StainSet
 
 if TYPE_CHECKING:
@@ -18,14 +21,14 @@ if TYPE_CHECKING:
 
     from wsi_pgdips.looks.reference import Reference
     from wsi_pgdips.stages.context import Context
-    from wsi_pgdips.tiles.grid import BlockPlan
+    from wsi_pgdips.tiles.blocks import BlockPlan
 
 Map = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
 class Deconvolution:
-    """Result for one image.
+    """The stains of one image.
 
     Attributes:
         concentration: (N, H, W) float32 q in OD along the unit stain vectors, NaN where there is
@@ -33,8 +36,9 @@ class Deconvolution:
         stains: the N stains. stain_matrix: (N, 3) unit rows of the whole image.
         background: (3,) OD of glass. fields: S, M, B on the grid of its tiles.
         residual: (3, H, W) signed OD that the model leaves, NaN where not measured.
-        tissue: (H, W) bool. flags: words on what could not be done (``no_glass``...).
-        look: colours of its stains and glass, as a reference for others; None for parts of a bench.
+        tissue: (H, W) bool. flags: what could not be done on this image (``no_glass``...).
+        look: colours of its stains and glass, as a reference for other images; None where
+            ``render`` was called alone.
     """
 
     concentration: FloatArray
@@ -55,7 +59,10 @@ def deconvolve_image(
     mpp: float = 0.5,
     **options: Any,
 ) -> Deconvolution:
-    """Stain concentrations of an RGB image that fits in memory, e.g. one tile.
+    """Compute the stain concentrations of an RGB image that fits in memory, e.g. one tile.
+
+    While it runs, the process is as ``machine.quiet_machine`` makes it; afterwards it is as before.
+    A tile that fails is logged as a warning, and takes the parameters of the image.
 
     Args:
         array: (H, W, 3) uint8 RGB, brightfield. stains: name of a set or path of its TOML.
@@ -73,26 +80,25 @@ def deconvolve_image(
     settings = make_settings({"stains": stains, "preset": preset, "mpp": "native", **options})
     import torch
 
-    from wsi_pgdips import machine
     from wsi_pgdips.optics.stains import load_stains
     from wsi_pgdips.slide.source import ArraySource
     from wsi_pgdips.stages.context import make_context
 
     science = settings.science.model_copy(update={"store_residual": True})
-    device = torch.device(machine.choose_device(settings.execution.device))
-    threads = settings.execution.threads or machine.usable_cpus()
-    machine.quiet_threads()
-    source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
-    context = make_context(source, load_stains(stains), science)
-    solved = solve(context, device, threads)
-    return replace(render(solved, device, threads), look=_look(solved))
+    device = torch.device(choose_device(settings.execution.device))
+    threads = settings.execution.threads or usable_cpus()
+    with quiet_machine():
+        source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
+        context = make_context(source, load_stains(stains), science)
+        solved = solve(context, device, threads)
+        return replace(render(solved, device, threads), look=_look(solved))
 
 
 def checked_image(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
-    """An image that can be worked on.
+    """Return an image as an array, once its shape and type are checked.
 
     Args:
-        what: is to be done to it, for an error.
+        what: what is to be done to it, for the message: "deconvolved".
 
     Raises:
         SettingsError: not an (H, W, 3) uint8 array.
@@ -109,10 +115,10 @@ def checked_image(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uin
 
 @dataclass(frozen=True)
 class Solved:
-    """A picture after ``blend``: all that ``render`` takes.
+    """An image after ``blend``: all that ``render`` takes.
 
     Attributes:
-        fits: of its blocks. slide_matrix: (N, 3) unit rows of the whole picture.
+        fits: of its blocks. slide_matrix: (N, 3) unit rows of the whole image.
     """
 
     context: Context
@@ -125,20 +131,23 @@ class Solved:
 def solve(
     context: Context, device: torch.device, threads: int, prior: SlidePrior | None = None
 ) -> Solved:
-    """Calibrate, fit and blend, in memory.
+    """Calibrate, fit and blend in memory; tiles that fail are logged as warnings.
 
     Args:
-        prior: taken instead of calibrating.
+        prior: to take instead of calibrating.
     """
-    from wsi_pgdips.stages import blend as blending
-    from wsi_pgdips.stages import fit as fitting
+    from wsi_pgdips.stages.blend import blend
+    from wsi_pgdips.stages.fit import calibrate, fit_block
 
-    prior = prior or fitting.calibrate(context, device, threads)
+    prior = prior or calibrate(context, device, threads)
+    faults = TileFaults("fit")
     fits = tuple(
-        fitting.fit_block(context, prior, p, device=device, threads=threads, batch=8)
+        fit_block(context, prior, p, device=device, threads=threads, batch=8, on_fault=faults.add)
         for p in context.plans
     )
-    fields, slide_matrix = blending.blend(context, prior, fits)
+    for line in faults.lines():
+        logging.getLogger(__name__).warning(line)
+    fields, slide_matrix = blend(context, prior, fits)
     return Solved(context, prior, fits, fields, slide_matrix)
 
 
@@ -148,13 +157,13 @@ def render(
     threads: int,
     parts: Sequence[tuple[BlockPlan, Fields]] | None = None,
 ) -> Deconvolution:
-    """Concentrations of a solved picture; the residual only where the settings store it.
+    """Render the concentrations of a solved image; the residual only where the settings store it.
 
     Args:
-        parts: what is rendered under which fields, in place of all blocks under the blended ones.
+        parts: plans to render, each under its fields; by default all blocks under the blended ones.
     """
     from wsi_pgdips.layers.pyramid import decode
-    from wsi_pgdips.stages import render as rendering
+    from wsi_pgdips.stages.render import render_block
 
     context = solved.context
     height, width = context.grid.shape
@@ -166,7 +175,7 @@ def render(
         parts = [(plan, solved.fields) for plan in context.plans]
     for plan, fields in parts:
         block = context.grid.block_region(plan.by, plan.bx)
-        rendered = rendering.render_block(
+        rendered = render_block(
             context,
             solved.prior,
             fields,
@@ -198,7 +207,7 @@ def render(
 
 def _look(solved: Solved) -> Reference:
     from wsi_pgdips.looks.reference import look_of
-    from wsi_pgdips.looks.slide_look import look_in_run
+    from wsi_pgdips.stages.finish import look_in_run
 
     context, prior, fits = solved.context, solved.prior, solved.fits
     return look_of(

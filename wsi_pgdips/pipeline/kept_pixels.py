@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 
-from wsi_pgdips.disk import PARTIAL, writing
+from wsi_pgdips.disk import PARTIAL, make_folder, share, writing
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.pipeline.ledger import Block, Ledger
 from wsi_pgdips.records import ByteArray, TileSource
@@ -56,8 +56,9 @@ class PixelWriter:
 
     def __enter__(self) -> Self:
         with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             self._handle = self._partial.open("wb")
+            share(self._partial)
         return self
 
     def put(self, tile: TileIndex, rgb: ByteArray) -> None:

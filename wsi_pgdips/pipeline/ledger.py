@@ -1,4 +1,4 @@
-"""What a run has done, as files: the run's identity, and one file for each finished piece.
+"""The ledger of a run: one file for each finished piece of its work.
 
 Everything lives in ``OUT/work``; a piece is done when its file is there, and a file appears whole
 or not at all. A run that is killed at any instant therefore resumes from what is on disk.
@@ -6,43 +6,15 @@ or not at all. A run that is killed at any instant therefore resumes from what i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from wsi_pgdips.config import ScientificSettings
-from wsi_pgdips.disk import replacing, write_atomic
-from wsi_pgdips.records import SlideMeta, StainSet
-from wsi_pgdips.tiles.masks import file_digest
+from wsi_pgdips.disk import make_folder, write_atomic
 
 Block = tuple[int, int]
-
-
-def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) -> dict[str, Any]:
-    """What must agree for two runs to be the same run; free of paths."""
-    science = settings.model_dump()
-    for key in ("mask", "roi"):
-        if science[key] is not None:
-            science[key] = file_digest(Path(science[key]))
-    science["stains"] = {
-        "name": stains.name,
-        "labels": list(stains.labels),
-        "matrix": [[round(v, 6) for v in row] for row in stains.matrix],
-    }
-    return {"slide_checksum": meta.checksum, "settings": science}
-
-
-def digest(record: dict[str, Any]) -> str:
-    """Hex SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -104,7 +76,7 @@ class Ledger:
 
     def make_folders(self) -> None:
         for folder in (self.work / "fit", self.work / "render"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def forget_after_fit(self, blocks: list[Block]) -> None:
         """Drop the fits of some blocks, and everything that was made from them."""
@@ -130,25 +102,3 @@ class Ledger:
 
     def remove(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
-
-
-def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
-    """Write an ``.npz`` beside its place, then move it there.
-
-    Raises:
-        OutputError: the disk is full or the folder not writable.
-    """
-    with replacing(path) as handle:
-        np.savez(handle, **arrays)  # type: ignore[arg-type]
-
-
-def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an ``.npy`` beside its place, then move it there."""
-    with replacing(path) as handle:
-        np.save(handle, array)
-
-
-def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an ``.npz``, or those of ``names``."""
-    with np.load(path, allow_pickle=False) as data:
-        return {name: data[name] for name in names or data.files}

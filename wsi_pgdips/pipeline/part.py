@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal, Self
 
 from wsi_pgdips.errors import NotReadyError, SettingsError
 from wsi_pgdips.pipeline.ledger import Block
+from wsi_pgdips.pipeline.retry import retrying
 
 Stage = Literal["calibrate", "fit", "blend", "render", "finalize"]
 STAGES: tuple[Stage, ...] = ("calibrate", "fit", "blend", "render", "finalize")
@@ -81,17 +81,15 @@ class Part:
         Raises:
             NotReadyError: it is not.
         """
-        waits = list(PATIENCE_S) if self.stage else []
-        while not done():
-            if not waits:
-                raise NotReadyError(
-                    f"{self.stage or 'the next stage'} cannot begin",
-                    expected=f"{stage} of the whole slide",
-                    found=f"{stage} has not come to its end",
-                    where=output,
-                    hint=f"see why {stage} ended, and start again from there",
-                )
-            time.sleep(waits.pop(0))
+        waits = PATIENCE_S if self.stage else ()
+        if not retrying(waits, again=lambda is_done: not is_done)(done):
+            raise NotReadyError(
+                f"{self.stage or 'the next stage'} cannot begin",
+                expected=f"{stage} of the whole slide",
+                found=f"{stage} has not come to its end",
+                where=output,
+                hint=f"see why {stage} ended, and start again from there",
+            )
 
     def blocks(self, tiles: dict[Block, int]) -> list[Block]:
         """Its own of all blocks, the largest first: each has one owner, whoever asks.

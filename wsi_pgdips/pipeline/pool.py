@@ -1,123 +1,45 @@
-"""Who works on the blocks: this process, or dask workers, one a GPU."""
+"""Pools call a function for each block of a slide, or for each slide of a cohort.
+
+One worker is this process, with threads. More are processes of dask, here or on other machines.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from typing import Any, Protocol
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from wsi_pgdips.config import ExecutionSettings
-from wsi_pgdips.errors import WsiPgdipsError
-from wsi_pgdips.machine import devices_of, usable_cpus
-from wsi_pgdips.pipeline.block import BlockReport
+from wsi_pgdips.errors import ClusterError, IncompleteRunError, WsiPgdipsError
+from wsi_pgdips.machine import device_for, devices_of, usable_cpus
+from wsi_pgdips.pipeline import dask_workers
+from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.ledger import Block
-from wsi_pgdips.pipeline.record import Usage
-from wsi_pgdips.stages.context import SlideJob
+from wsi_pgdips.pipeline.record import Usage, used_by_all, used_here
 
-LANES = 3  # one block is computed while others are written, which takes as long
+LANES = 3  # blocks at a time: one is computed while others are written, which takes as long
+LOOK_S = 5.0
+PATIENCE_S = 60.0  # without a running worker; one that is restarted is back in a few seconds
 OnTile = Callable[[], None]
-Work = Callable[..., BlockReport]
+Work = Callable[..., Any]
 Outcome = tuple[Block, BlockReport | Exception]
-
-
-class Pool(Protocol):
-    """Runs a function over blocks; an outcome is a report or the exception of that block."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether workers look for their devices themselves, which this process may lack."""
-        ...
-
-    def prepare(self, job: SlideJob) -> None:
-        """The slide that blocks are to be of: it is opened while something else is done."""
-        ...
-
-    def map(
-        self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
-    ) -> Iterator[Outcome]: ...
-
-    def once(self, function: Callable[..., Any], job: SlideJob, *others: Any) -> Any:
-        """``function(job, *others)``, where the job's device is; its exception is raised."""
-        ...
-
-    def used(self) -> Usage:
-        """By workers that are processes of their own, as far as they live."""
-        ...
-
-    def close(self) -> None: ...
+Note = Callable[[str], None]
 
 
 class WorkerDiedError(RuntimeError):
-    """What becomes of a block that twice ended the process that worked on it."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the worker process died twice while working on it (out of memory, or killed)"
-        )
-
-
-class _Stopped(BaseException):
-    """Ends a block that nobody waits for any more."""
-
-
-class InlinePool:
-    """One process: this one. While a block is written the next is computed.
-
-    Args:
-        lanes: blocks at a time.
-    """
-
-    def __init__(self, lanes: int = 1) -> None:
-        self._lanes = lanes
-
-    @property
-    def remote(self) -> bool:
-        return False
-
-    def prepare(self, job: SlideJob) -> None:
-        pass  # it is open here already
-
-    def map(
-        self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
-    ) -> Iterator[Outcome]:
-        stopped, counting = threading.Event(), threading.Lock()
-
-        def tile_done() -> None:
-            if stopped.is_set():
-                raise _Stopped
-            with counting:
-                on_tile()
-
-        pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="block")
-        try:
-            futures = {pool.submit(work, job, block, tile_done): block for block in blocks}
-            for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, Exception) and not isinstance(error, WsiPgdipsError):
-                    yield futures[future], error
-                else:  # where the output is full or gone nothing else would succeed either
-                    yield futures[future], future.result()
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-
-    def once(self, function: Callable[..., Any], job: SlideJob, *others: Any) -> Any:
-        return function(job, *others)
-
-    def used(self) -> Usage:
-        return Usage()  # all of it is used here
-
-    def close(self) -> None:
-        pass
+    """The outcome of a block that ended its worker process twice."""
 
 
 def who_works(device: str, workers: int | None, threads: int | None) -> tuple[int, int, int]:
-    """(workers, threads a worker, lanes a worker): one worker a GPU, one process on a CPU."""
+    """Return (workers, threads a worker, lanes a worker): one worker a GPU, or one on a CPU."""
     workers = workers or len(devices_of(device))
     threads = threads or max(usable_cpus() // workers, 1)
-    # a worker of one thread has nothing to write a block with while it computes the next
+    # a worker of one thread cannot write a block while it computes the next
     return workers, threads, 1 if threads == 1 and device == "cpu" else LANES
 
 
@@ -127,46 +49,243 @@ def make_pool(
     threads: int | None = None,
     cluster: str = "local",
     *,
-    logs: Path | None = None,
-    note: Callable[[str], None] = lambda message: None,
+    note: Note = lambda message: None,
+    slides: bool = False,
 ) -> tuple[Pool, int, int]:
-    """(pool, workers, threads a worker) for a device.
+    """Return (pool, workers, threads a worker) for a device.
 
     Args:
         device: of ``device_for``. cluster: as in ``ExecutionSettings``.
-        logs: folder for those of jobs, which they can reach. note: what a user should know.
+        note: is called with what a user should know.
+        slides: the work is whole slides, one at a time in each worker, not blocks. A single worker
+            is then a process too, so that a slide which kills it does not end the cohort.
 
     Raises:
-        ClusterError: it cannot be reached or used.
+        ClusterError: the cluster cannot be reached or used.
     """
     if cluster != "local":
-        from wsi_pgdips.pipeline.dask_pool import remote_pool
-
-        return remote_pool(cluster, device, workers, threads, logs, note)
+        client, each = dask_workers.connect(cluster, note)
+        count = min(len(each), workers or len(each))
+        return DaskPool(client, cluster, workers), count, threads or min(each)
     count, threads, lanes = who_works(device, workers, threads)
-    if count == 1:
-        return InlinePool(lanes), 1, threads
-    from wsi_pgdips.pipeline.dask_pool import DaskPool
+    if count == 1 and not slides:
+        return Pool(lanes), 1, threads
+    lanes = 1 if slides else lanes
+    return local_pool(count, devices_of(device), lanes, threads), count, threads
 
-    return DaskPool(count, devices_of(device), lanes, threads), count, threads
 
-
-def slide_pool(how: ExecutionSettings, logs: Path, note: Callable[[str], None]) -> tuple[Pool, int]:
-    """(pool, threads a worker) of processes that serve whole slides, one at a time each.
-
-    One process at least: a slide that takes its process with it leaves the others alone.
+def slide_pool(how: ExecutionSettings, note: Note) -> tuple[Pool, int]:
+    """Return (pool, threads a worker) for whole slides.
 
     Raises:
-        DeviceError, ClusterError: as ``make_pool``.
+        DeviceError, ClusterError: as ``device_for`` and ``make_pool``.
     """
-    from wsi_pgdips.machine import device_for
-    from wsi_pgdips.pipeline.dask_pool import DaskPool, remote_pool
-
     device = device_for(how.device, how.cluster)
-    if how.cluster != "local":
-        pool, _, threads = remote_pool(
-            how.cluster, device, how.workers, how.threads, logs, note, lanes=1
-        )
-        return pool, threads
-    workers, threads, _ = who_works(device, how.workers, how.threads)
-    return DaskPool(workers, devices_of(device), 1, threads), threads
+    pool, _, threads = make_pool(
+        device, how.workers, how.threads, how.cluster, note=note, slides=True
+    )
+    return pool, threads
+
+
+def local_pool(workers: int, devices: Sequence[str], lanes: int = 1, threads: int = 1) -> DaskPool:
+    """Return a pool of worker processes on this machine.
+
+    Args:
+        workers: processes. devices: worker i uses device i, and starts over after the last.
+        lanes: blocks at a time in each. threads: that compute in each.
+    """
+    on_cpu = devices[0].startswith("cpu")
+    shares = dask_workers.cpu_shares(workers, threads) if on_cpu else [frozenset()] * workers
+    seats = [(devices[i % len(devices)], shares[i]) for i in range(workers)]
+    return DaskPool(dask_workers.start(workers, lanes), "this machine", workers, seats)
+
+
+class Pool:
+    """Threads of this process: a block is computed while others are written.
+
+    Args:
+        lanes: blocks at a time.
+
+    Attributes:
+        remote: whether workers look for their own devices, which this process may lack.
+    """
+
+    remote = False
+
+    def __init__(self, lanes: int = 1) -> None:
+        self._lanes = lanes
+
+    def prepare(self, job: SlideJob) -> None:
+        """Let other processes open the slide; return at once."""
+
+    def map(
+        self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
+    ) -> Iterator[Outcome]:
+        """Yield each block with its report or exception, as the blocks end.
+
+        Raises:
+            WsiPgdipsError: from the work; if the output is full or gone no block can be done.
+            ClusterError: the scheduler or all workers were lost.
+        """
+        stopped, counting = threading.Event(), threading.Lock()
+
+        def tile_done() -> None:
+            if stopped.is_set():
+                raise _Stopped
+            with counting:
+                on_tile()
+
+        threads = futures.ThreadPoolExecutor(self._lanes, thread_name_prefix="block")
+        try:
+            at_work = {threads.submit(work, job, block, tile_done): block for block in blocks}
+            for future in futures.as_completed(at_work):
+                error = future.exception()
+                if isinstance(error, Exception) and not isinstance(error, WsiPgdipsError):
+                    yield at_work[future], error
+                else:
+                    yield at_work[future], future.result()
+        finally:
+            stopped.set()
+            threads.shutdown(cancel_futures=True)
+
+    def once(self, function: Work, job: SlideJob, *others: Any) -> Any:
+        """Return ``function(job, *others)`` from where the job's device is.
+
+        Raises:
+            IncompleteRunError: its process died twice. ClusterError: as ``map``.
+        """
+        return function(job, *others)
+
+    def used(self) -> Usage:
+        """Return what the other processes have used, as far as they are alive."""
+        return Usage()
+
+    def close(self) -> None:
+        """End the processes of this pool."""
+
+
+class _Stopped(BaseException):
+    """Ends a block whose outcome is not wanted any more."""
+
+
+@dataclass(eq=False)
+class DaskPool(Pool):
+    """Worker processes of dask; one that dies is replaced, and its blocks are done again.
+
+    A block that kills its worker twice gets a ``WorkerDiedError``.
+
+    Attributes:
+        client: a ``distributed.Client``. where: its scheduler, for messages.
+        workers: the most that are given work at a time; None for all.
+        seats: (device, CPUs) of each worker; None lets each worker look for its own device.
+    """
+
+    client: Any
+    where: str
+    workers: int | None = None
+    seats: dask_workers.Seats = None
+
+    def __post_init__(self) -> None:
+        self.remote = self.seats is None
+
+    def prepare(self, job: SlideJob) -> None:
+        with self._lost_as_error():
+            for _ in self.running():  # dask gives each to a worker that has least to do
+                self._submit(dask_workers.open_slide, job)
+
+    def map(
+        self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
+    ) -> Iterator[Outcome]:
+        for (block,), outcome in self._each(work, job, [(block,) for block in blocks]):
+            for _ in range(getattr(outcome, "tiles", 0)):  # an exception has none
+                on_tile()
+            yield block, outcome
+
+    def once(self, function: Work, job: SlideJob, *others: Any) -> Any:
+        ((_, outcome),) = self._each(function, job, [others])
+        if isinstance(outcome, WorkerDiedError):
+            hint = "give each worker more memory, then repeat the command to resume"
+            raise IncompleteRunError(str(outcome), where=function.__name__, hint=hint)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def used(self) -> Usage:
+        with self._lost_as_error():
+            return used_by_all(self.client.run(used_here, on_error="ignore").values())
+
+    def close(self) -> None:
+        self.client.close()
+
+    def running(self) -> list[str]:
+        """Return the addresses of the workers that work or take work.
+
+        Raises:
+            ConnectionError: the scheduler is gone.
+        """
+        if self.client.status != "running":
+            raise ConnectionError("the scheduler does not answer")
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].items()
+        # a worker that is paused because its memory is full still ends what it has begun
+        return [
+            address
+            for address, worker in workers
+            if worker["status"] == "running"
+            or worker["metrics"].get("task_counts", {}).get("executing")
+        ]
+
+    def _each(self, function: Work, job: SlideJob, calls: Sequence[Any]) -> Iterator[Any]:
+        """Yield the arguments of each call and its result or exception, as the calls end."""
+        from distributed import KilledWorker
+
+        waiting, at_work, seen = deque(calls), dict[Any, Any](), time.monotonic()
+        suspects, alone = deque[Any](), False
+        with self._lost_as_error():
+            while waiting or at_work or suspects:
+                if not waiting and not at_work:
+                    # dask blames every call that a dead worker had; alone, only the guilty dies
+                    waiting, suspects, alone = suspects, waiting, True
+                running = self.running()
+                # a worker may have many threads, and would take all that it has begun with it
+                room = 1 if alone else LANES * max(len(running[: self.workers]), 1)
+                while waiting and len(at_work) < room:
+                    call = waiting.popleft()
+                    at_work[self._submit(function, job, *call)] = call
+                done, _ = futures.wait(at_work, LOOK_S, futures.FIRST_COMPLETED)
+                if done or running:
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > PATIENCE_S:
+                    raise TimeoutError(f"no worker process has been running for {PATIENCE_S:g} s")
+                if self.client.cluster:  # dask gives up a worker that is slow to come back
+                    self.client.cluster.scale(self.workers)
+                for future in done:
+                    call, error = at_work.pop(future), future.exception()
+                    if isinstance(error, WsiPgdipsError):
+                        raise error
+                    if not isinstance(error, KilledWorker):
+                        yield call, error or future.result()
+                    elif alone:
+                        text = "the worker process died twice while working on it"
+                        yield call, WorkerDiedError(f"{text} (out of memory, or killed)")
+                    else:
+                        suspects.append(call)
+
+    def _submit(self, function: Work, job: SlideJob, *others: Any) -> Any:
+        executor = self.client.get_executor(pure=False)
+        return executor.submit(dask_workers.call, function, job, self.seats, *others)
+
+    @contextmanager
+    def _lost_as_error(self) -> Iterator[None]:
+        """Turn the errors of a scheduler that is gone into a ClusterError."""
+        from distributed.client import ClosedClientError
+
+        try:
+            yield
+        except (OSError, futures.CancelledError, ClosedClientError) as error:
+            raise ClusterError(
+                "the scheduler or all of its workers were lost",
+                found=str(error) or "the scheduler ended the connection",
+                where=self.where,
+                hint="see why they ended, or were paused for want of memory; repeat the command "
+                "to resume",
+            ) from error

@@ -1,4 +1,4 @@
-"""What a run says when it is over."""
+"""The record of a run: its outcome, what went wrong with its tiles, and what it used."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from wsi_pgdips.disk import write_atomic
+from wsi_pgdips.errors import Fault
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class RunSummary:
         path: the layers. tiles: rendered. fitted: of them fitted on their own.
         inherited: tiles whose parameters come from neighbours or the slide.
         failed_tiles: tiles that could not be read or fitted. failed_blocks: blocks not written.
-        flags: words on the slide (``no_glass``...).
+        flags: what could not be done on this slide (``no_glass``...).
         seam_step_od: label -> 99th percentile of the seam step in OD, None below presence.
-        wall_s: stage -> seconds. already_done: nothing had to be done.
+        wall_s: stage -> seconds. already_done: the slide had been finished before.
         incomplete: something could not be read or fitted; the same command tries it again.
     """
 
@@ -45,7 +46,7 @@ class RunSummary:
     def of_record(
         cls, path: Path, record: Mapping[str, Any], *, already_done: bool = False
     ) -> Self:
-        """From ``provenance/run.json``."""
+        """Return the summary of a ``provenance/run.json``."""
         return cls(
             path=path,
             tiles=record.get("tiles", 0),
@@ -62,17 +63,56 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 done with failures."""
+        """0 if the slide is done, 3 if it is done with failures."""
         return 3 if self.incomplete or self.failed_tiles or self.failed_blocks else 0
+
+
+class TileFaults:
+    """Faults of tiles that a run survived: the first of each kind, and how many there were.
+
+    A kind is a type of exception at one place of the code in one stage.
+
+    Args:
+        stage: in which tiles are added. kinds: to begin with, as ``kinds`` returns them.
+    """
+
+    def __init__(self, stage: str = "", kinds: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._stage = stage
+        self._kinds: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.merge(kinds)
+
+    @property
+    def kinds(self) -> list[dict[str, Any]]:
+        """Kinds for JSON: stage, type, message, place, ``tile`` (ty, tx) of the first, count."""
+        return list(self._kinds.values())
+
+    def add(self, tile: tuple[int, int], fault: Fault) -> None:
+        """Count the fault of one tile."""
+        self.merge([{"stage": self._stage, **fault._asdict(), "tile": list(tile), "count": 1}])
+
+    def merge(self, kinds: Iterable[Mapping[str, Any]]) -> None:
+        """Count the faults of other tiles."""
+        for kind in kinds:
+            key = (kind["stage"], kind["type"], kind["place"])
+            first = self._kinds.setdefault(key, {**kind, "count": 0})
+            first["count"] += kind["count"]
+
+    def lines(self) -> list[str]:
+        """Return one line of text for each kind."""
+        return [
+            f"{k['stage']}: {k['count']} tiles failed by {k['type']}: {k['message']} "
+            f"({k['place'] or 'place unknown'}), first tile {tuple(k['tile'])}"
+            for k in self.kinds
+        ]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Of one process, or several.
+    """CPU time and memory of one process, or of several.
 
     Attributes:
-        cpu_s: seconds of CPU, summed. peak_rss_mb: resident memory, of the largest, MiB.
-        peak_vram_mb: what PyTorch held on a GPU, the most of any; 0 without one.
+        cpu_s: seconds of CPU, summed. peak_rss_mb: resident memory of the largest process, MiB.
+        peak_vram_mb: the most that PyTorch held on any GPU, MiB; 0 without one.
     """
 
     cpu_s: float = 0.0
@@ -84,24 +124,34 @@ class UsageLog:
     """Seconds of each stage and the most memory, kept in a file of each part of a run.
 
     Args:
-        folder: of these files. part: that this process does.
+        folder: of these files. part: name of the part that this process does.
     """
 
     def __init__(self, folder: Path, part: str) -> None:
-        self._folder, self._part = folder, part
-        self._own = self._read(folder / f"{part}.json")
+        self._folder, self._own = folder, folder / f"{part}.json"
 
-    def add(self, stage: str, wall_s: float, used: Usage, *, cpu_s: float) -> None:
-        """A stage has ended; ``used`` of the processes until now, ``cpu_s`` of it in the stage."""
+    @contextlib.contextmanager
+    def timed(self, stage: str, used: Callable[[], Usage] | None = None) -> Iterator[None]:
+        """Add a stage, unless it ends with an exception.
+
+        Args:
+            used: returns the usage of the stage's processes; by default of this process.
+        """
+        used = used or used_here
+        start, before = time.monotonic(), used()
+        yield
+        wall_s, after = time.monotonic() - start, used()
+        # a worker that died took what it had used with it
+        cpu_s, kept = max(after.cpu_s - before.cpu_s, 0.0), self._read(self._own)
         for name, seconds in (("wall_s", wall_s), ("cpu_s", cpu_s)):
-            of = self._own.setdefault(name, {})
+            of = kept.setdefault(name, {})
             of[stage] = of.get(stage, 0.0) + seconds
         for name in ("peak_rss_mb", "peak_vram_mb"):
-            self._own[name] = max(self._own.get(name, 0.0), getattr(used, name))
-        write_atomic(self._folder / f"{self._part}.json", json.dumps(self._own).encode())
+            kept[name] = max(kept.get(name, 0.0), getattr(after, name))
+        write_atomic(self._own, json.dumps(kept).encode())
 
     def total(self) -> dict[str, Any]:
-        """Of all parts: they work at once, so seconds on the wall are those of the slowest."""
+        """Return the usage of all parts; they work at once, so the slowest sets the wall time."""
         parts = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
         stages = list(dict.fromkeys(s for p in parts for s in p.get("wall_s", {})))
         seconds = {
@@ -122,12 +172,12 @@ class UsageLog:
 
 
 def used_here() -> Usage:
-    """Of this process."""
+    """Return what this process has used."""
     return Usage(time.process_time(), _peak_rss_mb(), _peak_vram_mb())
 
 
 def used_by_all(processes: Iterable[Usage]) -> Usage:
-    """Of them together."""
+    """Return what several processes have used together."""
     every = list(processes)
     return Usage(
         sum(p.cpu_s for p in every),

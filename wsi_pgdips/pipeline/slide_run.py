@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.errors import IncompleteRunError
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.machine import usable_cpus
-from wsi_pgdips.pipeline import block as worker
-from wsi_pgdips.pipeline import fit_files
+from wsi_pgdips.pipeline import block
+from wsi_pgdips.pipeline.block import SlideJob
 from wsi_pgdips.pipeline.kept_pixels import KeptPixels
 from wsi_pgdips.pipeline.ledger import Block, Ledger
+from wsi_pgdips.pipeline.output import write_products
 from wsi_pgdips.pipeline.part import Part, Stage
-from wsi_pgdips.pipeline.record import RunSummary, Usage, UsageLog, used_by_all, used_here
+from wsi_pgdips.pipeline.record import (
+    RunSummary,
+    TileFaults,
+    UsageLog,
+    used_by_all,
+    used_here,
+)
 from wsi_pgdips.pipeline.retry import is_passing
+from wsi_pgdips.pipeline.stage_files import FitFiles, load_faults, load_fit, save_fields
 from wsi_pgdips.progress import Progress
 from wsi_pgdips.solver.prior import trains
-from wsi_pgdips.stages import blend as blending
-from wsi_pgdips.stages import finish as finishing
-from wsi_pgdips.stages.context import UNREADABLE, Context, SlideJob
+from wsi_pgdips.stages.blend import blend
+from wsi_pgdips.stages.context import UNREADABLE, Context
 from wsi_pgdips.stages.fit import UNREAD
 
 if TYPE_CHECKING:
     from wsi_pgdips.pipeline.pool import Pool
 
-AGAIN_S = 5.0  # after a fault of a disk that may have passed by then
+AGAIN_S = 5.0  # wait before blocks are tried again after a fault that may pass
 
 
 @dataclass
@@ -37,7 +45,7 @@ class SlideRun:
     """A slide that is planned, and who works on it in this process.
 
     Attributes:
-        job: what workers are handed. workers: of the pool. part: that this process does.
+        job: what workers are told. pool: of ``workers`` workers. part: that this process does.
     """
 
     job: SlideJob
@@ -57,7 +65,7 @@ class SlideRun:
 
     @property
     def threads(self) -> int:
-        """Of this process, while the workers wait; those of other machines say nothing of it."""
+        """Threads of this process while its workers wait; all of its CPUs if they run elsewhere."""
         return usable_cpus() if self.pool.remote else self.workers * self.job.threads
 
     @property
@@ -65,7 +73,7 @@ class SlideRun:
         return [(p.by, p.bx) for p in self.context.plans]
 
     def go(self) -> RunSummary | None:
-        """Do what the part says; a summary where the slide has come to its end."""
+        """Do the stages of the part; return a summary where the slide has come to its end."""
         summary = None
         stages: dict[Stage, Callable[[], RunSummary | None]] = {
             "calibrate": self.calibrate,
@@ -80,30 +88,30 @@ class SlideRun:
         return summary
 
     def calibrate(self) -> None:
-        """The slide's prior; what failed before gets another chance."""
+        """Estimate the slide's prior; what failed in an earlier run gets another chance."""
         self._try_again()
-        ledger, context = self.ledger, self.context
-        if ledger.prior.exists():
+        context = self.context
+        if self.ledger.prior.exists():
             return
         with self._timed("calibrate"):
             network = trains(context.preset, context.stains.n)
             total = context.settings.calibration_steps if network else 1
             self.progress.stage("calibrate", total, "steps" if network else "slide")
             if self.pool.remote:  # on the device that does the rest
-                self.pool.once(worker.calibrate, self.job, self.job.threads)
+                self.pool.once(block.calibrate, self.job, self.job.threads)
             else:
-                worker.calibrate(self.job, self.threads, self.progress.advance)
+                block.calibrate(self.job, self.threads, self.progress.advance)
             if not network:
                 self.progress.advance()
 
     def fit(self) -> None:
-        """The parameters of the tiles of each block."""
+        """Fit the tiles of each block."""
         self._need("calibrate", self.ledger.prior.exists)
         with self._timed("fit"):
-            self._over_blocks("fit", worker.fit, self.blocks)
+            self._over_blocks("fit", block.fit, self.blocks)
 
     def blend(self) -> None:
-        """Fields over the slide, of every block that could be fitted."""
+        """Blend the fits of all blocks that could be fitted into fields over the slide."""
         self._need_fits()
         with self._timed("blend"):
             ledger, fitted = self.ledger, self._fitted()
@@ -115,47 +123,41 @@ class SlideRun:
                     hint="the same command tries again",
                 )
             if not ledger.fields.exists():
-                prior = fit_files.load_prior(ledger.prior)
-                files = fit_files.FitFiles([ledger.fit(b) for b in fitted])
-                found = blending.blend(self.context, prior, files, self.threads)
-                blending.save_fields(*found, ledger.fields)
+                fits = FitFiles([ledger.fit(b) for b in fitted])
+                found = blend(self.context, self.job.prior(), fits, self.threads)
+                save_fields(*found, ledger.fields)
 
     def render(self) -> None:
-        """The layers of each fitted block."""
+        """Render each fitted block into the layers."""
         self._need_fits()
         self._need("blend", self.ledger.fields.exists)
         with self._timed("render"):
-            self._over_blocks("render", worker.render, self._fitted())
+            self._over_blocks("render", block.render, self._fitted())
 
     def finalize(self) -> RunSummary:
-        """Everything that is made from finished blocks, and the done marker."""
+        """Write everything that is made from finished blocks, and the done marker."""
         self._need_fits()
         self._need("render", lambda: not self._unrendered())
-        context, ledger = self.context, self.ledger
+        context, ledger, prior = self.context, self.ledger, self.job.prior()
         fitted = self._fitted()
         rendered = [b for b in fitted if ledger.render(b).exists()]
         with self._timed("finalize"):
             self.progress.stage("finalize", 1, "slide")
-            prior = fit_files.load_prior(ledger.prior)
-            fits = [fit_files.load_fit(ledger.fit(b), statistics=False) for b in fitted]
-            figures = finishing.write_products(
-                context,
-                prior,
-                fits,
-                *blending.load_fields(ledger.fields),
-                rendered,
-                ledger,
-                KeptPixels.of_run(context, ledger),
+            fits = [load_fit(ledger.fit(b), statistics=False) for b in fitted]
+            pixels = KeptPixels.of_run(context, ledger)
+            figures = write_products(
+                context, prior, fits, *self.job.fields(), rendered, ledger, pixels
             )
             self.progress.advance()
-        lost = {b: worker.lost_in_fit(fit) for b, fit in zip(fitted, fits, strict=True)}
-        for block in rendered:
-            lost[block] |= worker.lost_in_render(ledger, block)
+        lost = {b: block.lost_in_fit(fit) for b, fit in zip(fitted, fits, strict=True)}
+        for b in rendered:
+            lost[b] |= block.lost_in_render(ledger, b)
         failures = ledger.failures()
         redo = sorted({b for b, tiles in lost.items() if tiles} | failures.keys())
         incomplete = bool(redo) or UNREADABLE in prior.flags or UNREAD in prior.flags
+        faults = self._faults([*map(ledger.fit, fitted), *map(ledger.render, rendered)])
         used = self.log.total()
-        device, device_name = self.pool.once(worker.device_of, self.job)
+        device, device_name = self.pool.once(block.device_of, self.job)
         if "cuda" not in device:
             del used["peak_vram_mb"]
         record = {
@@ -163,6 +165,7 @@ class SlideRun:
             **used,
             "flags": list(prior.flags),
             "failed_tiles": len(frozenset().union(*lost.values())),
+            "tile_failures": faults.kinds,
             "failed_blocks": len(failures),
             "failures": {f"{by},{bx}": reason for (by, bx), reason in failures.items()},
             "blocks_to_redo": redo,
@@ -181,7 +184,7 @@ class SlideRun:
         return RunSummary.of_record(ledger.output, record)
 
     def _try_again(self) -> None:
-        """Give what failed before another chance; what was made without it is dropped."""
+        """Give what failed in an earlier run another chance; drop what was made without it."""
         ledger = self.ledger
         path = ledger.output / provenance.RUN_RECORD
         record, failures = provenance.read_run_record(ledger.output), ledger.failures()
@@ -212,21 +215,23 @@ class SlideRun:
         return [
             b
             for b in self._fitted()
-            if not ledger.failed("render", b).exists() and not worker.is_rendered(ledger, b)
+            if not ledger.failed("render", b).exists() and not block.is_rendered(ledger, b)
         ]
 
     def _need_fits(self) -> None:
-        """Also after blend: a fit whose file is gone would be missing from the slide unseen."""
+        """Check the fits, also after blend: one whose file is gone would be missing unnoticed."""
         self._need("fit", lambda: not self._unfitted())
 
     def _need(self, stage: Stage, done: Callable[[], bool]) -> None:
-        """
+        """Check that a stage before is done.
+
         Raises:
-            NotReadyError: a stage before is not done.
+            NotReadyError: it is not.
         """
         self.part.need(stage, done, self.ledger.output)
 
     def _over_blocks(self, stage: Stage, work: Any, blocks: Sequence[Block]) -> None:
+        """Do a stage for this part's share of some blocks; note what failed."""
         tiles = {(p.by, p.bx): len(p.render) for p in self.context.plans}
         chosen, ledger = set(blocks), self.ledger
         own = [
@@ -235,32 +240,32 @@ class SlideRun:
             if b in chosen and not ledger.failed(stage, b).exists()
         ]
         self.progress.stage(stage, sum(tiles[b] for b in own), "tiles")
+        left = own
         for wait in (AGAIN_S, None):
             again = []
-            for block, outcome in self.pool.map(work, self.job, own, self.progress.advance):
+            for b, outcome in self.pool.map(work, self.job, left, self.progress.advance):
                 if not isinstance(outcome, Exception):
                     continue
                 if wait is not None and is_passing(outcome):
-                    again.append(block)
+                    again.append(b)
                 else:
-                    ledger.give_up(stage, block, f"{type(outcome).__name__}: {outcome}")
-                    self.progress.note(f"{stage}: block {block} failed: {outcome!r}")
+                    ledger.give_up(stage, b, f"{type(outcome).__name__}: {outcome}")
+                    self.progress.note(f"{stage}: block {b} failed: {outcome!r}")
             if not again or wait is None:
-                return
+                break
             self.progress.note(f"{stage}: {len(again)} blocks are tried again in {wait:g} s")
             time.sleep(wait)
-            own = again
+            left = again
+        files = map(ledger.fit if stage == "fit" else ledger.render, own)
+        for line in self._faults(f for f in files if f.exists()).lines():
+            self.progress.note(line)
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start, before = time.monotonic(), self._used().cpu_s
-        yield
-        # not where the stage broke off: nothing is written then
-        used = self._used()
-        # a worker that died took what it had used with it
-        cpu_s = max(used.cpu_s - before, 0.0)
-        self.log.add(stage, time.monotonic() - start, used, cpu_s=cpu_s)
+    def _faults(self, files: Iterable[Path]) -> TileFaults:
+        """The faults of tiles that blocks have left in their files."""
+        faults = TileFaults()
+        for file in files:
+            faults.merge(load_faults(file).kinds)
+        return faults
 
-    def _used(self) -> Usage:
-        """By this process and its workers."""
-        return used_by_all((used_here(), self.pool.used()))
+    def _timed(self, stage: Stage) -> AbstractContextManager[None]:
+        return self.log.timed(stage, lambda: used_by_all((used_here(), self.pool.used())))

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.geometry import Region
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import fit_single_stain, load_stains, make_stain_set, save_stains
 from wsi_pgdips.records import FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source

@@ -1,4 +1,4 @@
-"""Colour of pixels as they leave the file: transparency and the embedded ICC profile."""
+"""The colour of pixels in a file: transparency and the embedded ICC profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsi_pgdips.records import ByteArray
 
 
 def on_white(rgba: ByteArray) -> ByteArray:
-    """(h, w, 4) with straight alpha -> (h, w, 3) composited on white, rounded to nearest."""
+    """Composite (h, w, 4) pixels with straight alpha on white: (h, w, 3), rounded to nearest."""
     alpha = rgba[..., 3:]
     if alpha.size == 0 or int(alpha.min()) == 255:
         return np.ascontiguousarray(rgba[..., :3])
@@ -22,10 +22,12 @@ def on_white(rgba: ByteArray) -> ByteArray:
 
 
 class ToSrgb:
-    """An embedded ICC profile's way to sRGB, with the profile's own rendering intent; picklable.
+    """The conversion from an embedded ICC profile to sRGB, by the profile's own rendering intent.
+
+    It can be pickled.
 
     Raises:
-        SlideError: the profile cannot be parsed or is not one of RGB.
+        SlideError: the profile cannot be parsed or does not describe RGB.
     """
 
     def __init__(self, profile: bytes) -> None:
@@ -45,7 +47,7 @@ class ToSrgb:
             ) from None
 
     def __call__(self, rgb: ByteArray) -> ByteArray:
-        """(h, w, 3) in the profile's space -> (h, w, 3) sRGB."""
+        """Convert (h, w, 3) from the profile's space to sRGB."""
         if rgb.size == 0:
             return rgb
         return np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), self._transform))

@@ -18,14 +18,14 @@ from PIL.PngImagePlugin import PngImageFile
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.colour import on_white
-from wsi_pgdips.slide.pyramid import FileFacts, MemoryPyramid, Pyramid
+from wsi_pgdips.slide.pyramid import FileFacts, MemoryPyramid, Pyramid, damaged
 
-# its complaints reach the user as our errors; do not let logging print them as a last resort too
+# the user sees tifffile's complaints as our errors, so logging must not print them as well
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # an image without tiles is decoded whole: 2**30 pixels are 3 GiB
 MAX_PIXELS_IN_MEMORY = 2**30
-# codecs raise classes of their own, all derived from these
+# codecs raise their own classes, all derived from these
 DECODE_ERRORS = (
     ValueError,
     RuntimeError,
@@ -42,7 +42,7 @@ _UM_PER_TIFF_UNIT = {2: 25400.0, 3: 10000.0}  # inch, centimetre
 
 
 class ImagePyramid(MemoryPyramid):
-    """An image file decoded into memory; pickled as its path."""
+    """An image file decoded into memory; only its path is pickled."""
 
     def __init__(self, path: Path, rgb: ByteArray, facts: FileFacts) -> None:
         super().__init__(rgb, facts)
@@ -53,12 +53,12 @@ class ImagePyramid(MemoryPyramid):
 
 
 def open_picture(path: Path) -> ImagePyramid:
-    """A PNG or JPEG, in memory. Its resolution, if any, is taken as mpp (72 dpi is 353 um/px).
+    """Open a PNG or JPEG in memory. Its resolution, if any, gives the mpp (72 dpi is 353 um/px).
 
     Raises:
-        SlideError: damaged, too large, or not 8-bit colour.
+        SlideError: the image is damaged, too large, or not 8-bit colour.
     """
-    # the plugins' classes, because Image.open refuses slides' sizes by a process-wide setting
+    # the plugins' classes, because a process-wide setting makes Image.open refuse slides' sizes
     with path.open("rb") as file:
         head = file.read(25)
         is_png = head.startswith(b"\x89PNG")
@@ -66,7 +66,7 @@ def open_picture(path: Path) -> ImagePyramid:
         try:
             picture = PngImageFile(file) if is_png else JpegImageFile(file)
             _check_size(picture.height, picture.width, path)
-            if is_png and head[24:] == b"\x10":  # the header's bit depth; Pillow would cut to 8
+            if is_png and head[24:] == b"\x10":  # the header's bit depth; Pillow would cut it to 8
                 raise _not_brightfield(path, "16 bits per channel")
             if picture.mode not in ("RGB", "RGBA", "P"):
                 raise _not_brightfield(path, f"an image of mode {picture.mode}")
@@ -85,15 +85,15 @@ def open_picture(path: Path) -> ImagePyramid:
 
 
 def open_tiff(path: Path) -> TiffPyramid | ImagePyramid:
-    """A TIFF or OME-TIFF by tifffile: its largest series, with the series' pyramid.
+    """Open the largest series of a TIFF or OME-TIFF, with its pyramid, by tifffile.
 
     Tiled images are read tile by tile, others are decoded into memory.
 
     Raises:
-        SlideError: damaged, too large, or not 8-bit RGB brightfield.
+        SlideError: the image is damaged, too large, or not 8-bit RGB brightfield.
     """
     try:
-        # any JSON with a "shape" would be taken for tifffile's own description
+        # otherwise tifffile takes any JSON with a "shape" for its own description
         with tifffile.TiffFile(path, is_shaped=False) as tif:
             if not tif.series:
                 raise _damaged(path, "no image in the TIFF")
@@ -114,11 +114,11 @@ def open_tiff(path: Path) -> TiffPyramid | ImagePyramid:
 
 
 class TiffPyramid:
-    """A tiled TIFF read tile by tile; the file is opened anew for each read: nothing is shared."""
+    """A tiled TIFF, read tile by tile. Each read opens the file anew, so that nothing is shared."""
 
     def __init__(self, path: Path, pages: list[Any], facts: FileFacts) -> None:
         self._path, self._pages, self.facts = path, pages, facts
-        # what tifffile reads lazily is read now, while the file is open
+        # tifffile reads these lazily, so they are read now, while the file is open
         self._tiles = [(p.dataoffsets, p.databytecounts, p.jpegtables, p.decode) for p in pages]
 
     @property
@@ -142,7 +142,7 @@ class TiffPyramid:
                     for tx in range(x // tw, -(-(x + w) // tw)):
                         for plane in range(planes):
                             index = (plane * down + ty) * across + tx
-                            if counts[index] == 0:  # sparse: never written
+                            if counts[index] == 0:  # a sparse file: this tile was never written
                                 continue
                             file.seek(offsets[index])
                             tile = decode(file.read(counts[index]), index, jpegtables=tables)[0]
@@ -154,7 +154,7 @@ class TiffPyramid:
         return on_white(out) if samples == 4 else out
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file stays open."""
 
     def __reduce__(self) -> tuple[Callable[[Path], Pyramid], tuple[Path]]:
         return open_tiff, (self._path,)
@@ -186,13 +186,13 @@ def _check_complete(pages: list[Any], path: Path) -> None:
     for page in pages:
         end = max(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True))
         if end > size:
-            raise _damaged(path, f"{size} bytes where the image needs {end}")
+            raise _damaged(path, f"{size} bytes, but the image needs {end}")
 
 
 def _check_size(height: int, width: int, path: Path) -> None:
     if height * width > MAX_PIXELS_IN_MEMORY:
         raise SlideError(
-            "the image is too large to be decoded whole, and it has no tiles",
+            "the image has no tiles and is too large to be decoded as a whole",
             expected=f"at most {MAX_PIXELS_IN_MEMORY} pixels",
             found=f"{width} x {height}",
             where=path.name,
@@ -210,7 +210,7 @@ def _facts(page: Any, ome_xml: str | None) -> FileFacts:
 
 
 def _ome_mpp(xml: str | None, page: Any) -> tuple[float, float] | None:
-    """(y, x) micrometres from the first OME ``Pixels`` of the page's size that states them."""
+    """The (y, x) um per pixel of the first OME ``Pixels`` with the page's size, or None."""
     try:
         root = ElementTree.fromstring(xml or "")
     except ElementTree.ParseError:
@@ -233,7 +233,7 @@ def _ome_mpp(xml: str | None, page: Any) -> tuple[float, float] | None:
 
 
 def _tag_mpp(page: Any) -> tuple[float, float] | None:
-    """(y, x) micrometres from the TIFF resolution tags, when they have a unit of length."""
+    """The (y, x) micrometres per pixel of the TIFF resolution tags, or None without a unit."""
     tags = page.tags
     unit = _UM_PER_TIFF_UNIT.get(
         int(tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 2)
@@ -248,7 +248,7 @@ def _tag_mpp(page: Any) -> tuple[float, float] | None:
 
 
 def positive(text: str | None) -> float | None:
-    """A positive finite number written in ``text``, or None."""
+    """The positive, finite number in ``text``, or None."""
     try:
         value = float(text or "")
     except ValueError:
@@ -258,8 +258,8 @@ def positive(text: str | None) -> float | None:
 
 def _not_brightfield(path: Path, found: str) -> SlideError:
     return SlideError(
-        "not an RGB brightfield image",
-        expected="8 bits per channel, red, green and blue in one plane",
+        "this is not an RGB brightfield image",
+        expected="8 bits per channel; red, green and blue in one plane",
         found=found,
         where=path.name,
         hint="fluorescence, greyscale and 16-bit images cannot be unmixed by optical density",
@@ -267,9 +267,4 @@ def _not_brightfield(path: Path, found: str) -> SlideError:
 
 
 def _damaged(path: Path, error: Exception | str) -> SlideError:
-    return SlideError(
-        "the image cannot be read; the file is damaged or truncated",
-        found=str(error) or type(error).__name__,
-        where=path.name,
-        hint="copy it again from its source and compare checksums",
-    )
+    return damaged("the image cannot be read", str(error) or type(error).__name__, path.name)

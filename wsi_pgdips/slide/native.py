@@ -1,4 +1,4 @@
-"""A slide's own levels at OpenSlide's interface, whatever reads the file."""
+"""A slide's own levels with OpenSlide's interface, whichever library reads the file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Size = tuple[int, int]
 
 
 class NativePixels:
-    """RGBA of any level and place, (x, y) in level-0 pixels as OpenSlide has it. Thread-safe.
+    """RGBA pixels of any level, at (x, y) level-0 pixels as in OpenSlide. Thread-safe.
 
     Args:
         path: whole-slide file or image; see ``open_source``.
-        icc: convert to sRGB by the embedded profile, as the run did that the fields are from.
+        icc: convert to sRGB by the embedded profile, like the run that made the fields.
 
     Raises:
-        SlideError: missing, unreadable, or not RGB brightfield.
+        SlideError: the file is missing, unreadable, or not RGB brightfield.
     """
 
     def __init__(self, path: Path, *, icc: bool = False) -> None:
@@ -36,7 +36,7 @@ class NativePixels:
         self._to_srgb = None if profile is None else ToSrgb(profile)
 
     def read_rgba(self, location: Size, level: int, size: Size) -> ByteArray:
-        """(h, w, 4) uint8, straight alpha; what lies outside the slide is transparent.
+        """Read (h, w, 4) uint8 with straight alpha; pixels outside the slide are transparent.
 
         Raises:
             SlideError: the pixels cannot be read.
@@ -65,7 +65,7 @@ class NativePixels:
 
 
 class BorrowedPixels:
-    """The same over a slide object that the caller has opened, and closes."""
+    """The interface of :class:`NativePixels` over a slide that the caller opens and closes."""
 
     def __init__(self, slide: Any) -> None:
         self._slide = slide
@@ -77,11 +77,11 @@ class BorrowedPixels:
         return np.array(self._slide.read_region(location, level, size).convert("RGBA"))
 
     def close(self) -> None:
-        """Left to who opened it."""
+        """Do nothing: the caller closes its slide."""
 
 
 def _described(pyramid: Pyramid) -> tuple[tuple[float, ...], dict[str, str]]:
-    """Downsamples and properties, as OpenSlide gives them or would."""
+    """The downsamples and properties in OpenSlide's form."""
     if isinstance(pyramid, OpenSlidePyramid):
         return pyramid.level_downsamples, pyramid.all_properties()
     (height, width), facts = pyramid.level_shapes[0], pyramid.facts

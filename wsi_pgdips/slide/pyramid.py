@@ -1,20 +1,21 @@
-"""What every kind of file offers: RGB pixels level by level, and the facts beside them."""
+"""The common interface of all slide files: RGB pixels level by level, and the facts beside them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from wsi_pgdips.errors import SlideError
 from wsi_pgdips.records import ByteArray
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file says of itself beside pixels; nothing personal.
+    """The facts that a file states beside its pixels; nothing personal.
 
     Attributes:
         vendor: scanner maker or kind of file.
-        mpp_yx: micrometres per level-0 pixel, down and across, as the file has it.
+        mpp_yx: micrometres per level-0 pixel, down and across, as stated in the file.
         objective_power: magnification of the objective.
         bounds_l0: (y, x, height, width) of the scanned part.
         icc_profile: the embedded colour profile.
@@ -30,7 +31,7 @@ class FileFacts:
 
     @property
     def mpp(self) -> float | None:
-        """Mean of the two directions."""
+        """The mean of both directions, or None."""
         return None if self.mpp_yx is None else (self.mpp_yx[0] + self.mpp_yx[1]) / 2
 
 
@@ -44,17 +45,22 @@ class Pyramid(Protocol):
 
     @property
     def level_exact(self) -> tuple[bool, ...]:
-        """Per level: windows come as stored; otherwise interpolated, off by a level-0 pixel."""
+        """True for each level whose windows come as stored.
+
+        Windows of other levels are interpolated, and off by up to a level-0 pixel.
+        """
         ...
 
     @property
     def facts(self) -> FileFacts: ...
 
     def read_level(self, level: int, y: int, x: int, h: int, w: int) -> ByteArray:
-        """(h, w, 3) uint8 of a window inside the level, in its own pixels, alpha on white.
+        """Read a window inside the level, in the level's own pixels: (h, w, 3) uint8.
+
+        Transparent pixels are composited on white.
 
         Raises:
-            SlideError: the pixels cannot be read; later reads of others still work.
+            SlideError: the pixels cannot be read; later reads of other pixels still work.
         """
         ...
 
@@ -62,7 +68,7 @@ class Pyramid(Protocol):
 
 
 class MemoryPyramid:
-    """One level held in memory: (H, W, 3) uint8."""
+    """A single level in memory: (H, W, 3) uint8."""
 
     def __init__(self, rgb: ByteArray, facts: FileFacts) -> None:
         self._rgb, self._facts = rgb, facts
@@ -83,4 +89,14 @@ class MemoryPyramid:
         return self._rgb[y : y + h, x : x + w]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
+
+
+def damaged(message: str, found: object, where: object) -> SlideError:
+    """The error about a damaged file."""
+    return SlideError(
+        f"{message}; the file is damaged or truncated",
+        found=found,
+        where=where,
+        hint="copy it again from its source and compare checksums",
+    )

@@ -1,8 +1,8 @@
-"""Open slides: OpenSlide for whole-slide formats, ``image`` for the rest.
+"""Opening of slides: OpenSlide reads whole-slide formats, ``image`` reads the rest.
 
-The only place where (x, y) exists, because OpenSlide speaks it. Nothing personal leaves it:
-of a file's properties only the vendor, numbers and a content hash are kept (``_facts``), never
-user, date, case, barcode, comment, path, label or macro image.
+(x, y) pairs appear here and in ``native`` only, because OpenSlide uses them. Nothing personal
+leaves this module: of a file's properties it keeps only the vendor, numbers and a content hash
+(``_facts``), never user, date, case, barcode, comment, path, label or macro image.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ import numpy as np
 import openslide
 from openslide.lowlevel import OpenSlideUnsupportedFormatError
 
+from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.records import ByteArray, SlideMeta
 from wsi_pgdips.slide.colour import on_white
 from wsi_pgdips.slide.image import open_picture, open_tiff, positive
-from wsi_pgdips.slide.pyramid import FileFacts, Pyramid
-from wsi_pgdips.slide.scale import make_grid, says_mpp
-from wsi_pgdips.slide.source import ArraySource, PyramidSource
-
-__all__ = ["ArraySource", "open_source", "read_meta"]
+from wsi_pgdips.slide.pyramid import FileFacts, Pyramid, damaged
+from wsi_pgdips.slide.source import PyramidSource, has_usable_mpp, make_grid
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
@@ -39,9 +37,9 @@ _MPP_Y, _MPP_X = openslide.PROPERTY_NAME_MPP_Y, openslide.PROPERTY_NAME_MPP_X
 class OpenSlidePyramid:
     """A slide that OpenSlide reads.
 
-    A failed read leaves an OpenSlide handle unusable for good, so handles are replaced: a read that
-    fails is tried once more on a handle of its own, as another thread's bad tile may have been the
-    cause, and the broken one is dropped (never closed: other threads may still be inside it).
+    A failed read makes an OpenSlide handle unusable, and another thread's bad tile may have caused
+    it. So a failed read is tried once more on a new handle. The broken handle is dropped but not
+    closed, because other threads may still use it.
 
     Raises:
         openslide.OpenSlideError: the file cannot be opened.
@@ -55,7 +53,7 @@ class OpenSlidePyramid:
         self._pid = os.getpid()
         self.level_shapes = tuple((h, w) for w, h in handle.level_dimensions)
         self.level_downsamples = tuple(float(d) for d in handle.level_downsamples)
-        # positions are given in level-0 pixels; elsewhere OpenSlide would interpolate
+        # OpenSlide takes level-0 positions, and interpolates if they are not whole level pixels
         self.level_exact = tuple(d == round(d) for d in self.level_downsamples)
         self.facts = _facts(handle)
 
@@ -64,10 +62,10 @@ class OpenSlidePyramid:
         return on_white(self.read_rgba((round(x * scale), round(y * scale)), level, (w, h)))
 
     def read_rgba(self, where_l0: tuple[int, int], level: int, size: tuple[int, int]) -> ByteArray:
-        """(h, w, 4) uint8 of a region as OpenSlide gives it: (x, y), (width, height).
+        """Read (h, w, 4) uint8 of a region at (x, y), of size (width, height), as in OpenSlide.
 
         Raises:
-            SlideError: the pixels cannot be read; later reads of others still work.
+            SlideError: the pixels cannot be read; later reads of other pixels still work.
         """
         shared = self._shared()
         try:
@@ -79,11 +77,10 @@ class OpenSlidePyramid:
             rgba = np.array(own.read_region(where_l0, level, size))
         except (openslide.OpenSlideError, OSError) as error:
             (x, y), (w, h) = where_l0, size
-            raise SlideError(
-                "pixels of the slide cannot be read; the file is damaged or truncated",
-                found=error,
-                where=f"{self._path.name}, level {level}, {w}x{h} pixels, level-0 x {x}, y {y}",
-                hint="copy it again from its source and compare checksums",
+            raise damaged(
+                "pixels of the slide cannot be read",
+                error,
+                f"{self._path.name}, level {level}, {w}x{h} pixels, level-0 x {x}, y {y}",
             ) from None
         with self._lock:
             if self._handle is None:
@@ -91,12 +88,12 @@ class OpenSlidePyramid:
         return rgba
 
     def all_properties(self) -> dict[str, str]:
-        """All that the file says, also what is personal: for who holds the slide anyway."""
+        """All properties of the file, personal ones too; for callers who hold the slide anyway."""
         return dict(self._shared().properties)
 
     def _shared(self) -> Any:
         with self._lock:
-            # a handle taken through a fork shares its file position with the parent
+            # after a fork, a handle shares its file position with the parent process
             if self._handle is None or self._pid != os.getpid():
                 try:
                     self._handle = openslide.OpenSlide(self._path)
@@ -113,7 +110,7 @@ class OpenSlidePyramid:
                 self._handle = None
 
     def close(self) -> None:
-        """Let go of the file; it is closed when the last read in flight has ended."""
+        """Release the file; it is closed when the last running read has ended."""
         with self._lock:
             self._handle = None
 
@@ -130,19 +127,19 @@ def open_source(
     block: int = 4096,
     icc: bool = False,
 ) -> PyramidSource:
-    """A slide or image on the output grid for a wanted mpp.
+    """Open a slide or image on the output grid for a wanted mpp.
 
     Args:
         path: whole-slide file, OME-TIFF, plain TIFF, PNG or JPEG.
         mpp: wanted micrometres per output pixel, snapped to an integer downsample within 6 %;
             "native" for the slide's own pixels.
-        mpp_source: micrometres per level-0 pixel, in place of the file's.
+        mpp_source: micrometres per level-0 pixel, overrides the file's.
         tile, block: sides of tiles and blocks in output pixels.
-        icc: convert to sRGB by the embedded profile; no error where there is none.
+        icc: convert to sRGB by the embedded profile, if there is one.
 
     Raises:
-        SlideError: missing, unreadable, not RGB brightfield, or without a usable mpp.
-        SettingsError: an option outside its limits.
+        SlideError: the file is missing, unreadable, not RGB brightfield, or has no usable mpp.
+        SettingsError: an option is outside its limits.
     """
     file = Path(path).absolute()
     pyramid = open_pyramid(file)
@@ -158,35 +155,48 @@ def open_source(
     return PyramidSource(pyramid, _meta(file, pyramid), grid, icc=icc)
 
 
-def mpp_where_silent(path: str | os.PathLike[str], told: float | None) -> float | None:
-    """``told`` for a file without a usable mpp of its own; None for others.
+def open_slide(slide: Path, settings: ScientificSettings) -> PyramidSource:
+    """Open a slide on the output grid that the settings of a run ask for.
 
     Raises:
-        SlideError: missing, unreadable, or not RGB brightfield.
+        SlideError, SettingsError: see :func:`open_source`.
     """
-    if told is None or says_mpp(open_pyramid(Path(path).absolute()).facts):
+    s = settings
+    return open_source(
+        slide, mpp=s.mpp, mpp_source=s.mpp_source, tile=s.tile, block=s.block, icc=s.icc
+    )
+
+
+def fallback_mpp(path: str | os.PathLike[str], mpp: float | None) -> float | None:
+    """Return ``mpp`` for a file without a usable mpp of its own, and None for other files.
+
+    Raises:
+        SlideError: the file is missing, unreadable, or not RGB brightfield.
+    """
+    if mpp is None or has_usable_mpp(open_pyramid(Path(path).absolute()).facts):
         return None
-    return told
+    return mpp
 
 
 def read_meta(path: str | os.PathLike[str]) -> SlideMeta:
-    """What is known of a slide; works without an mpp (``mpp_l0`` is then None).
+    """Read the metadata of a slide.
 
-    ``mpp_l0`` is the mean of both directions, believable or not; ``bounds_l0`` is
-    (y, x, height, width) of the scanned part; ``checksum`` see :func:`file_checksum`.
+    ``mpp_l0`` is the mean of both directions, plausible or not, and None if the file states none;
+    ``bounds_l0`` is (y, x, height, width) of the scanned part; ``checksum`` is that of
+    :func:`file_checksum`.
 
     Raises:
-        SlideError: missing, unreadable, or not RGB brightfield.
+        SlideError: the file is missing, unreadable, or not RGB brightfield.
     """
     file = Path(path).absolute()
     return _meta(file, open_pyramid(file))
 
 
 def file_checksum(path: Path) -> str:
-    """Hex SHA-256 of the size in bytes (decimal, then a newline) and content of a file.
+    """The hex SHA-256 of a file's size in bytes (decimal, then a newline) and its content.
 
-    From 64 MiB on, of 64 pieces of 1 MiB evenly spaced from the first to the last byte in place of
-    the content. Of slides in several files the one that is opened is hashed.
+    From 64 MiB on, 64 pieces of 1 MiB stand for the content, evenly spaced from the first to the
+    last byte. For a slide in several files, only the file that is opened is hashed.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
@@ -202,22 +212,22 @@ def file_checksum(path: Path) -> str:
 
 
 def open_pyramid(path: Path) -> Pyramid:
-    """Open a file, and read a few pixels to see that it can be done.
+    """Open a file, and read a few pixels to check that this works.
 
     Raises:
-        SlideError: missing, unreadable, or not RGB brightfield.
+        SlideError: the file is missing, unreadable, or not RGB brightfield.
     """
     try:
         if path.is_dir():
             raise SlideError(
-                "a folder, not a slide",
+                "this is a folder, not a slide",
                 where=path,
-                hint="of a slide in many files, name the main one (.mrxs, one .dcm, ...)",
+                hint="if the slide has many files, give the main one (.mrxs, one .dcm, ...)",
             )
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError:
-        raise SlideError("no such file", where=path) from None
+        raise SlideError("there is no such file", where=path) from None
     except OSError as error:
         raise SlideError("the file cannot be opened", found=error.strerror, where=path) from None
     if magic.startswith(_PICTURE_MAGIC):
@@ -234,23 +244,18 @@ def _open_slide(path: Path, *, is_tiff: bool) -> Pyramid:
         if is_tiff:
             return open_tiff(path)
         raise SlideError(
-            "not a slide or image of a known format",
+            "this is not a slide or image of a known format",
             expected="a format of OpenSlide, OME-TIFF, TIFF, PNG or JPEG",
             where=path,
         ) from None
     except openslide.OpenSlideError as error:
         if is_tiff:
-            # a compression OpenSlide lacks, or damage that can be named more clearly
+            # either OpenSlide lacks the compression, or tifffile describes the damage better
             return open_tiff(path)
-        raise SlideError(
-            "the slide cannot be opened; the file is damaged or truncated",
-            found=error,
-            where=path,
-            hint="copy it again from its source and compare checksums",
-        ) from None
+        raise damaged("the slide cannot be opened", error, path) from None
     if slide.facts.vendor != "generic-tiff":
         return slide
-    # OpenSlide turns greyscale and 16-bit TIFFs into RGB silently, and misses SubIFD pyramids
+    # OpenSlide silently turns greyscale and 16-bit TIFFs into RGB, and misses SubIFD pyramids
     tiff = open_tiff(path)
     if tiff.facts.vendor == "ome-tiff" or len(tiff.level_shapes) > len(slide.level_shapes):
         return tiff
@@ -258,31 +263,26 @@ def _open_slide(path: Path, *, is_tiff: bool) -> Pyramid:
 
 
 def _probe(pyramid: Pyramid, path: Path) -> None:
-    """Refuse a slide of which most probes fail; single bad tiles are left to the reads."""
+    """Refuse a slide if most of the probes fail; single bad tiles are left to later reads."""
     height, width = pyramid.level_shapes[0]
     h, w = min(_PROBE, height), min(_PROBE, width)
-    places = [(i * (height - h) // 4, j * (width - w) // 4) for i in range(5) for j in range(5)]
-    places = places[:: 2 if len(places) > 1 else 1]  # 13 places in quincunx
+    corners = [(i * (height - h) // 4, j * (width - w) // 4) for i in range(5) for j in range(5)]
+    corners = corners[::2]  # 13 of them, in quincunx
     errors = []
-    for y, x in places:
+    for y, x in corners:
         try:
             pyramid.read_level(0, y, x, h, w)
         except SlideError as error:
             errors.append(error)
-    if 2 * len(errors) > len(places):
-        raise SlideError(
-            "most of the slide cannot be read; the file is damaged or truncated",
-            found=errors[0].found,
-            where=path,
-            hint="copy it again from its source and compare checksums",
-        )
+    if 2 * len(errors) > len(corners):
+        raise damaged("most of the slide cannot be read", errors[0].found, path)
 
 
 def _meta(path: Path, pyramid: Pyramid) -> SlideMeta:
     facts = pyramid.facts
     name = path.name.removesuffix(path.suffix).removesuffix(".ome")
     return SlideMeta(
-        # what is not UTF-8 in it would make JSON that nobody else can read
+        # bytes that are not UTF-8 would make JSON that other programs cannot read
         name=name.encode(errors="backslashreplace").decode(),
         vendor=facts.vendor,
         shape_l0=pyramid.level_shapes[0],
@@ -297,7 +297,7 @@ def _meta(path: Path, pyramid: Pyramid) -> SlideMeta:
 
 
 def _facts(handle: Any) -> FileFacts:
-    """What may be kept of the properties: the vendor, numbers, and OpenSlide's own hash."""
+    """The facts of a slide; of its properties only the vendor, numbers and OpenSlide's hash."""
     found = handle.properties
     vendor = str(found.get(openslide.PROPERTY_NAME_VENDOR, "unknown"))
     kept = {openslide.PROPERTY_NAME_VENDOR: vendor}
@@ -319,7 +319,7 @@ def _facts(handle: Any) -> FileFacts:
 
 
 def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
-    """(y, x, height, width) of the scanned part in level-0 pixels, where the scanner says so."""
+    """The scanned part, (y, x, height, width) in level-0 pixels, or None if it is not stated."""
     values = [
         properties.get(name)
         for name in (

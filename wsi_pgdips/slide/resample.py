@@ -1,7 +1,7 @@
-"""From the pixels of a pyramid level to the output grid: which level, and which average.
+"""Resampling of a pyramid level to the output grid: the choice of the level, and the averages.
 
-Frames: ``_lvl`` are pixels of the slide's own level here, ``ratio`` level pixels an output pixel.
-A level with scale n has pixel j over level-0 pixels [j n, (j + 1) n), and output pixel i lies over
+Frames: ``_lvl`` are pixels of the slide's own level, ``ratio`` is level pixels per output pixel.
+Pixel j of a level with scale n covers level-0 pixels [j n, (j + 1) n). Output pixel i covers
 [i f, (i + 1) f), so its centre is at ``x_l0 = (i + 0.5) f - 0.5``.
 """
 
@@ -18,20 +18,20 @@ from PIL import Image
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.records import ByteArray, FloatArray
 
-# how far a level may misplace a pixel, in output pixels, before a finer level is taken
+# a level that may misplace a pixel by more than this, in output pixels, is not used
 MAX_SHIFT = 0.25
 SCALE_TOLERANCE = 1e-3
-# windows of an inexact level are placed in whole level-0 pixels and interpolated
+# windows of an inexact level are placed at whole level-0 pixels and interpolated
 WINDOW_SHIFT_L0 = 1.0
-# weights are whole parts, counts between the axes whole subcounts: float32 adds them without error
-# while 255 * PARTS * SUBCOUNTS < 2**24
+# weights are whole multiples of 1 / PARTS, intermediate values of 1 / SUBCOUNTS: float32 adds them
+# without error as long as 255 * PARTS * SUBCOUNTS < 2**24
 PARTS = 4096
 SUBCOUNTS = 16
-# level pixels and output pixels, at most, of a block that is one matrix product: longer ones
-# multiply by more zeros, shorter ones convert more pixels twice
+# the most level pixels and output pixels in one matrix product: longer blocks multiply by more
+# zeros, shorter blocks convert more pixels twice
 BLOCK_LVL = 32
 BLOCK_MAX = 8
-# blocks of rows that are held as float32 at once
+# blocks of rows that are in memory as float32 at once
 STRIPE = 16
 
 
@@ -43,8 +43,8 @@ class Level:
         index: its number in the file; 0 is finest.
         shape: (height, width) in its own pixels.
         scale: level-0 pixels per pixel of this level.
-        slack_l0: by how many level-0 pixels its far edge may be misplaced, given its shape.
-        exact: any pixel window can be read as stored, without interpolation by the reading library.
+        slack_l0: level-0 pixels by which its far edge may be misplaced, given its shape.
+        exact: any window of pixels is read as stored, without interpolation by the library.
     """
 
     index: int
@@ -55,12 +55,11 @@ class Level:
 
 
 def describe_levels(shapes: Sequence[tuple[int, int]], exact: Sequence[bool]) -> tuple[Level, ...]:
-    """The levels with their true scale.
+    """Describe the levels with their true scale.
 
-    Scanners downsample by an integer n and round the shape, so 14486 -> 3621 is n = 4 and not the
-    4.0006 of the shapes' ratio, which would drift by pixels over the slide. What cannot be told
-    from the shapes (the rounded rest) is kept as ``slack_l0``. Levels of another aspect are left
-    out.
+    Scanners downsample by an integer n and round the shape. So 14486 -> 3621 is n = 4, not 4.0006
+    as the ratio of the shapes says, which would drift by pixels over the slide. The uncertainty due
+    to rounding becomes ``slack_l0``. Levels of another aspect ratio are left out.
     """
     height, width = shapes[0]
     levels = []
@@ -78,11 +77,11 @@ def describe_levels(shapes: Sequence[tuple[int, int]], exact: Sequence[bool]) ->
 
 
 def choose_level(levels: Sequence[Level], factor: float, *, exact: bool = True) -> Level:
-    """The coarsest level fit for ``factor`` level-0 pixels per output pixel.
+    """Choose the coarsest level that fits ``factor`` level-0 pixels per output pixel.
 
-    Fit means: not coarser than the factor, no pixel misplaced by more than ``MAX_SHIFT`` output
-    pixels, and for an integer factor an integer ratio, so that a plain mean remains to be done.
-    With ``exact`` only levels are taken that can be read window by window as stored.
+    A level fits if it is not coarser than the factor and misplaces no pixel by more than
+    ``MAX_SHIFT`` output pixels. With ``exact`` its windows must also be read as stored, and an
+    integer factor needs an integer ratio, so that a plain mean is enough.
     """
     fit = levels[0]
     for level in levels:
@@ -99,16 +98,16 @@ def choose_level(levels: Sequence[Level], factor: float, *, exact: bool = True) 
 
 
 def is_integer(ratio: float) -> bool:
-    """Whether a ratio is a whole number up to rounding errors."""
+    """Return whether a ratio is a whole number, up to rounding errors."""
     return abs(ratio - round(ratio)) < 1e-6
 
 
 def box_mean(pixels: ByteArray, ratio: int) -> ByteArray:
-    """(h ratio, w ratio, 3) -> (h, w, 3): mean of squares, rounded to nearest (halves up)."""
+    """Means of ratio x ratio squares, rounded half up: (h ratio, w ratio, 3) -> (h, w, 3)."""
     if ratio == 1:
         return pixels
     if ratio & (ratio - 1) == 0:
-        # Pillow's is ten times faster, and exact for powers of two only
+        # Pillow is ten times as fast, but exact for powers of two only
         return np.asarray(Image.fromarray(pixels).reduce(ratio))
     total = np.zeros((pixels.shape[0] // ratio, pixels.shape[1] // ratio, 3), np.uint32)
     for dy in range(ratio):
@@ -119,9 +118,9 @@ def box_mean(pixels: ByteArray, ratio: int) -> ByteArray:
 
 
 def taps_lvl(start: int, n: int, ratio: float, length: int) -> tuple[int, int]:
-    """The level pixels [first, stop) that :func:`antialiased` makes n output pixels of.
+    """The level pixels [first, stop) that :func:`antialiased` needs for n output pixels.
 
-    Along one axis, from output pixel ``start`` on; ``length`` is the level's.
+    This is for one axis, from output pixel ``start`` on; ``length`` is the level's.
     """
     reach = max(ratio, 1.0)
     first = math.floor((start + 0.5) * ratio - reach + 0.5)
@@ -138,16 +137,18 @@ def antialiased(
 ) -> ByteArray:
     """Resample level pixels to ``region`` of the output grid: (h, w, C) -> (region.h, region.w, C).
 
-    Hamming-windowed sinc scaled to the ratio: no negative lobes, so no bright fringes that would
-    read as negative optical density. Where the level ends the kernel is cut and renormalised.
+    The kernel is a Hamming-windowed sinc, scaled to the ratio. It has no negative lobes, so no
+    bright fringes arise that would look like negative optical density. At the ends of the level the
+    kernel is cut and renormalised.
 
-    Any window gives the bytes of the whole level: weights follow from the absolute index of an
-    output pixel and are rounded to 12 bits, what passes between the axes to 1/16 of a count, so
-    that float32 holds every sum of products exactly, in whatever order it is added. Then pixels are
-    rounded, halves up.
+    A pixel has the same bytes whichever window it is computed in. Weights depend on the absolute
+    index of an output pixel and are rounded to 12 bits; values between the two axes are rounded to
+    1/16 of a count. So float32 holds every sum of products exactly, in any order of addition. At
+    the end pixels are rounded half up.
 
     Args:
-        pixels: uint8 window of the level with at least the pixels of :func:`taps_lvl` of both axes.
+        pixels: uint8 window of the level, with at least the pixels of :func:`taps_lvl` on both
+            axes.
         origin_lvl: (y, x) of its first pixel in the level.
         region: not empty, inside the output grid.
         ratio: level pixels per output pixel.
@@ -157,11 +158,11 @@ def antialiased(
     block = min(max(int(BLOCK_LVL / ratio), 1), BLOCK_MAX)
     down = _bands(region.y, region.h, ratio, shape_lvl[0], (y0, y0 + h), block)
     across = [
-        # channels stay interleaved: moving them apart takes longer than multiplying by zeros
+        # channels stay interleaved: separating them takes longer than multiplying by zeros
         (_times(o, channels), _times(i, channels), _interleaved(weights, channels))
         for o, i, weights in _bands(region.x, region.w, ratio, shape_lvl[1], (x0, x0 + w), block)
     ]
-    # powers of two, so scaling is exact
+    # these are powers of two, so scaling is exact
     down = [(o, i, weights * np.float32(SUBCOUNTS)) for o, i, weights in down]
     across = [(o, i, weights / np.float32(SUBCOUNTS)) for o, i, weights in across]
     out = np.empty((region.h, region.w * channels), np.uint8)
@@ -181,17 +182,18 @@ def antialiased(
         for o, i, weights in across:
             np.matmul(between[:, i], weights, out=values[:, o])
         values += np.float32(0.5)
-        out[top:stop] = values  # cuts the fraction off
+        out[top:stop] = values  # the conversion to uint8 cuts the fraction off
     return out.reshape(region.h, region.w, channels)
 
 
 def _bands(
     start: int, n: int, ratio: float, length: int, window: tuple[int, int], block: int
 ) -> list[tuple[slice, slice, FloatArray]]:
-    """The weights of n output pixels along an axis, ``block`` of them at a time.
+    """The weights of n output pixels along an axis, in blocks of ``block`` output pixels.
 
-    Per block: its output pixels, counted from ``start``, its level pixels, counted from the start
-    of ``window`` = (first, stop), and its (output pixels, level pixels) part of :func:`_weights`.
+    Each block has its output pixels (counted from ``start``), its level pixels (counted from the
+    start of ``window`` = (first, stop)), and its part of :func:`_weights`, (output pixels, level
+    pixels).
     """
     first, weights = _weights(start, n, ratio, length)
     begins = first[::block]
@@ -210,7 +212,10 @@ def _bands(
 def _weights(
     start: int, n: int, ratio: float, length: int
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """(n,) first level pixels, and (n, taps) weights, whole parts of ``PARTS`` that sum to 1."""
+    """The first level pixel of each output pixel, (n,), and its weights, (n, taps).
+
+    Weights are whole multiples of 1 / PARTS and sum to 1.
+    """
     reach = max(ratio, 1.0)
     centre = np.arange(start + 0.5, start + n) * ratio
     first = np.floor(centre - reach + 0.5).astype(np.int64)
@@ -218,7 +223,7 @@ def _weights(
     x = (taps + 0.5 - centre[:, None]) / reach
     kernel = np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x))
     kernel[(np.abs(x) >= 1) | (taps < 0) | (taps >= length)] = 0
-    # running sums are rounded instead of weights: the last one is then whole, and errors cancel
+    # running sums are rounded, not weights: the last sum is then whole, and errors cancel
     running = np.cumsum(kernel, axis=1)
     whole = np.rint(running * (PARTS / running[:, -1:]))
     return first, (np.diff(whole, axis=1, prepend=0) / PARTS).astype(np.float32)
@@ -229,7 +234,7 @@ def _times(span: slice, channels: int) -> slice:
 
 
 def _interleaved(weights: FloatArray, channels: int) -> FloatArray:
-    """(out, in) -> (in * channels, out * channels): each channel to itself."""
+    """Weights for interleaved channels: (out, in) -> (in * channels, out * channels)."""
     n_out, n_in = weights.shape
     spread = np.zeros((n_in, channels, n_out, channels), np.float32)
     for c in range(channels):
@@ -240,9 +245,9 @@ def _interleaved(weights: FloatArray, channels: int) -> FloatArray:
 def area_mean(
     pixels: ByteArray, spans_y: npt.NDArray[np.float64], spans_x: npt.NDArray[np.float64]
 ) -> ByteArray:
-    """Exact area mean over a grid of rectangles: (h, w, 3) -> (len(spans_y), len(spans_x), 3).
+    """The exact area mean over a grid of rectangles: (h, w, 3) -> (len(spans_y), len(spans_x), 3).
 
-    Spans are (n, 2) start and stop in pixels, 0 at the outer border of the first pixel; fractions
+    Spans are (n, 2) starts and stops in pixels; 0 is the outer border of the first pixel. Fractions
     of a pixel count by their area.
     """
     rows = _mean_over(pixels, spans_y)
@@ -253,7 +258,7 @@ def area_mean(
 def _mean_over(
     values: npt.NDArray[np.uint8] | npt.NDArray[np.float64], spans: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Means along axis 0, from differences of the running sum."""
+    """The means over spans of axis 0, as differences of the running sum: (spans, w, 3)."""
     n = values.shape[0]
     kind = np.uint32 if values.dtype == np.uint8 else np.float64
     below = np.zeros((n + 1, *values.shape[1:]), kind)

@@ -1,4 +1,4 @@
-"""A pyramid of pixels, wherever it comes from, read on the output grid."""
+"""A pyramid or an array on its output grid: the choice of the grid, and reading on it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.errors import SlideError
-from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.geometry import MPP_LIMITS, OutputGrid, Region, choose_factor
 from wsi_pgdips.records import ByteArray, SlideMeta
 from wsi_pgdips.slide.colour import ToSrgb
 from wsi_pgdips.slide.pyramid import FileFacts, MemoryPyramid, Pyramid
@@ -24,11 +24,81 @@ from wsi_pgdips.slide.resample import (
     is_integer,
     taps_lvl,
 )
-from wsi_pgdips.slide.scale import make_grid
 
-# level pixels a side that are held at once: bounds memory whatever is asked for
+MAX_ANISOTROPY = 0.02
+
+
+def make_grid(
+    shape_l0: tuple[int, int],
+    facts: FileFacts,
+    *,
+    mpp: float | Literal["native"],
+    mpp_source: float | None,
+    tile: int,
+    block: int,
+    where: object = None,
+) -> OutputGrid:
+    """Make the output grid for a wanted mpp; ``mpp_source`` overrides the file's mpp.
+
+    Raises:
+        SlideError: the slide has no mpp, or an absurd one, or one that differs between the
+            directions by more than 2 %; or the wanted mpp is finer than the slide's.
+        SettingsError: an option is outside its limits.
+    """
+    for option, value in (("--mpp", mpp), ("--mpp-source", mpp_source)):
+        if isinstance(value, float | int) and not MPP_LIMITS[0] <= value <= MPP_LIMITS[1]:
+            raise SettingsError(
+                "the mpp is outside the range of a microscope",
+                expected=f"{MPP_LIMITS[0]} to {MPP_LIMITS[1]} um/px",
+                found=f"{value:g}",
+                where=option,
+            )
+    mpp_l0 = _checked_mpp(facts, where) if mpp_source is None else mpp_source
+    factor = 1.0 if mpp == "native" else choose_factor(mpp_l0, mpp)
+    return OutputGrid(shape_l0, factor, mpp_l0 * factor, tile, block)
+
+
+def has_usable_mpp(facts: FileFacts) -> bool:
+    """Return whether the file's own mpp can be used."""
+    try:
+        _checked_mpp(facts, None)
+    except SlideError:
+        return False
+    return True
+
+
+def _checked_mpp(facts: FileFacts, where: object) -> float:
+    value, mpp_yx = facts.mpp, facts.mpp_yx
+    if mpp_yx is None or value is None:
+        raise SlideError(
+            "the slide does not state the size of its pixels",
+            expected="micrometres per pixel in the file's metadata",
+            found="none",
+            where=where,
+            hint="give it with --mpp-source, e.g. 0.25 for most 40x scans and 0.5 for 20x",
+        )
+    if not MPP_LIMITS[0] <= value <= MPP_LIMITS[1]:
+        raise SlideError(
+            "the slide's pixel size is absurd",
+            expected=f"{MPP_LIMITS[0]} to {MPP_LIMITS[1]} um/px",
+            found=f"{value:.4g} um/px",
+            where=where,
+            hint="give the true one with --mpp-source",
+        )
+    if abs(mpp_yx[0] - mpp_yx[1]) > MAX_ANISOTROPY * value:
+        raise SlideError(
+            "the slide's pixels are not square",
+            expected=f"mpp down and across within {MAX_ANISOTROPY:.0%}",
+            found=f"{mpp_yx[0]:.4g} down, {mpp_yx[1]:.4g} across",
+            where=where,
+            hint="if only the metadata is wrong, give the true mpp with --mpp-source",
+        )
+    return value
+
+
+# side in level pixels of the largest part in memory at once, whatever the size of a request
 CHUNK_LVL = 2048
-# unreadable parts of an overview are narrowed down to about this many level pixels
+# unreadable parts of an overview are located to within about this many level pixels
 SMALLEST_LVL = 256
 
 
@@ -36,11 +106,11 @@ class PyramidSource:
     """A :class:`~wsi_pgdips.records.TileSource` over a pyramid.
 
     Args:
-        pyramid: where the pixels come from.
-        meta: what is known of the slide.
+        pyramid: the pixels.
+        meta: the slide's metadata.
         grid: the output grid; its ``shape_l0`` is the pyramid's.
-        icc: convert to sRGB by the embedded profile; without a profile nothing is converted
-            (``meta.has_icc`` tells).
+        icc: convert to sRGB by the embedded profile. Without a profile (see ``meta.has_icc``)
+            nothing is converted.
     """
 
     def __init__(
@@ -63,14 +133,15 @@ class PyramidSource:
 
     @property
     def unreadable(self) -> tuple[Region, ...]:
-        """Regions, in output pixels, that the latest ``overview`` could not read and left white."""
+        """The regions in output pixels that the last ``overview`` could not read and left white."""
         return self._unreadable
 
     def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
-        """(h, w, 3) uint8 RGB of the output grid; what lies outside the image is white.
+        """Read (h, w, 3) uint8 RGB of the output grid; pixels outside the image are white.
 
-        A pixel has the same bytes whatever window it is read in. For integer factors it is the
-        rounded mean of its level pixels, for others their average under a kernel (``antialiased``).
+        A pixel has the same bytes in whichever window it is read. For integer factors it is the
+        rounded mean of its level pixels, for others their average under the kernel of
+        ``antialiased``.
 
         Raises:
             SlideError: the pixels cannot be read; reads of other windows still work.
@@ -97,7 +168,7 @@ class PyramidSource:
         return rgb if self._to_srgb is None else self._to_srgb(rgb)
 
     def _window(self, level: Level, y0: int, x0: int, y1: int, x1: int) -> ByteArray:
-        """Level pixels [y0, y1) x [x0, x1); a last row or column the level lacks is repeated."""
+        """Read level pixels [y0, y1) x [x0, x1); beyond the level, repeat its last row or column"""
         stop_y, stop_x = min(y1, level.shape[0]), min(x1, level.shape[1])
         rgb = self._pyramid.read_level(level.index, y0, x0, stop_y - y0, stop_x - x0)
         if (stop_y, stop_x) == (y1, x1):
@@ -105,14 +176,21 @@ class PyramidSource:
         return np.pad(rgb, ((0, y1 - stop_y), (0, x1 - stop_x), (0, 0)), mode="edge")
 
     def overview(self, mpp: float) -> tuple[ByteArray, float]:
-        """((H, W, 3) uint8 of the whole slide by area mean, s output pixels per overview pixel).
+        """Read the whole slide as area means.
 
-        s is a whole number and H = ceil(height / s). Read chunk by chunk from the coarsest level
-        that places pixels right, so memory does not grow with the slide. Parts that cannot be read
-        stay white and are listed in :attr:`unreadable`.
+        It is read chunk by chunk from the coarsest level that places pixels correctly, so memory
+        does not grow with the slide. Parts that cannot be read stay white and are listed in
+        :attr:`unreadable`.
+
+        Args:
+            mpp: wanted micrometres per overview pixel.
+
+        Returns:
+            (H, W, 3) uint8, and s, the output pixels per overview pixel; s is a whole number and
+            H = ceil(height / s).
 
         Raises:
-            SlideError: nothing at all could be read.
+            SlideError: no part could be read.
         """
         s = max(round(mpp / self._grid.mpp), 1)
         height, width = (-(-n // s) for n in self._grid.shape)
@@ -120,11 +198,7 @@ class PyramidSource:
         level = choose_level(self._levels, s * self._grid.factor, exact=False)
         ratio = s * self._grid.factor / level.scale
         side = max(int(CHUNK_LVL // 2 / ratio), 1)
-        todo = [
-            Region(y, x, side, side).clipped((height, width))
-            for y in range(0, height, side)
-            for x in range(0, width, side)
-        ]
+        todo = _parts(Region(0, 0, height, width), side, side)
         failed: list[tuple[Region, SlideError]] = []
         while todo:
             part = todo.pop()
@@ -134,7 +208,7 @@ class PyramidSource:
                 if max(part.h, part.w) == 1 or max(part.h, part.w) * ratio <= SMALLEST_LVL:
                     failed.append((part, error))
                 else:
-                    todo.extend(_quarters(part))
+                    todo.extend(_parts(part, -(-part.h // 2), -(-part.w // 2)))
                 continue
             out[part.slices] = rgb
         if failed and sum(part.h * part.w for part, _ in failed) == height * width:
@@ -168,20 +242,21 @@ class PyramidSource:
 
 
 def _spans(start: int, n: int, ratio: float, end: float) -> npt.NDArray[np.float64]:
-    """(n, 2) start and stop, in level pixels, of overview pixels along an axis that ends at end.
+    """Starts and stops of n overview pixels on an axis that ends at ``end``: (n, 2) level pixels.
 
-    A rounded-down level may end before its last overview pixel begins: that repeats its last row.
+    A level with a rounded-down shape may end before the last overview pixel begins; that pixel
+    repeats the last row.
     """
     edges = np.arange(start, start + n + 1) * ratio
     return np.stack((np.minimum(edges[:-1], end - 1), np.minimum(edges[1:], end)), axis=1)
 
 
-def _quarters(part: Region) -> list[Region]:
-    h, w = -(-part.h // 2), -(-part.w // 2)
+def _parts(whole: Region, h: int, w: int) -> list[Region]:
+    """Cut a region into parts of at most (h, w), in raster order."""
     return [
-        Region(y, x, min(h, part.stop_y - y), min(w, part.stop_x - x))
-        for y in range(part.y, part.stop_y, h)
-        for x in range(part.x, part.stop_x, w)
+        Region(y, x, min(h, whole.stop_y - y), min(w, whole.stop_x - x))
+        for y in range(whole.y, whole.stop_y, h)
+        for x in range(whole.x, whole.stop_x, w)
     ]
 
 
@@ -189,14 +264,15 @@ class ArraySource(PyramidSource):
     """An image in memory as a :class:`~wsi_pgdips.records.TileSource`.
 
     Args:
-        rgb: (H, W, 3) uint8; not copied, so it must not change afterwards.
+        rgb: (H, W, 3) uint8; it is not copied, so it must not change afterwards.
         mpp: micrometres per pixel of the array.
         output_mpp: the wanted mpp of the output grid, or "native" for the array's own pixels.
         tile, block: sides of tiles and blocks in output pixels.
         name: a name for reports.
 
     Raises:
-        SlideError: not a uint8 RGB image. SettingsError: an mpp outside its limits.
+        SlideError: this is not a uint8 RGB image.
+        SettingsError: an mpp is outside its limits.
     """
 
     def __init__(
@@ -211,7 +287,7 @@ class ArraySource(PyramidSource):
     ) -> None:
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
             raise SlideError(
-                "not an RGB image",
+                "this is not an RGB image",
                 expected="(height, width, 3) uint8",
                 found=f"{rgb.shape} {rgb.dtype}",
             )

@@ -1,8 +1,8 @@
-"""The slide on a disk near the run: copied there before, removed after.
+"""A temporary copy of the slide on a local disk: made before a run, removed after it.
 
-A run reads its slide in small pieces many times, which a network share answers slowly; it reads a
-file once from end to end as fast as it can. Whoever opens the copy sees what OpenSlide would see
-in the slide's own folder: the same names, and every file the slide consists of.
+A run reads small parts of its slide many times, and network shares answer such reads slowly, while
+they deliver a whole file fast. The copy looks to OpenSlide like the slide's own folder: it has the
+same names, and every file that belongs to the slide.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from wsi_pgdips.disk import PARTIAL, writing
 from wsi_pgdips.errors import OutputError, SlideError
 from wsi_pgdips.progress import Progress
 
-PIECE = 8 * 2**20  # bytes between two looks at ctrl-C
+PIECE = 8 * 2**20  # bytes copied between two reports of progress, which notice ctrl-C
 _MIB = 2**20
-_KEY_FILE = 2**20  # of a .vms this much is read: it is text of some KiB
+_KEY_FILE = 2**20  # bytes read of a .vms file, which is a text of some KiB
 
 Pieces = dict[Path, os.stat_result]
 
@@ -29,21 +29,22 @@ Pieces = dict[Path, os.stat_result]
 def staged(
     slide: Path, cache: Path | None, output: Path, progress: Progress, part: str = ""
 ) -> Iterator[Path]:
-    """The path to read the slide from: a copy under ``cache``, or the slide itself for None.
+    """Yield the path to read the slide from: a copy under ``cache``, or the slide itself if None.
 
-    The copy has a folder of its own there, of this slide as it is now and this output. It is
-    whole or absent, goes when the context ends, well or not, and where a killed run left one, the
-    next run of the same slide and output takes it over. ``cache`` is made where missing, and stays.
+    The copy has its own folder, named after the slide in its present state and the output. It is
+    complete or absent, and removed when the context ends, even after an error. If a killed run left
+    a copy behind, the next run of the same slide and output uses it. ``cache`` is created if
+    missing, and stays.
 
     Args:
-        slide: file to read; one that is missing, a folder or not readable in all its pieces comes
-            back as it is, so that its reader says why.
+        slide: file to read. If it is missing, a folder, or not readable in all its pieces, its own
+            path is yielded, so that the reader reports the reason.
         cache: folder on a local disk.
-        output, part: of the run, which shares its copy with no other.
-        progress: gets a stage of its own while bytes are copied.
+        output, part: identify the run; no other run shares its copy.
+        progress: gets its own stage while bytes are copied.
 
     Raises:
-        OutputError: too little space, or the operating system refused to copy.
+        OutputError: there is too little space, or the operating system refused to copy.
         SlideError: the slide changed while it was copied.
     """
     pieces = _pieces(slide.absolute()) if cache is not None else {}
@@ -60,31 +61,31 @@ def staged(
         for folder in (partial, home):
             try:
                 _remove(folder)
-            except OSError as error:  # no reason to fail a run that is done
+            except OSError as error:  # the run is done and must not fail for this
                 progress.note(f"the copy of the slide could not be removed: {error}")
 
 
 def _stage(pieces: Pieces, home: Path, partial: Path, progress: Progress) -> None:
-    """Copy the pieces into ``partial`` and call it ``home``, unless they are there already."""
+    """Copy the pieces into ``partial`` and rename it ``home``, unless they are there already."""
     root = next(iter(pieces)).parent
     sizes = {path.relative_to(root): stat.st_size for path, stat in pieces.items()}
     home.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
-    # sizes are looked at: scratch disks are swept of old files, and a removal may break off
+    # sizes are compared, because scratch disks are purged of old files and removals may break off
     if all((home / n).is_file() and (home / n).stat().st_size == s for n, s in sizes.items()):
         return
     _remove(home)
     needed = sum(sizes.values())
     if (free := shutil.disk_usage(home.parent).free) < needed:
         raise OutputError(
-            "too little space to copy the slide",
+            "there is too little space to copy the slide",
             expected=f"{_mib(needed)} MiB free",
             found=f"{free // _MIB} MiB free",
             where=home.parent,
-            hint="give another --cache, or leave it out to read the slide where it is",
+            hint="give another --cache, or omit it to read the slide from its own folder",
         )
     progress.stage("stage slide", _mib(needed), "MiB")
-    partial.mkdir(mode=0o700)  # scratch is shared, slides are not
+    partial.mkdir(mode=0o700)  # scratch disks are shared, slides are private
     done = 0
     for name, size in sizes.items():
         begun, target = done, partial / name
@@ -102,13 +103,13 @@ def _stage(pieces: Pieces, home: Path, partial: Path, progress: Progress) -> Non
                 expected=f"{size} bytes",
                 found=f"{done - begun} bytes",
                 where=root / name,
-                hint="run again when nothing writes to it any more",
+                hint="run again when no program writes to it any more",
             )
     partial.rename(home)
 
 
 def _read(path: Path) -> Iterator[bytes]:
-    with writing(path), path.open("rb") as file:  # an error of a read names no file itself
+    with writing(path), path.open("rb") as file:  # the error of a failed read names no file
         while data := file.read(PIECE):
             yield data
 
@@ -119,7 +120,7 @@ def _remove(folder: Path) -> None:
 
 
 def _mib(size: int) -> int:
-    """Bytes in MiB, rounded up."""
+    """Convert bytes to MiB, rounded up."""
     return -(-size // _MIB)
 
 
@@ -130,7 +131,7 @@ def _name(pieces: Pieces, output: Path, part: str) -> str:
 
 
 def _pieces(slide: Path) -> Pieces:
-    """The slide, then the other files it consists of; none where one of them cannot be read."""
+    """The slide, then the other files that belong to it; empty if one of them is unreadable."""
     if not os.access(slide, os.R_OK) or not slide.is_file():
         return {}
     with writing(slide):
@@ -140,7 +141,7 @@ def _pieces(slide: Path) -> Pieces:
 
 
 def _others(slide: Path) -> Iterable[Path]:
-    """Files that OpenSlide opens with a slide."""
+    """The files that OpenSlide opens together with a slide."""
     kind = slide.suffix.lower()
     if kind == ".mrxs":
         return [path for path in slide.with_suffix("").rglob("*") if path.is_file()]
@@ -149,12 +150,15 @@ def _others(slide: Path) -> Iterable[Path]:
             lines = os.fsdecode(file.read(_KEY_FILE)).splitlines()
         names = {line.partition("=")[2].strip() for line in lines}
         return [p for p in slide.parent.iterdir() if p.name in names and p.is_file()]
-    # the other levels; all series of the folder, as which is which takes a DICOM parser
+    # the other levels; all series of the folder, because only a DICOM parser can tell them apart
     return filter(_is_dicom, slide.parent.iterdir()) if _is_dicom(slide) else ()
 
 
 def _is_dicom(path: Path) -> bool:
-    """By name or content: OpenSlide takes any name, and leaves out what it cannot open."""
+    """Return whether a file is DICOM by its name or content.
+
+    OpenSlide accepts any name, and skips files that it cannot open.
+    """
     if not os.access(path, os.R_OK) or not path.is_file():
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Which jobs a cohort becomes; decides without submitting anything."""
+"""The jobs of a cohort; nothing is submitted here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Job:
         return (self.stage is None and self.name != REPORT) or len(self.slides) > 1
 
     def part(self, task: int) -> Part:
-        """What a task does of its slides."""
+        """Return the part of its slides that a task does."""
         if self.stage in OVER_BLOCKS:
             return Part(self.stage, task + 1, len(self.slides))
         return Part(self.stage)
@@ -45,7 +45,7 @@ def plan_jobs(
     slides_per_task: int = 1,
     max_array: int = 1000,
 ) -> list[Job]:
-    """The jobs of a cohort, each after those it waits for.
+    """Return the jobs of a cohort, each after those it waits for.
 
     Args:
         whole: slides of one task each. split: slides whose stages are jobs of their own.
@@ -64,7 +64,7 @@ def plan_jobs(
     for number, slide in enumerate(split):
         before: tuple[str, ...] = ()
         for stage in STAGES:
-            name = f"split-{number}-{_word(slide)}-{stage}"
+            name = f"split-{number}-{_short_name(slide)}-{stage}"
             count = min(parts, max_array) if stage in OVER_BLOCKS else 1
             jobs.append(Job(name, ((slide,),) * count, stage, before))
             before = (name,)
@@ -74,7 +74,7 @@ def plan_jobs(
     return jobs
 
 
-def _word(slide: str) -> str:
-    """Of a slide, for a file's and a job's name."""
+def _short_name(slide: str) -> str:
+    """Return a slide's name as part of the name of a job and its files."""
     name = PurePosixPath(slide).name
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:40]

@@ -1,4 +1,4 @@
-"""What Slurm is asked and told, by its own commands."""
+"""Ask and command Slurm, by its own programs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Queued:
 
 
 def submit_script(script: Path, after: Iterable[str] = ()) -> str:
-    """Submit a script; returns the job's id.
+    """Submit a script; return the job's id.
 
     Args:
         after: ids of jobs that must have ended, well or not.
@@ -45,25 +45,25 @@ def submit_script(script: Path, after: Iterable[str] = ()) -> str:
     Raises:
         SlurmError: there is no Slurm, or it refuses.
     """
-    # what a job finds of the job that submits it, it would take for its own
+    # a job would take variables of the job that submits it for its own
     own = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_JOB)}
     ids = list(after)
     wait = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
-    said = _ask(["sbatch", "--parsable", *wait, str(script)], "the job was refused", own)
-    lines = said.split()
-    job = lines[-1].partition(";")[0] if lines else ""
+    answer = _ask(["sbatch", "--parsable", *wait, str(script)], "the job was refused", own)
+    words = answer.split()
+    job = words[-1].partition(";")[0] if words else ""
     if not job.isdecimal():
         raise SlurmError(
             "sbatch does not say which job it took",
             expected="a number, as of sbatch --parsable",
-            found=said.strip() or "nothing",
+            found=answer.strip() or "nothing",
             where=script,
         )
     return job
 
 
 def queued(jobs: Sequence[str]) -> list[Queued] | None:
-    """Those of some jobs that wait or run; None where there is no Slurm.
+    """Return those of some jobs that wait or run; None where there is no Slurm.
 
     Raises:
         SlurmError: it does not answer.
@@ -72,20 +72,16 @@ def queued(jobs: Sequence[str]) -> list[Queued] | None:
         return []
     if shutil.which("squeue") is None:
         return None
-    # by one's own format: accounting may be off, and squeue's JSON is younger than many sites
+    # in a format of our own: accounting may be off, and squeue's JSON is younger than many sites
     query = ["squeue", "-h", "-r", "-j", ",".join(jobs), "-o", "%F|%K|%T|%r"]
     try:
-        said = _ask(query, "Slurm does not say which jobs wait or run")
+        answer = _ask(query, "Slurm does not say which jobs wait or run")
     except SlurmError as error:  # jobs are forgotten some minutes after their end
         if "Invalid job id" in str(error.found):
             return []
         raise
-    return [_queued(line) for line in said.splitlines() if line.count("|") >= 3]
-
-
-def _queued(line: str) -> Queued:
-    job, task, state, reason = line.split("|", 3)
-    return Queued(job, int(task) if task.isdecimal() else None, state, reason)
+    rows = [line.split("|", 3) for line in answer.splitlines() if line.count("|") >= 3]
+    return [Queued(job, int(n) if n.isdecimal() else None, *others) for job, n, *others in rows]
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -99,7 +95,7 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def requeue_this() -> bool:
-    """Ask that the job this process belongs to is started anew; whether Slurm agreed."""
+    """Ask Slurm to restart the job of this process; return whether Slurm agreed."""
     job, task = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if job is None:
         return False
@@ -115,16 +111,21 @@ def requeue_this() -> bool:
 
 
 def max_array() -> int:
-    """Tasks that an array may have here."""
+    """Return how many tasks an array may have here."""
     try:
-        said = _ask(["scontrol", "show", "config"], "")
+        answer = _ask(["scontrol", "show", "config"], "")
     except SlurmError:
-        said = ""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
+        answer = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
     return max(int(found.group(1)) if found else MAX_ARRAY, 2) - 1
 
 
 def _ask(command: list[str], refused: str, environment: dict[str, str] | None = None) -> str:
+    """Return what a program of Slurm prints.
+
+    Raises:
+        SlurmError: there is no such program, it does not answer, or it refuses.
+    """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=ANSWER_S, env=environment

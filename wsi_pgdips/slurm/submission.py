@@ -1,4 +1,4 @@
-"""Submitting a cohort to Slurm, and what is known of its jobs afterwards."""
+"""Submit a cohort to Slurm, and follow its jobs afterwards."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import TypeAdapter
 
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.runner import left_of
-from wsi_pgdips.cohort.state import put_all_back, try_again
-from wsi_pgdips.disk import write_atomic, writing
+from wsi_pgdips.cohort.state import ask_for_attempt
+from wsi_pgdips.disk import make_folder, write_atomic, writing
 from wsi_pgdips.errors import OutputError, SlurmError, WsiPgdipsError
-from wsi_pgdips.pipeline.lock import holders, holding
+from wsi_pgdips.pipeline.lock import lock_output, locks_of
 from wsi_pgdips.slurm import queue
 from wsi_pgdips.slurm.plan import REPORT, Job, plan_jobs
-from wsi_pgdips.slurm.resources import Resources
-from wsi_pgdips.slurm.script import script_of
+from wsi_pgdips.slurm.script import Resources, script_of
 
 SPLIT_ABOVE = 200  # blocks
 
@@ -55,39 +56,43 @@ class Submission:
     ids: dict[str, str]
 
     def keep(self) -> None:
-        facts = {
-            "jobs": [asdict(job) for job in self.jobs],
-            "resources": asdict(self.resources),
-            "splitting": asdict(self.splitting),
-            "ids": self.ids,
-        }
+        """Write the submission to its folder.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        facts = asdict(self)
+        del facts["path"]
         write_atomic(self.path / "jobs.json", json.dumps(facts, indent=1).encode() + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
+        """Return the submission that is kept in a folder."""
         facts = json.loads((path / "jobs.json").read_bytes())
-        resources: dict[str, Any] = facts["resources"]
-        for name in ("extra", "setup"):
-            resources[name] = tuple(resources[name])
-        return cls(
-            path,
-            tuple(_job(job) for job in facts["jobs"]),
-            Resources(**resources),
-            Splitting(**facts["splitting"]),
-            facts["ids"],
-        )
+        return TypeAdapter(cls).validate_python({**facts, "path": path})
 
     @classmethod
     def latest(cls, folder: JobFolder) -> Self | None:
-        """The last that was made; None where none was."""
+        """Return the last submission of a cohort; None where none was made."""
         found = [n for n in _numbers(folder) if (_path(folder, n) / "jobs.json").exists()]
         return cls.read(_path(folder, max(found))) if found else None
+
+    @classmethod
+    def last(cls, folder: JobFolder) -> Self:
+        """Return the last submission of a cohort.
+
+        Raises:
+            SlurmError: none was made.
+        """
+        if latest := cls.latest(folder):
+            return latest
+        raise SlurmError("nothing was submitted from this folder", where=folder.path)
 
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs if job.name == name)
 
     def queued(self) -> list[queue.Queued] | None:
-        """Its jobs that wait or run; None where there is no Slurm.
+        """Return its jobs that wait or run; None where there is no Slurm.
 
         Raises:
             SlurmError: it does not answer.
@@ -96,17 +101,12 @@ class Submission:
 
 
 def _numbers(folder: JobFolder) -> list[int]:
-    """Of the submissions, in any order."""
+    """Return the numbers of the submissions, in any order."""
     return [int(p.name) for p in folder.slurm.glob("*") if p.name.isdecimal()]
 
 
 def _path(folder: JobFolder, number: int) -> Path:
     return folder.slurm / f"{number:03d}"
-
-
-def _job(facts: dict[str, Any]) -> Job:
-    slides = tuple(tuple(s) for s in facts["slides"])
-    return Job(facts["name"], slides, facts["stage"], tuple(facts["after"]))
 
 
 def plan_submission(
@@ -116,8 +116,9 @@ def plan_submission(
     resources: Resources,
     splitting: Splitting,
 ) -> Submission:
-    """Which jobs would be submitted; nothing is written."""
-    split = [e.name for e in todo if _is_split(cohort, e, splitting)]
+    """Return the jobs that would be submitted; nothing is written."""
+    always, above = splitting.always, splitting.above
+    split = [e.name for e in todo if always or _blocks(cohort, e) > above]
     apart = set(split)
     whole = [e.name for e in todo if e.name not in apart]
     jobs = plan_jobs(
@@ -132,7 +133,7 @@ def plan_submission(
 
 
 def scripts_of(folder: JobFolder, planned: Submission) -> dict[str, str]:
-    """Text of each job's script, by its name."""
+    """Return the text of each job's script, by its name."""
     return {
         job.name: script_of(
             job, planned.resources, folder=folder.path, submission=planned.path.name
@@ -150,16 +151,16 @@ def submit(
     failed_too: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Submit what is left of a cohort; ids of the jobs.
+    """Submit what is left of a cohort; return the ids of the jobs.
 
     Args:
         note: is told what the submission goes on without.
 
     Raises:
-        OutputError: it is being worked on, here or by jobs that have not ended.
+        OutputError: another process or jobs that have not ended work on the cohort.
         SlurmError: Slurm refuses; what it took before is cancelled.
     """
-    with holding(folder.plan):
+    with lock_output(folder.plan):
         refuse_while_queued(folder)
         folder.keep(cohort, note)
         todo = left_of(folder, cohort, failed_too=failed_too)
@@ -167,12 +168,12 @@ def submit(
         if not planned.jobs:
             return []
         with writing(planned.path):
-            (planned.path / "logs").mkdir(parents=True)
+            make_folder(planned.path / "logs")
         for name, text in scripts_of(folder, planned).items():
             write_atomic(planned.path / f"{name}.sbatch", os.fsencode(text))
         planned.keep()
-        # a job leaves alone what has ended
-        before = [(folder.state(e), try_again(folder.state(e))) for e in todo]
+        for entry in todo:  # a job leaves alone what has ended
+            ask_for_attempt(folder.state(entry))
         ids: dict[str, str] = {}
         try:
             for job in planned.jobs:
@@ -185,13 +186,12 @@ def submit(
         except BaseException:
             with contextlib.suppress(SlurmError):  # those that are left are seen in the queue
                 queue.cancel(list(ids.values()))
-            put_all_back(before)
             raise
         return list(_with_report(planned, note).ids.values())
 
 
 def _with_report(planned: Submission, note: Callable[[str], None]) -> Submission:
-    """The report too; slides are worked on also where Slurm refuses that, as some options do."""
+    """Submit the report as well; the slides do not depend on it, and Slurm may refuse it."""
     try:
         # what has ended while others were submitted may be forgotten, and is refused then
         waiting = planned.queued()
@@ -211,15 +211,12 @@ def _with_report(planned: Submission, note: Callable[[str], None]) -> Submission
 def submit_again(
     folder: JobFolder, *, failed_too: bool, note: Callable[[str], None] = lambda _: None
 ) -> list[str]:
-    """Submit what is left as the last time.
+    """Submit what is left with the resources of the last submission; return the ids of the jobs.
 
     Raises:
-        As ``submit``.
+        SlurmError, OutputError: as ``submit``.
     """
-    last = Submission.latest(folder)
-    if last is None:
-        raise SlurmError("nothing was submitted from this folder", where=folder.path)
-    _, cohort = JobFolder.opened(folder.path)
+    last, (_, cohort) = Submission.last(folder), JobFolder.opened(folder.path)
     how = last.resources, last.splitting
     return submit(folder, cohort, *how, failed_too=failed_too, note=note)
 
@@ -229,9 +226,10 @@ def was_submitted(folder: JobFolder) -> bool:
 
 
 def refuse_while_queued(folder: JobFolder) -> None:
-    """
+    """Refuse to go on while jobs of the folder wait or run.
+
     Raises:
-        OutputError: jobs of the folder wait or run. SlurmError: it does not say.
+        OutputError: there are some. SlurmError: Slurm does not answer.
     """
     last = Submission.latest(folder)
     waiting = (last.queued() if last else None) or []
@@ -247,8 +245,11 @@ def refuse_while_queued(folder: JobFolder) -> None:
 
 
 def queue_of(folder: JobFolder) -> Callable[[str], str] | None:
-    """What waits or runs of a slide, in words, "" for nothing; None where nobody can tell."""
-    if any(holders(folder.plan).values()):  # `cohort run`, or retry --local, which does them all
+    """Return a function from the name of a slide to the job that waits or runs for it, "" for none.
+
+    None where nothing is known of jobs.
+    """
+    if any(locks_of(folder.plan).values()):  # `cohort run`, or retry --local, which does them all
         return lambda _: "waits its turn"
     last = Submission.latest(folder)
     try:
@@ -269,15 +270,12 @@ def queue_of(folder: JobFolder) -> Callable[[str], str] | None:
 
 
 def cancel(folder: JobFolder) -> list[str]:
-    """End the jobs of a folder; ids of those that had not ended.
+    """End the jobs of a folder; return the ids of those that had not ended.
 
     Raises:
         SlurmError: nothing was submitted, or Slurm refuses.
     """
-    last = Submission.latest(folder)
-    if last is None:
-        raise SlurmError("nothing was submitted from this folder", where=folder.path)
-    waiting = last.queued()
+    waiting = Submission.last(folder).queued()
     if waiting is None:
         raise SlurmError("there is no Slurm here", expected="the command squeue", found="none")
     ids = sorted({q.job for q in waiting}, key=int)
@@ -285,13 +283,9 @@ def cancel(folder: JobFolder) -> list[str]:
     return ids
 
 
-def _is_split(cohort: Cohort, entry: Entry, splitting: Splitting) -> bool:
-    return splitting.always or _blocks(cohort, entry) > splitting.above
-
-
 def _blocks(cohort: Cohort, entry: Entry) -> int:
-    """Of a slide with its glass; 0 where it cannot be opened, which its job will say."""
-    from wsi_pgdips.slide.opening import open_slide
+    """Return the blocks of a slide with its glass; 0 where it cannot be opened."""
+    from wsi_pgdips.slide.reader import open_slide
 
     try:
         source = open_slide(Path(entry.slide), cohort.settings(entry).science)

@@ -1,4 +1,4 @@
-"""What one job, or one task of an array, does: its slides, or its share of one."""
+"""The work of one job, or of one task of an array: its slides, or its share of one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import (
     State,
     StateFile,
+    obstacle,
     read_states,
     stamp_of,
     state_of_slide,
-    unready_before,
 )
-from wsi_pgdips.cohort.work import work_on
+from wsi_pgdips.cohort.work import SlideWork
 from wsi_pgdips.pipeline.ledger import Ledger
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.signals import LONGER, TOO_SHORT, Stop, Stopped, stoppable
@@ -27,19 +27,19 @@ EXIT_FAILED = 3
 
 
 def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Progress) -> int:
-    """Work on the slides of a task; exit code.
+    """Work on the slides of a task; return the exit code.
 
-    A signal before the time limit ends what is in hand and asks Slurm to start the job anew; one
-    that ends the job is obeyed. What is done is kept in any case.
+    A signal before the time limit drops the work in hand and asks Slurm to restart the job; a
+    signal that ends the job is obeyed. Finished pieces are kept in any case.
 
     Returns:
-        0 all done; 3 some failed, or what came before did; 75 to be started anew; 143 ended.
+        0 all done; 3 some failed, or a stage before did; 75 to be restarted; 143 ended.
     """
     _, cohort = JobFolder.opened(folder.path)
     planned = Submission.read(folder.slurm / submission).job(job)
     slides = [cohort.entry(name) for name in planned.slides[task]]
     part = planned.part(task)
-    before = _done(folder, slides)
+    before = _progress(folder, slides)
     in_vain = False
     states: list[State | None] = []
 
@@ -51,7 +51,7 @@ def run_task(folder: JobFolder, submission: str, job: str, task: int, shown: Pro
         nonlocal in_vain
         if not Stopped(number).asks_for_more:
             return
-        in_vain = is_restarted() and _done(folder, slides) == before
+        in_vain = is_restarted() and _progress(folder, slides) == before
         if not in_vain:
             start_anew()
 
@@ -82,24 +82,21 @@ def _one(
     shown: Progress,
     stop: Stop,
 ) -> State | None:
-    """One slide, unless that is done, or a stage before has failed or could not begin."""
-    states = read_states(folder.state(entry))
-    before = state_of_slide(states)
-    if before is None or not before.ended:
-        before = unready_before(part, states)
+    """Work on a slide, unless it has ended, or a stage before could not begin."""
+    before = obstacle(part, read_states(folder.state(entry)))
     if before is not None:
         shown.note(f"{entry.name}: {before.status} before {before.reason}")
         return before
-    state = work_on(folder, cohort, entry, part, shown=shown, stop=stop)
-    word = "another process works on it" if state is None else f"{state.status} {state.reason}"
-    shown.note(f"{entry.name}: {word}")
+    state = SlideWork(folder, cohort, entry, part, shown, stop).run()
+    text = "another process works on it" if state is None else f"{state.status} {state.reason}"
+    shown.note(f"{entry.name}: {text}")
     return state
 
 
-def _done(folder: JobFolder, slides: Sequence[Entry]) -> int:
-    """Finished pieces, of slides that are done too."""
+def _progress(folder: JobFolder, slides: Sequence[Entry]) -> int:
+    """Return a number that grows with each finished piece, and with each slide that has ended."""
     ended = [state_of_slide(read_states(folder.state(e))) for e in slides]
-    over = sum(s is not None and s.ended for s in ended)
+    over = sum(s is not None and s.has_ended for s in ended)
     return 10**6 * over + sum(Ledger(folder.output(e)).pieces() for e in slides)
 
 

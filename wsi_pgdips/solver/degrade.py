@@ -1,4 +1,4 @@
-"""What a scanner and a file do to optical density: defocus, noise, rounding, JPEG."""
+"""Simulation of a scanner and a file on optical density: defocus, noise, rounding, JPEG."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import io
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.optics.density import I0, rgb_to_od
+from wsi_pgdips.optics.physics import I0, rgb_to_od
 from wsi_pgdips.records import Acquisition, ByteArray, FloatArray
 
-_SHEET = 512  # pixels, side of the noise that small windows are cut from
-COARSE_SIGMAS = (0.7, 1.4, 2.8)  # pixels, of the blotches of ``Acquisition.coarse``
+_SHEET = 512  # pixels, side of the sheet of noise that small windows are cut from
+COARSE_SIGMAS = (0.7, 1.4, 2.8)  # pixels, sizes of the blotches of ``Acquisition.coarse``
 
 
 def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) -> FloatArray:
-    """OD as the scanner and the file would show it.
+    """Degrade OD like a scanner and a file do.
 
     Args:
-        od: (3, H, W) true optical density. acquisition: what happens to it. rng: of the noise.
+        od: (3, H, W) true optical density. acquisition: the degradation. rng: for the noise.
 
     Returns:
-        (3, H, W) float32 OD of the 8-bit pixels: defocus, photon noise, rounding, JPEG; in place of
-        the latter, blotches of colour where pixels were resampled after it.
+        (3, H, W) float32 OD of the 8-bit pixels, after defocus, photon noise, rounding and JPEG. If
+        pixels were resampled after their JPEG, blotches of colour take the place of the JPEG.
     """
     intensity = np.exp(od * np.float32(-np.log(10.0))) * np.float32(I0)
     if acquisition.defocus:
@@ -44,7 +44,7 @@ def degrade(od: FloatArray, acquisition: Acquisition, rng: np.random.Generator) 
 
 
 def coded(rgb: ByteArray, quality: int, chroma: str) -> ByteArray:
-    """(H, W, 3) after a JPEG; ``chroma`` as in ``Acquisition``."""
+    """Code (H, W, 3) uint8 as a JPEG and decode it again; ``chroma`` as in ``Acquisition``."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -56,10 +56,10 @@ def coded(rgb: ByteArray, quality: int, chroma: str) -> ByteArray:
 def _blotches(
     shape: tuple[int, ...], sigma: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """(3, H, W) smooth noise of unit variance that changes colour and not brightness."""
+    """Make smooth noise of unit variance, (3, H, W), in the colour but not in the brightness."""
     if max(shape[1:]) > _SHEET // 2:
         return _smooth_noise(shape, sigma, rng)
-    # a window of one sheet, for a tenth of the time
+    # a window of one sheet takes a tenth of the time
     y, x = (int(rng.integers(_SHEET - side + 1)) for side in shape[1:])
     return _sheet(sigma)[:, y : y + shape[1], x : x + shape[2]]
 

@@ -1,9 +1,12 @@
-"""``fit``: PGDIPS on tiles, batched, with fall-backs; never a NaN."""
+"""The fits of tiles: statistics and, in the preset ``paper``, PGDIPS in batches, with fall-backs.
+
+All results are finite, except the loss of a tile without a fit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,9 @@ from wsi_pgdips.optics.stains import match_rows
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver import network, optimise
-from wsi_pgdips.solver.focus import in_focus
 from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD
+from wsi_pgdips.solver.slide_network import in_focus
 from wsi_pgdips.solver.statistics import (
     PERCENTILE_M,
     empty_statistics,
@@ -29,14 +32,14 @@ from wsi_pgdips.solver.tile import TileInput, batch
 
 TILE_GATE_DEG = 20.0
 SATURATED_SHARE = 0.01  # of tissue pixels
-_PRESENT_SHARE = 0.01  # of pixels, from which on a stain counts as there
+_PRESENT_SHARE = 0.01  # least share of pixels with a stain for it to count as present
 _HALF_CONFIDENCE = 0.05  # share of pixels with a stain at which its confidence is one half
-_FIT_SCALE_OD = 0.03  # residual at which confidence halves
+_FIT_SCALE_OD = 0.03  # residual that halves the confidence
 
 
 @dataclass(frozen=True)
 class TileFit:
-    """Result for one tile; arrays as in ``records.BlockFit`` without the tile axis."""
+    """The result for one tile; arrays as in ``records.BlockFit`` without the tile axis."""
 
     stain_matrix: FloatArray
     spectral_correction: FloatArray
@@ -52,27 +55,26 @@ class TileFit:
 def fit_tiles(
     tiles: Sequence[TileInput], prior: SlidePrior, preset: Preset, device: torch.device
 ) -> list[TileFit]:
-    """Fit T tiles; each result depends on its own tile, seed and the prior alone.
+    """Fit T tiles; each result depends only on its own tile, its seed and the prior.
 
     Args:
-        tiles: T tiles of one size. prior: of the slide. preset: how. device: where.
+        tiles: T tiles of one size. prior: of the slide. preset: of the run. device: for the fit.
 
     Returns:
-        T results in order; a blank or diverged tile carries the prior's parameters and a flag.
+        T results in order; a blank or diverged tile has the prior's parameters and a flag.
     """
     measured = [_measure(in_focus(t, prior, device), prior) for t in tiles]
     busy = [i for i, m in enumerate(measured) if not m.flags & TileFlag.BLANK]
     if not busy or not preset.noise_input:
         return measured
     solution = _solve([tiles[i] for i in busy], prior, preset, device)
-    out = list(measured)
     for k, i in enumerate(busy):
-        out[i] = _merge(measured[i], tiles[i], solution, k, prior, preset)
-    return out
+        measured[i] = _merge(measured[i], solution, k, prior, preset)
+    return measured
 
 
 def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) -> TileFit:
-    """A tile that was not fitted: the slide's parameters, no confidence, no statistics."""
+    """The result for a tile without a fit: the slide's parameters, no confidence, no statistics."""
     n = len(prior.stain_matrix)
     return TileFit(
         prior.stain_matrix,
@@ -88,11 +90,11 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
-    """Statistics, M and confidence of a tile under the slide's prior, without a network."""
+    """Measure a tile's statistics, M and confidence under the slide's prior, without a network."""
     own, flat = np.flatnonzero(tile.own_tissue), tile.corrected.reshape(3, -1)
-    # the mode: it spares a copy, and a check of each index
+    # mode="clip" saves a copy, and a check of each index
     od = flat if len(own) == flat.shape[1] else np.take(flat, own, axis=1, mode="clip")
-    # saturated cells are not pooled: a black tile is both saturated and without evidence
+    # saturated cells are not pooled, so a black tile is both saturated and blank
     bright = np.maximum(np.maximum(od[0], od[1]), od[2]) > SATURATED_OD
     saturated = np.count_nonzero(bright) > SATURATED_SHARE * len(own)
     flags = TileFlag.SATURATED if saturated else TileFlag.NONE
@@ -146,7 +148,7 @@ def _solve(
 
 
 def _mean_logits(od: Tensor, valid: Tensor, start: optimise.Physics) -> Tensor:
-    """(T, N) head bias at the mean concentration: heads at 0.5 waste hundreds of steps."""
+    """The head biases of the mean concentrations, (T, N); 0.5 would waste hundreds of steps."""
     rows = []
     for t in range(len(od)):
         coarse = torch.nn.functional.avg_pool2d(od[t], 8)
@@ -158,14 +160,9 @@ def _mean_logits(od: Tensor, valid: Tensor, start: optimise.Physics) -> Tensor:
 
 
 def _merge(
-    measured: TileFit,
-    tile: TileInput,
-    solution: optimise.Solution,
-    k: int,
-    prior: SlidePrior,
-    preset: Preset,
+    measured: TileFit, solution: optimise.Solution, k: int, prior: SlidePrior, preset: Preset
 ) -> TileFit:
-    """A tile's own parameters where they can be trusted, the prior's where not."""
+    """Merge a tile's solution with its measurements; the prior replaces unreliable parameters."""
     s, m, b, q, loss = (
         _host(t[k])
         for t in (
@@ -179,17 +176,11 @@ def _merge(
     flags = measured.flags
     finite = all(bool(np.isfinite(a).all()) for a in (s, m, b, q, loss))
     if not finite:
-        kept = fallback(tile.background, prior, flags | TileFlag.DIVERGED)
-        return TileFit(
-            kept.stain_matrix,
-            measured.spectral_correction,
-            kept.background,
-            np.zeros_like(measured.confidence),
-            measured.loss,
-            preset.steps,
-            kept.flags,
-            measured.statistics,
-            None,
+        return replace(
+            measured,
+            confidence=np.zeros_like(measured.confidence),
+            steps=preset.steps,
+            flags=flags | TileFlag.DIVERGED | TileFlag.INHERITED,
         )
     order, _ = match_rows(s, prior.stain_matrix)
     if list(order) != list(range(len(s))):
@@ -199,16 +190,15 @@ def _merge(
     if outside.any():
         flags |= TileFlag.OUTSIDE_GATE
         s = np.where(outside[:, None], prior.stain_matrix, s).astype(np.float32)
-    return TileFit(
-        s,
-        m,
-        b,
-        measured.confidence,
-        float(loss),
-        preset.steps,
-        flags,
-        measured.statistics,
-        q.astype(np.float16),
+    return replace(
+        measured,
+        stain_matrix=s,
+        spectral_correction=m,
+        background=b,
+        loss=float(loss),
+        steps=preset.steps,
+        flags=flags,
+        concentration=q.astype(np.float16),
     )
 
 

@@ -1,10 +1,11 @@
-"""The generator: a skip network ("deep image prior") written for many tiles in one launch.
+"""The generator of one stain on one tile: a skip network ("deep image prior"), for many tiles at
+once.
 
-Architecture as published for PGDIPS and Double-DIP: five scales of 8-16-32-64-128 channels, 5x5
-kernels, reflection padding, leaky ReLU, bilinear upsampling, skip branches, sigmoid output.
-Weights carry a leading problem axis T: on a GPU the convolutions of T independent problems are
-grouped, one launch for all. Each layer is normalised by its own statistics: batch norm with a batch
-of one, as published.
+The architecture is the published one of PGDIPS and Double-DIP: five scales of 8-16-32-64-128
+channels, 5x5 kernels, reflection padding, leaky ReLU, bilinear upsampling, skip branches, sigmoid
+output. Weights have a leading axis T of problems: on a GPU, grouped convolutions compute T
+independent problems in one launch. Each layer is normalised by its own statistics, as published:
+batch norm with a batch of one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _EPS = 1e-5
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Shape of a generator.
+    """The shape of a generator.
 
     Attributes:
-        inputs: input channels. outputs: maps it makes.
+        inputs: input channels. outputs: output maps.
         channels: channels of the scales, finest first.
         skip: channels of each skip branch.
         kernel: odd kernel side.
@@ -41,12 +42,12 @@ class NetworkSpec:
 
     @property
     def multiple(self) -> int:
-        """Input sides must be a multiple of this."""
+        """The input's sides must be multiples of this number."""
         return 1 << len(self.channels)
 
 
 def layer_shapes(spec: NetworkSpec) -> dict[str, tuple[int, int, int]]:
-    """Convolutions in order of use: name -> (out channels, in channels, kernel)."""
+    """The convolutions in order of use: name -> (out channels, in channels, kernel)."""
     shapes: dict[str, tuple[int, int, int]] = {}
     source = spec.inputs
     for i, width in enumerate(spec.channels):
@@ -65,11 +66,11 @@ def layer_shapes(spec: NetworkSpec) -> dict[str, tuple[int, int, int]]:
 def init_weights(
     spec: NetworkSpec, generators: list[torch.Generator], head_bias: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Fresh weights for T problems, one generator each, on the CPU.
+    """Make initial weights for T problems on the CPU.
 
     Args:
         spec: the network.
-        generators: T generators; a problem's weights depend on its own alone.
+        generators: T generators; a problem's weights depend only on its own generator.
         head_bias: (T, outputs) logits of the mean maps, or None for zero.
 
     Returns:
@@ -90,17 +91,21 @@ def init_weights(
 
 
 def _conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """(T, C, H, W) by (T, out, C, k, k), each problem with its own weights."""
+    """Convolve (T, C, H, W) with (T, out, C, k, k): each problem has its own weights."""
     t, k = len(weight), weight.shape[-1]
     if k > 1:
         x = F.pad(x, (k // 2,) * 4, mode="reflect")
-    if t == 1 or x.device.type == "cpu":  # in groups a CPU takes three times as long
+    if t == 1 or x.device.type == "cpu":  # grouped, it takes a CPU three times as long
         return torch.cat([F.conv2d(x[i : i + 1], weight[i], stride=stride) for i in range(t)])
     return grouped(x, weight, stride)
 
 
 def grouped(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """The same without padding, in one launch: each group is one problem."""
+    """Convolve T problems, each with its own weights, in one launch and without padding.
+
+    Args:
+        x: (T, C, H, W). weight: (T, out, C, k, k).
+    """
     t, out, inp, k, _ = weight.shape
     y = F.conv2d(
         x.reshape(1, t * inp, *x.shape[2:]),
@@ -114,14 +119,14 @@ def grouped(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def _layer(x: Tensor, weights: Weights, name: str, stride: int) -> Tensor:
     y = _conv(x, weights[f"{name}.weight"], stride)
     gain, bias = (weights[f"{name}.{part}"].flatten() for part in ("gain", "bias"))
-    # all channels of all problems as one picture: each has its own statistics
+    # all channels of all problems as one image, so that each has its own statistics
     one = y.reshape(1, -1, *y.shape[2:])
     one = F.batch_norm(one, None, None, gain, bias, training=True, eps=_EPS)
     return F.leaky_relu(one, _SLOPE).reshape(y.shape)
 
 
 def forward(weights: Weights, x: Tensor, spec: NetworkSpec) -> Tensor:
-    """Maps C in (0, 1).
+    """Compute the maps C in (0, 1).
 
     Args:
         weights: from :func:`init_weights`.
@@ -132,7 +137,8 @@ def forward(weights: Weights, x: Tensor, spec: NetworkSpec) -> Tensor:
         (T, outputs, H, W) float32.
 
     Raises:
-        ValueError: sides that the scales do not divide, or too small to reflect at the deepest.
+        ValueError: the sides are not multiples of ``spec.multiple``, or too small for reflection
+            at the coarsest scale.
     """
     least = spec.multiple * (spec.kernel // 2 + 1)
     if any(side % spec.multiple or side < least for side in x.shape[2:]):

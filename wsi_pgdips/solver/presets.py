@@ -1,4 +1,4 @@
-"""What the three presets mean to the solver."""
+"""The settings of the solver for the three presets."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass, replace
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.solver.network import NetworkSpec
 
-HALO = 32  # output pixels a tile sees beyond its border
+HALO = 32  # output pixels beyond its border that a tile includes
 NOISE_CHANNELS = 32
 PAPER_STEPS = 6000  # as published
-NETWORK_ONLY = 100.0  # Lambda at which the network's map is the result
+NETWORK_ONLY = 100.0  # a Lambda so large that the network's map is the result
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a slide is solved.
+    """The settings of the solver.
 
     Attributes:
         name: ``paper``, ``balanced`` or ``fast``.
-        noise_input: each tile has its own networks, one a stain, from noise, as published.
+        noise_input: each tile has its own networks, one per stain, from noise, as published.
         slide_network: one network for the slide, trained on its own tissue (decision 22).
         steps: optimisation steps on each tile.
-        learning_rate: Adam; of the tiles' networks, S, M and B, or the peak of the slide's network.
+        learning_rate: of Adam, for the tiles' networks, S, M and B; or the peak rate of the slide's
+            network.
         alpha, beta: weights of reconstruction and exclusion.
         field_source: ``statistics`` (neighbourhood sums) or ``parameters`` (the tiles' S, M, B).
     """
@@ -37,7 +38,7 @@ class Preset:
     field_source: str
 
     def with_steps(self, steps: int) -> Preset:
-        """The same with other steps on each tile."""
+        """The preset with another number of steps on each tile."""
         return replace(self, steps=steps)
 
     @property
@@ -54,7 +55,7 @@ _PRESETS = {
 
 
 def resolve(settings: ScientificSettings) -> Preset:
-    """The preset with the settings' own iterations, learning rate and loss weights."""
+    """The preset of the settings, with their own iterations, learning rate and loss weights."""
     preset = _PRESETS[settings.preset]
     steps = preset.steps
     if settings.iterations is not None and preset.steps > 0:

@@ -1,4 +1,4 @@
-"""``calibrate``: what sampled tiles say of the whole slide (decisions 6, 7, 22)."""
+"""The calibration of a slide's prior from sampled tiles (decisions 6, 7, 22)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import torch
 from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior
-from wsi_pgdips.solver.focus import in_focus
-from wsi_pgdips.solver.noise import UNKNOWN_NOISE_OD, tissue_noise
+from wsi_pgdips.solver.acquisition import UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, Rays, across_noise, estimate_rays, pool_od
-from wsi_pgdips.solver.slide_network import MAX_STAINS
+from wsi_pgdips.solver.slide_network import MAX_STAINS, in_focus, needs_focus
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep, train_slide_network
 
 MIN_PRESENCE_OD = 0.05
-NETWORK_DIVERGED = "network_diverged"  # flag: the closed form is what is left
-OUT_OF_FOCUS = "out_of_focus"  # flag: the network brings back a part of it
+NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
+OUT_OF_FOCUS = "out_of_focus"  # flag: the network restores a part of the focus
 
 
 def calibrate_prior(
@@ -40,20 +39,19 @@ def calibrate_prior(
     flags: tuple[str, ...] = (),
     on_step: OnStep = lambda: None,
 ) -> SlidePrior:
-    """The slide's prior from sampled tissue tiles.
+    """Calibrate the slide's prior on sampled tissue tiles.
 
     Args:
         tiles: sampled tiles. library: (N, 3). background: (3,) B0 of the slide.
-        preset: how tiles will be solved. steps: training steps of the slide's network.
+        preset: of the solver. steps: training steps of the slide's network.
         seed: of the slide. prior_weight: Lambda for every stain, or None to estimate it.
-        device: where the network trains. executor: threads that share the work; the result does
-            not depend on how many.
-        flags: what is already known of the slide. on_step: called after each training step.
+        device: for the training. executor: threads that share the work; their number does not
+            change the result.
+        flags: flags that the slide already has. on_step: called after each training step.
 
     Returns:
-        The prior; its network is empty for presets that have none, and for more stains than
-        channels. Where the tiles hold no tissue at all the library's vectors stand and nothing is
-        trained.
+        The prior. Its network is empty for presets without one, and for more stains than channels.
+        If the tiles have no tissue, it has the library's vectors and no network.
     """
     n = len(library)
     fixed = None if prior_weight is None else np.full(n, prior_weight, np.float32)
@@ -77,7 +75,7 @@ def calibrate_prior(
         measured=np.array(rays.measured),
         flags=(*flags, *_unmeasured(rays)),
     )
-    if preset.noise_input:  # as published: the maps of the tiles' own networks are the result
+    if preset.noise_input:  # as published, the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
         return replace(prior, prior_weight=faithful if fixed is None else fixed)
     if not trains(preset, n):
@@ -94,16 +92,10 @@ def calibrate_prior(
     )
     if trained is None:
         return replace(prior, flags=(*prior.flags, NETWORK_DIVERGED))
-    prior = replace(
-        prior,
-        prior_weight=trained.prior_weight if fixed is None else fixed,
-        network=trained.weights,
-        loss=trained.loss,
-        acquisition=trained.acquisition,
-    )
-    if not trained.acquisition.defocus:
+    prior = trained if fixed is None else replace(trained, prior_weight=fixed)
+    if not needs_focus(prior):
         return prior
-    # M stays: it is the unit of the network
+    # M does not change, because it is the unit of the network
     sharp, pooled_noise = _own_rays([in_focus(t, prior, device) for t in tiles], library)
     return replace(
         prior,
@@ -115,13 +107,13 @@ def calibrate_prior(
 
 
 def trains(preset: Preset, n: int) -> bool:
-    """Whether a slide of n stains gets a network of its own."""
+    """Return whether a slide of n stains gets its own network."""
     return preset.slide_network and n <= MAX_STAINS
 
 
 def _own_rays(tiles: Sequence[TileInput], library: FloatArray) -> tuple[Rays, float]:
-    """The slide's own vectors, and the noise across them."""
-    pooled = [pool_od(t.of_stains, t.own_tissue)[0] for t in tiles]
+    """Estimate the slide's own vectors, and the noise across them."""
+    pooled = [pool_od(t.stain_od, t.own_tissue)[0] for t in tiles]
     rays = estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled])
     return rays, _pooled_noise(pooled, rays.stain_matrix)
 
@@ -133,7 +125,7 @@ def _unmeasured(rays: Rays) -> tuple[str, ...]:
 def _library_prior(
     library: FloatArray, background: FloatArray, flags: tuple[str, ...]
 ) -> SlidePrior:
-    """What is left where no tile could be read."""
+    """The prior of the library, for a slide without a tile of tissue."""
     n = len(library)
     return SlidePrior(
         stain_matrix=np.asarray(library, np.float32),
@@ -149,7 +141,7 @@ def _library_prior(
 
 
 def _pooled_noise(pooled: Sequence[FloatArray], stain_matrix: FloatArray) -> float:
-    """Median over tiles, so that a drift over the slide does not count as noise."""
+    """The median noise of tiles; a median over tiles, so that drift does not count as noise."""
     if len(stain_matrix) != 2:
         return 0.0
     plane = Plane.of(stain_matrix)
@@ -158,7 +150,7 @@ def _pooled_noise(pooled: Sequence[FloatArray], stain_matrix: FloatArray) -> flo
 
 
 def _pixels(tile: TileInput, stain_matrix: FloatArray) -> FloatArray:
-    """(N, K) q under S0 of the tile's own tissue pixels."""
+    """Unmix the tile's own tissue pixels under S0: (N, K) q."""
     y = tile.corrected[:, tile.own_tissue]
     q = unmix(torch.from_numpy(y), torch.from_numpy(stain_matrix), torch.zeros(3))
     return np.asarray(q.numpy())

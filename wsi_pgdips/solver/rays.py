@@ -1,8 +1,12 @@
 """Stain vectors from the edges of the cone of colours (decisions 7, 15, 23, 24).
 
-Reconstruction does not identify S: any rotation inside the plane of the stains fits as well. What
-identifies a stain are its purest pixels. All estimates take optical density that is corrected for
-glass and pooled 4x4, which quiets sensor and chroma noise before an angle is taken.
+Reconstruction does not identify S: any rotation inside the plane of the stains fits as well. A
+stain is identified by its purest pixels. All estimates use optical density that is corrected for
+glass and pooled 4x4, which reduces sensor and chroma noise before angles are computed.
+
+Pure pixels of one of three stains may be rare, but pixels that lack one stain are not: they lie on
+the faces of the cone. So the cone is shrunk until its faces meet them. A pixel costs as much as it
+lies further outside a face than its noise explains, and the cone costs its volume (decision 24).
 """
 
 from __future__ import annotations
@@ -10,45 +14,48 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
 
 from wsi_pgdips.optics.cone import (
+    GLASS_ERROR_OD,
+    REACH,
     TILE_TAIL,
     Plane,
     aligned_edges,
     cone_edges,
     edge_histograms,
+    inward,
+    leaned,
+    leaned_tilt,
     pixel_noise,
 )
-from wsi_pgdips.optics.leaning import inward, leaned, leaned_tilt
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray
-from wsi_pgdips.solver.vertices import smallest_cone
 
 POOL = 4
 MIN_MEAN_OD = 0.1  # low enough that pale, pure counterstain counts
-SATURATED_OD = 2.0  # beyond, a channel sits at the detector's floor and bends the angle
+SATURATED_OD = 2.0  # above, a channel is at the detector's floor and distorts the angle
 GATE_DEG = 30.0
-MIN_CELLS = 60  # pooled cells below which nothing is estimated
+MIN_CELLS = 60  # least number of pooled cells for any estimate
 EXTREME = 1.0  # percentile of the plain estimate
 _SQUARE = 16  # pooled cells
 _ROUNDS = 2
-_HALF_EVIDENCE = 20.0  # OD squared, of one stain beyond the other, at which a tilt counts half
-_LEAST_DEG = 2.0  # closer rays span no plane
+_HALF_EVIDENCE = 20.0  # OD squared of one stain beyond the other at which a tilt counts half
+_LEAST_DEG = 2.0  # closer rays do not span a plane
 _HALF_MASS = 500.0  # pooled cells (as strength) on a side at which a tile's edge counts half
 _ITERATIONS = 12
-_FOUR_TRUE = 0x01010101  # as one integer
-_PURE_NOISE = 0.01  # OD of pooled noise by which a pixel's purity is marked down
-
-
+_FOUR_TRUE = 0x01010101  # four True bytes as one integer
+_PURE_NOISE = 0.01  # OD of pooled noise that is subtracted from a pixel's purity
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Rays:
-    """(N, 3) unit rows in the library's order, and for each whether it was measured."""
+    """Stain vectors: (N, 3) unit rows in the library's order, and True for each measured one."""
 
     stain_matrix: FloatArray
     measured: tuple[bool, ...]
@@ -57,15 +64,15 @@ class Rays:
 def pool_od(
     od: FloatArray, valid: npt.NDArray[np.bool_]
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-    """Mean OD of 4x4 cells all of whose pixels are valid and unsaturated.
+    """The mean OD of 4x4 cells whose pixels are all valid and unsaturated.
 
     Args:
         od: (3, H, W) glass-corrected. valid: (H, W).
 
     Returns:
-        (P, 3) float32, cells brighter than ``MIN_MEAN_OD`` left out; (P,) bool, which of two
-        interleaved halves (squares of 64 pixels, as on a checkerboard) a cell belongs to; and
-        (2, P) its row and column among the cells.
+        (P, 3) float32, without cells brighter than ``MIN_MEAN_OD``; (P,) bool, the interleaved half
+        of each cell (squares of 64 pixels, as on a checkerboard); and (2, P), its row and column
+        among the cells.
     """
     pooled, usable = _pooled(od), valid & (_brightest(od) < SATURATED_OD)
     strong = pooled.mean(0) > MIN_MEAN_OD
@@ -77,29 +84,29 @@ def pool_od(
 
 
 def _pooled(maps: FloatArray) -> FloatArray:
-    """(C, H, W) -> (C, H/4, W/4) means; rows and columns that are left over are dropped."""
+    """Average 4x4 cells, (C, H, W) -> (C, H/4, W/4); incomplete cells are dropped."""
     h, w = (side // POOL for side in maps.shape[1:])
     lines = maps[:, : h * POOL, : w * POOL].reshape(-1, h, POOL, w * POOL)
-    # sums plane by plane: a third of the time of a pooling layer
+    # summing plane by plane takes a third of the time of a pooling layer
     cells = functools.reduce(np.add, np.moveaxis(lines, 2, 0)).reshape(-1, h, w, POOL)
     total = functools.reduce(np.add, np.moveaxis(cells, 3, 0))
     return np.asarray(total * np.float32(1 / POOL**2))
 
 
 def _all_usable(usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(H, W) -> (H/4, W/4) whether all of a cell is."""
+    """Find the cells whose pixels are all usable: (H, W) -> (H/4, W/4)."""
     h, w = (side // POOL for side in usable.shape)
     rows = np.ascontiguousarray(usable[: h * POOL, : w * POOL]).view(np.uint32)
     return np.asarray((rows.reshape(h, POOL, w) == _FOUR_TRUE).all(1))
 
 
 def _brightest(od: FloatArray) -> FloatArray:
-    """(H, W) the largest of three channels."""
+    """The largest of the three channels, (H, W)."""
     return np.asarray(np.maximum(np.maximum(od[0], od[1]), od[2]), np.float32)
 
 
 def across_noise(y: FloatArray, plane: Plane) -> float:
-    """Noise of pooled OD across the rays, from the component out of the plane; robust.
+    """The noise of pooled OD across the rays: a robust spread of the out-of-plane component.
 
     Args:
         y: (P, 3) pooled OD. plane: of two stains.
@@ -109,18 +116,19 @@ def across_noise(y: FloatArray, plane: Plane) -> float:
 
 
 def estimate_rays(y: FloatArray, library: FloatArray, tiles: Sequence[int] | None = None) -> Rays:
-    """The slide's stain vectors from pooled pixels, gated by angle to the library.
+    """Estimate the slide's stain vectors from pooled pixels, gated by the angle to the library.
 
     Args:
         y: (P, 3) from :func:`pool_od`. library: (N, 3) unit rows.
-        tiles: how many rows of y come from each tile, in order; all from one by default. Colours
-            may differ between tiles, and the result is then their mean.
+        tiles: number of rows of ``y`` from each tile, in order; by default all are from one tile.
+            If colours differ between tiles, the result is their mean.
 
     Returns:
-        Rows in the library's order. One stain: mean direction. Two: extreme rays of the slide's
-        plane. Three: the smallest cone. More: purest pixels. A stain that is too scarce, or whose
-        ray leaves the gate of 30 degrees, keeps the library's vector and is marked unmeasured (not
-        turned into the slide's plane, which noise defines where a stain is absent).
+        Rows in the library's order. One stain: the mean direction. Two: the extreme rays of the
+        slide's plane. Three: the smallest cone. More: the purest pixels. A stain that is too
+        scarce, or whose ray leaves the gate of 30 degrees, keeps the library's vector and is marked
+        as not measured. It is not turned into the slide's plane, because noise defines that plane
+        if a stain is absent.
     """
     n = len(library)
     if len(y) < MIN_CELLS:
@@ -145,8 +153,9 @@ def extreme_rays(y: FloatArray, library: FloatArray) -> FloatArray:
         y: (P, 3) from :func:`pool_od`. library: (N, 3) unit rows.
 
     Returns:
-        (N, 3) unit rows. One stain: mean direction. Two: 1st and 99th percentile of the angle in
-        the pixels' plane. More: purest pixels. The library's where the gate refuses.
+        (N, 3) unit rows. One stain: the mean direction. Two: the 1st and 99th percentile of the
+        angle in the pixels' plane. More: the purest pixels. A ray outside the gate is replaced by
+        the library's vector.
     """
     n = len(library)
     if len(y) < MIN_CELLS:
@@ -191,9 +200,9 @@ def _refined(
     *,
     lean: bool,
 ) -> FloatArray:
-    """(2, 3) edges of tiles that may drift: each aligned to their mean before they are summed.
+    """The edges (2, 3) of tiles that may drift: each tile is aligned to their mean before the sum.
 
-    ``lean``: edges without pure pixels, and their tilt, lean on the library.
+    With ``lean`` edges without pure pixels, and their tilts, move towards the library.
     """
     plane = Plane.of(rows)
     own = plane.angles(rows)
@@ -222,7 +231,7 @@ def _refined(
 
 
 def _tilt(part: FloatArray, plane: Plane, rows: FloatArray) -> tuple[Floats, Floats]:
-    """(2,) each row's component out of the plane in a tile, and (2,) sum of its own q squared."""
+    """The out-of-plane component of each row in a tile, (2,), and the sum of its own q squared."""
     along = part.astype(np.float64) @ np.linalg.pinv(rows.astype(np.float64))
     gram = along.T @ along
     ridge = (1e-3 * np.trace(gram) + 1.0) * np.eye(2)
@@ -232,7 +241,10 @@ def _tilt(part: FloatArray, plane: Plane, rows: FloatArray) -> tuple[Floats, Flo
 
 
 def fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
-    """The slide's plane where it is close to the library's, oriented from first to second stain."""
+    """The plane of the slide, from the first to the second stain.
+
+    If it is not close to the library's plane, the library's plane is returned.
+    """
     moment = (y.T @ y).astype(np.float64)
     _, vectors = np.linalg.eigh(moment)
     normal = vectors[:, 0]
@@ -242,7 +254,7 @@ def fitted_plane(y: FloatArray, library: FloatArray) -> Plane:
 
 
 def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool, ...]]:
-    """Vertices of the cone of three or more stains: means of the purest pixels, iterated."""
+    """The vertices of the cone of three or more stains: means of the purest pixels, iterated."""
     rows = np.asarray(library, np.float64)
     strength = np.linalg.norm(y, axis=1).astype(np.float64)
     measured = [True] * len(rows)
@@ -265,3 +277,57 @@ def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool,
             break
         rows = updated
     return unit_rows(rows), tuple(measured)
+
+
+Floats = npt.NDArray[np.float64]
+
+MAX_PIXELS = 8000
+OUTSIDE = 1500.0  # cost of one OD outside, relative to that of a relative change of volume
+# noise of pooled OD: with three stains no channel is left to measure it in
+NOISE_SHARE, NOISE_OD = 0.013, 0.001
+MIN_SEPARATION_SHARE = 0.5  # least share of the library's angles; a collapsed cone is refused
+_STEP = 0.05  # radians, of the first simplex
+
+
+def smallest_cone(y: FloatArray, start: FloatArray, library: FloatArray) -> FloatArray:
+    """Find the smallest cone of three stains that contains the slide's colours.
+
+    The search is that of Nelder and Mead, from ``start`` over the directions of the three rows, on
+    a regular sample of the pixels ordered by strength.
+
+    Args:
+        y: (P, 3) glass-corrected, pooled OD. start: (3, 3) unit rows. library: (3, 3).
+
+    Returns:
+        (3, 3) unit rows; ``start`` if the cone collapsed.
+    """
+    strength = np.linalg.norm(y.astype(np.float64), axis=1)
+    order = np.argsort(strength, kind="stable")[:: max(len(y) // MAX_PIXELS, 1)]
+    pixels, strength = y[order].astype(np.float64), strength[order]
+    margin = (REACH * (NOISE_SHARE * strength + NOISE_OD) + GLASS_ERROR_OD)[:, None]
+    weight = strength / strength.sum()
+    base = start.astype(np.float64)
+    sideways = np.stack([np.linalg.svd(row[None])[2][1:] for row in base])  # (3, 2, 3)
+
+    def rows(turn: Floats) -> Floats:
+        moved = base + np.einsum("nk,nkc->nc", turn.reshape(3, 2), sideways)
+        return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True))
+
+    def cost(turn: Floats) -> float:
+        cone = rows(turn)
+        volume = abs(float(np.linalg.det(cone)))
+        if volume < 1e-4:
+            return 1e3
+        faces = np.linalg.inv(cone)  # a column is normal to the face of the other two
+        inside = pixels @ (faces / np.linalg.norm(faces, axis=0))
+        outside = np.maximum(-inside - margin, 0).sum(1)
+        negative = np.maximum(-cone, 0).sum()  # stains absorb
+        return float(np.log(volume) + OUTSIDE * (weight @ outside) + 100 * negative)
+
+    simplex = np.concatenate([np.zeros((1, 6)), _STEP * np.eye(6)])
+    options = {"initial_simplex": simplex, "maxiter": 500, "xatol": 3e-4, "fatol": 1e-5}
+    found = unit_rows(rows(minimize(cost, np.zeros(6), method="Nelder-Mead", options=options).x))
+    for i, j in combinations(range(3), 2):
+        if angle_deg(found[i], found[j]) < MIN_SEPARATION_SHARE * angle_deg(library[i], library[j]):
+            return start
+    return found

@@ -1,35 +1,43 @@
-"""The slide's network: q from optical density, knowing what noise and JPEG did to it (decision 22).
+"""The slide's network: q from optical density, corrected for noise and JPEG (decision 22).
 
-A small U-Net over 2x2 groups of pixels, one for all tiles of a slide. It sees each pixel in the
-coordinates of its own stain vectors (amounts along the rows, and what lies outside them) and adds a
-correction to the closed form there. So it follows the fields S(x) and B(x) without being told of
-them, and since it looks no further than ``REACH`` pixels, tiles read with that halo give the same
-maps as the whole slide would.
+It is a small U-Net over 2x2 groups of pixels, one for all tiles of a slide. Its input is each pixel
+in the coordinates of its own stain vectors (the amounts along them, and the rest outside them). Its
+output is a correction to the closed form. So it follows the fields S(x) and B(x) without having
+them as input. It looks no further than ``REACH`` pixels, so tiles with that halo give the same maps
+as the whole slide.
+
+Out of focus, nuclei bleed into their surroundings. No pixel is pure then, and the edges of the cone
+lean inwards. So the network's correction is put back into the pixels, and edges are estimated from
+those (decision 32).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.optics.unmix import cross, dot, unmix
+from wsi_pgdips.records import SlidePrior
 from wsi_pgdips.solver import optimise
+from wsi_pgdips.solver.tile import TileInput
 
 Weights = Mapping[str, Tensor]
-MAX_STAINS = 3  # more than channels have no coordinates of their own
+MAX_STAINS = 3  # more stains than channels have no coordinates of their own
 WIDTH = 24
 MULTIPLE = 4  # sides of its input
-REACH = 24  # pixels; a tile's halo must hold it
+REACH = 24  # pixels; a tile's halo must be at least as large
 _SLOPE = 0.1
 _FLAT = 1e-4  # least volume of three unit rows that counts
 
 
 def layer_shapes(n: int) -> dict[str, tuple[int, int, int]]:
-    """Convolutions for n stains: name -> (out channels, in channels, kernel)."""
+    """The convolutions for n stains: name -> (out channels, in channels, kernel)."""
     w = WIDTH
     return {
         "fine0": (w, 12, 3),
@@ -45,7 +53,10 @@ def layer_shapes(n: int) -> dict[str, tuple[int, int, int]]:
 
 
 def init_weights(n: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Fresh ``X.weight`` and ``X.bias`` on the CPU; with its head of zeros q is the closed form."""
+    """Make initial ``X.weight`` and ``X.bias`` on the CPU.
+
+    The head is zero, so that q is the closed form at first.
+    """
     weights: dict[str, Tensor] = {}
     for name, (out, inp, k) in layer_shapes(n).items():
         bound = math.sqrt(6.0 / ((1 + _SLOPE**2) * inp * k * k))
@@ -56,7 +67,7 @@ def init_weights(n: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def forward(weights: Weights, x: Tensor) -> Tensor:
-    """Correction to q.
+    """Compute the correction to q.
 
     Args:
         weights: from :func:`init_weights`. x: (T, 3, H, W) coordinates, sides multiples of 4.
@@ -79,16 +90,16 @@ def forward(weights: Weights, x: Tensor) -> Tensor:
 def estimate(
     weights: Weights, od: Tensor, stain_matrix: Tensor, background: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """q of one tile or several under their own S and B.
+    """Estimate q of one or several tiles under their S and B.
 
     Args:
         weights: of the network. od: (T, 3, H, W) or (3, H, W). stain_matrix: (N, 3) unit rows, or
-            (N, 3, H, W) where they vary. background: (3,), or (3, H, W). scale: OD that the network
-            takes for one.
+            (N, 3, H, W) if they vary. background: (3,), or (3, H, W). scale: OD that counts as one
+            in the network.
 
     Returns:
-        Its q, which may be slightly negative, and the closed form (non-negative least squares),
-        both (T, N, H, W) or (N, H, W) float32.
+        The network's q, which may be slightly negative, and the closed form (non-negative least
+        squares), both (T, N, H, W) or (N, H, W) float32.
     """
     batched = od if od.ndim == 4 else od[None]
     planes = batched.transpose(0, 1)  # (3, T, H, W): unmix takes channels first
@@ -104,7 +115,7 @@ def estimate(
 
 
 def correction(weights: Weights, od: Tensor, stain_matrix: Tensor, scale: float) -> Tensor:
-    """What the network adds to the closed form of one tile.
+    """Compute the network's correction to the closed form of one tile.
 
     Args:
         weights, scale: as for :func:`estimate`. od: (3, H, W) glass-corrected.
@@ -117,7 +128,7 @@ def correction(weights: Weights, od: Tensor, stain_matrix: Tensor, scale: float)
 
 
 def _correction(weights: Weights, od: Tensor, rows: Tensor, scale: float) -> Tensor:
-    """(3, T, H, W) -> (T, N, H, W)."""
+    """Compute the correction of T tiles: (3, T, H, W) -> (T, N, H, W)."""
     x = coordinates(od, rows).transpose(0, 1) / scale
     with optimise.autocast(od.device):
         change = forward(weights, x)
@@ -125,14 +136,14 @@ def _correction(weights: Weights, od: Tensor, rows: Tensor, scale: float) -> Ten
 
 
 def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:
-    """Optical density along the stain vectors, and along what completes them to a basis.
+    """The coordinates of optical density along the stain vectors, completed to a basis.
 
     Args:
         od: (3, ...) glass-corrected. stain_matrix: (N, 3) or (N, 3, ...), N at most 3.
 
     Returns:
-        (3, ...) u with od = sum_i u_i R_i, where the first N rows of R are the stain vectors and
-        the others are unit and normal to them: u_i of a stain is its unconstrained least squares.
+        (3, ...) u with od = sum_i u_i R_i. The first N rows of R are the stain vectors, the others
+        are unit vectors normal to them. So u_i of a stain is its unconstrained least squares.
     """
     extra = (1,) * (od.ndim - 1)
     rows = (
@@ -142,26 +153,26 @@ def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:
     if len(rows) == 2:
         return _of_two(od, a, rows[1])
     if len(rows) == 1:
-        # any fixed direction off the stain does: red and blue are never the whole of a colour
+        # any fixed direction off the stain works: no stain absorbs red and blue oppositely
         other = torch.tensor([1.0, 0.0, -1.0], device=od.device).reshape(3, *extra)
         b = other - dot(other, a) * a
         b = b * dot(b, b).rsqrt()
         c = cross(a, b)
     else:
         b, c = rows[1], rows[2]
-    # a row is (3, 1, ...) where it is the same everywhere, b and c then are too
+    # a row is (3, 1, ...) if it is the same everywhere, and so are b and c
     bc, ca, ab = cross(b, c), cross(c, a), cross(a, b)
     volume = dot(a, bc)
-    # as a sum: torch.where takes a CPU ten times as long
+    # a sum instead of torch.where, which takes a CPU ten times as long
     volume = volume + (volume.abs() < _FLAT) * (_FLAT - volume)
     return torch.stack([dot(od, d) / volume for d in (bc, ca, ab)])
 
 
 def _of_two(od: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """:func:`coordinates` of two stains: least squares, and what lies along their unit normal."""
+    """The coordinates for two stains: least squares, and the component along their unit normal."""
     aa, ab, bb = dot(a, a), dot(a, b), dot(b, b)
     along_a, along_b = dot(od, a), dot(od, b)
-    # of unit rows also the square of the normal's length
+    # for unit rows this is also the squared length of their normal
     volume = torch.addcmul(aa * bb, ab, ab, value=-1).clamp_min(_FLAT**2)
     first = torch.addcmul(along_a * bb, along_b, ab, value=-1) / volume
     second = torch.addcmul(along_b * aa, along_a, ab, value=-1) / volume
@@ -178,3 +189,27 @@ def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
 
 def _act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE)
+
+
+def needs_focus(prior: SlidePrior) -> bool:
+    """Return whether a slide is out of focus and has a network that can improve it."""
+    found = prior.acquisition
+    return bool(prior.network) and found is not None and found.defocus > 0
+
+
+def in_focus(tile: TileInput, prior: SlidePrior, device: torch.device) -> TileInput:
+    """Make the tile with OD' = OD + sum_n (q_n of the network - q_n of the closed form) S0_n.
+
+    The part outside the stains' plane does not change. If the slide is in focus or has no network,
+    the tile itself is returned.
+    """
+    if not needs_focus(prior):
+        return tile
+    weights = {k: torch.from_numpy(v).to(device) for k, v in prior.network.items()}
+    od, rows, glass = (
+        torch.from_numpy(a).to(device) for a in (tile.od, prior.stain_matrix, tile.background)
+    )
+    with torch.no_grad():
+        q, closed = estimate(weights, od, rows, glass, float(prior.spectral_correction.mean()))
+        sharp = od + torch.einsum("nhw,nc->chw", q - closed, rows)
+    return replace(tile, od=np.ascontiguousarray(sharp.cpu().numpy()))

@@ -1,8 +1,7 @@
 """Sufficient statistics of a tile, from which ``field`` estimates S(x) and M(x) (decision 8).
 
-Averaging the extreme rays of tiles that lack pure pixels stays biased; summing the tiles'
-histograms and then taking the ray does not. So tiles hand over histograms and moments, each for
-the cells that it is divided into.
+The average of the extreme rays of tiles without pure pixels is biased; the ray of their summed
+histograms is not. So each tile provides histograms and moments, for each of its cells.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from wsi_pgdips.solver.tile import TileInput
 
 Q_BINS = 300
 Q_MAX = 3.0  # OD
-PERCENTILE_M = 99.9  # of q; where it lies is C = 1 (decision 4)
-_FIRST_LOOK = 8  # every so manieth value
+PERCENTILE_M = 99.9  # of q; C = 1 there (decision 4)
+_STRIDE = 8  # of the sample of values from which the tail is estimated
 
 
 def cell_statistics(
     y: FloatArray, half: npt.NDArray[np.bool_], stain_matrix: FloatArray, noise: float
 ) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of one cell, or of any set of pixels; all sums, so that several may be added.
+    """The statistics of one cell, or of any set of pixels. They are sums and may be added.
 
     Args:
         y: (P, 3) pooled, glass-corrected OD. half: (P,) interleaved halves.
         stain_matrix: (N, 3) S0.
-        noise: of pooled OD across the rays, where there are too few pooled pixels to tell.
+        noise: of pooled OD across the rays, used if there are too few pooled pixels to measure it.
 
     Returns:
         ``count`` () pooled pixels; ``sum`` (2, 3) per half; for two stains ``moment`` (3, 3) sum of
         y y', ``edges`` (2, ANGLE_BINS) of ``optics.cone``, and ``plane_qq`` (2, 2), ``plane_qr``
-        (2,): the regression of the out-of-plane component on q.
+        (2,) for the regression of the out-of-plane component on q.
     """
     stats: dict[str, npt.NDArray[Any]] = {
         "count": np.array(len(y), np.int64),
@@ -58,29 +57,29 @@ def cell_statistics(
 
 @functools.lru_cache(maxsize=4)
 def _axes(rows: bytes) -> tuple[Plane, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Plane of two stains, their angles in it, and their dual; the same for all of a slide."""
+    """The plane of two stains, their angles in it, and their dual; constant over a slide."""
     matrix = np.frombuffer(rows, np.float32).reshape(2, 3)
     plane = Plane.of(matrix)
     return plane, plane.angles(matrix), dual(matrix)
 
 
 def q_histogram(q: FloatArray) -> npt.NDArray[np.uint32]:
-    """(N, Q_BINS) of (N, K) q; what lies beyond either end is in the first or last bin."""
+    """The histogram of (N, K) q, (N, Q_BINS); values out of range are in the first or last bin."""
     bins = [np.clip(row * np.float32(Q_BINS / Q_MAX), 0, Q_BINS - 1).astype(np.int32) for row in q]
     return np.stack([np.bincount(b, minlength=Q_BINS) for b in bins]).astype(np.uint32)
 
 
 def upper_quantile(values: FloatArray, share: float) -> float:
-    """``numpy.quantile`` near the upper end, without sorting what lies far below.
+    """The ``numpy.quantile`` near the upper end, without sorting the values far below.
 
     Args:
-        values: (K,), K >= 1. share: of values below it.
+        values: (K,), K >= 1. share: of the values below the quantile.
     """
     position = (len(values) - 1) * share
     above = len(values) - int(position)  # the values from the quantile's lower neighbour on
-    look = values[::_FIRST_LOOK]
-    rank = max(len(look) - 2 * (above // _FIRST_LOOK) - _FIRST_LOOK, 0)
-    tail = values[values >= np.partition(look, rank)[rank]]
+    sample = values[::_STRIDE]
+    rank = max(len(sample) - 2 * (above // _STRIDE) - _STRIDE, 0)
+    tail = values[values >= np.partition(sample, rank)[rank]]
     tail = np.sort(tail if len(tail) >= above else values)
     low, high = tail[-above], tail[-max(above - 1, 1)]
     return float(low + (high - low) * (position % 1))
@@ -89,17 +88,17 @@ def upper_quantile(values: FloatArray, share: float) -> float:
 def tile_statistics(
     tile: TileInput, q: FloatArray, stain_matrix: FloatArray, noise: float
 ) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of one tile and of its cells (decision 29).
+    """The statistics of one tile and of its cells (decision 29).
 
     Args:
-        tile: whose own pixels are divided, without its halo. q: (N, K) of its own tissue pixels.
-        stain_matrix, noise: as for :func:`cell_statistics`.
+        tile: its own pixels, without the halo, are divided into cells. q: (N, K) of its own tissue
+            pixels. stain_matrix, noise: as for :func:`cell_statistics`.
 
     Returns:
-        ``q_hist`` (N, Q_BINS) of the tile, and of its cells, by row and column,
+        ``q_hist`` (N, Q_BINS) of the tile, and the statistics of its cells by row and column,
         name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...).
     """
-    y, half, at = pool_od(tile.of_stains, tile.own_tissue)
+    y, half, at = pool_od(tile.stain_od, tile.own_tissue)
     side = len(tile.own_tissue) // (CELLS_PER_TILE * POOL)
     row, column = at // side
 
@@ -112,13 +111,13 @@ def tile_statistics(
 
 
 def empty_statistics(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of a tile that says nothing."""
+    """The statistics of a tile without evidence."""
     cells = _stacked([[empty_cell(stain_matrix)] * CELLS_PER_TILE] * CELLS_PER_TILE)
     return {"q_hist": np.zeros((len(stain_matrix), Q_BINS), np.uint32), **cells}
 
 
 def empty_cell(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
-    """Statistics of a cell that says nothing."""
+    """The statistics of a cell without evidence."""
     return cell_statistics(np.zeros((0, 3), np.float32), np.zeros(0, bool), stain_matrix, 0.0)
 
 
@@ -126,6 +125,6 @@ def _stacked(cells: list[list[dict[str, npt.NDArray[Any]]]]) -> dict[str, npt.ND
     found = {
         name: np.stack([np.stack([c[name] for c in row]) for row in cells]) for name in cells[0][0]
     }
-    if "edges" in found:  # most of the bytes, of tens of thousands of tiles
+    if "edges" in found:  # these are most of the bytes of tens of thousands of tiles
         found["edges"] = found["edges"].astype(np.float32)
     return found

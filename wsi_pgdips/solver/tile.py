@@ -1,4 +1,4 @@
-"""A tile as the solver sees it: optical density with a halo, tissue, and the glass beneath."""
+"""A tile as input of the solver: optical density with a halo, tissue, and the glass beneath."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
 
@@ -20,12 +20,13 @@ class TileInput:
     """One tile.
 
     Attributes:
-        od: (3, H, W) float32 with the halo, reflected where the slide ends.
-        tissue: (H, W) bool, False where the slide ends.
+        od: (3, H, W) float32 with the halo, reflected beyond the ends of the slide.
+        tissue: (H, W) bool, False beyond the ends of the slide.
         background: (3,) OD of glass at this tile.
-        raised: (3,) part of it that stain vectors are estimated without (``tiles.tissue``).
         halo: pixels on each side that belong to the neighbours.
-        seed: of everything random about this tile.
+        seed: of all random numbers for this tile.
+        raised: (3,) part of the background that is not subtracted to estimate stain vectors
+            (``TissueMap.raised`` in ``tiles.tissue``).
     """
 
     od: FloatArray
@@ -37,19 +38,19 @@ class TileInput:
 
     @functools.cached_property
     def corrected(self) -> FloatArray:
-        """(3, h, w) glass-corrected OD of the tile's own pixels."""
+        """The glass-corrected OD of the tile's own pixels, (3, h, w)."""
         return np.asarray(self._inner(self.od) - self.background[:, None, None])
 
     @property
-    def of_stains(self) -> FloatArray:
-        """(3, h, w) like ``corrected``, as stain vectors are estimated from it."""
+    def stain_od(self) -> FloatArray:
+        """The OD for the estimation of stain vectors, (3, h, w): ``corrected`` plus ``raised``."""
         if self.raised is None:
             return self.corrected
         return self.corrected + self.raised[:, None, None]
 
     @property
     def own_tissue(self) -> BoolArray:
-        """(h, w) tissue of the tile's own pixels."""
+        """The tissue of the tile's own pixels, (h, w) bool."""
         return np.asarray(self._inner(self.tissue))
 
     def _inner(self, a: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -67,7 +68,7 @@ def tile_input(
     seed: int,
     raised: FloatArray | None = None,
 ) -> TileInput:
-    """A tile from the pixels that exist, reflected to full size at the slide's ends.
+    """Make a tile from the existing pixels, reflected to full size at the ends of the slide.
 
     Args:
         rgb: (h, w, 3) uint8 inside the slide. tissue: (h, w) bool.
@@ -80,23 +81,23 @@ def tile_input(
 
 
 def planar_od(rgb: ByteArray, margins: tuple[int, ...]) -> FloatArray:
-    """(3, H, W) OD of pixels, reflected over the missing margins of :func:`tile_input`."""
+    """Convert pixels to OD, (3, H, W), reflected into the missing margins of :func:`tile_input`."""
     return rgb_to_od(np.ascontiguousarray(reflected(rgb, margins).transpose(2, 0, 1)))
 
 
 def reflected(rgb: ByteArray, margins: tuple[int, ...]) -> ByteArray:
-    """(h, w, 3) -> (H, W, 3) reflected over the missing margins of :func:`tile_input`."""
+    """Reflect (h, w, 3) into the missing margins of :func:`tile_input`: (H, W, 3)."""
     top, bottom, left, right = margins
     if not any(margins):
         return rgb
-    # reflection needs a source: a sliver of a tile is repeated as often as it takes
+    # a narrow part of a tile is reflected as often as necessary
     return np.pad(rgb, ((top, bottom), (left, right), (0, 0)), mode="symmetric")
 
 
 def batch(tiles: list[TileInput], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors of T tiles.
+    """Stack T tiles into tensors.
 
-    Every pixel counts, glass too: there the maps must be zero, and B shows.
+    All pixels count, glass too: maps must be zero there, and it shows B.
 
     Returns:
         od (T, 3, H, W), valid (T, 1, H, W) ones, background (T, 3).

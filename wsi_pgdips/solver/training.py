@@ -1,62 +1,118 @@
 """Training of the slide's network on the slide's own tissue, degraded once more (decision 22).
 
-Nobody knows the true concentrations of a slide, but everybody knows what a scanner does to them.
-So the closed form's maps of sampled tiles are taken for a truth, at half the resolution, where
-noise and lost chroma have averaged out, and now and then at full resolution, so that the tissue's
-own scale is seen too. The forward model turns them into pixels, noise and JPEG included, and the
-network learns the way back. No other data enters.
+The true concentrations of a slide are unknown, but the effect of a scanner on them is known. So the
+closed form's maps of sampled tiles serve as the truth, mostly at half the resolution, where noise
+and lost chroma have averaged out, and sometimes at full resolution, for the tissue's own scale. The
+forward model turns them into pixels, with noise and JPEG, and the network learns the inverse. No
+other data is used.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.adam import adam
 
 from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import Acquisition, BoolArray, FloatArray, SlidePrior
-from wsi_pgdips.solver import losses, slide_network
+from wsi_pgdips.solver import optimise, slide_network
 from wsi_pgdips.solver.acquisition import estimate_acquisition
-from wsi_pgdips.solver.adam import OneCycleAdam
 from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.tile import TileInput
 
+BETA2, EPSILON = 0.99, 1e-8
+WARM_SHARE = 0.1  # share of the steps in which the rate rises
+FIRST, LAST = 1 / 25, 1 / 25e4  # rates relative to the highest rate
+MOMENTUM = (0.95, 0.85)  # beta1 at the lowest and at the highest rate
+
+
+class OneCycleAdam:
+    """Adam with one cycle of rates, for a number of steps that is known in advance.
+
+    It calls torch's function ``adam``. Making a ``torch.optim.Adam`` would import torch's compiler,
+    which takes two seconds and memory without any use.
+
+    Args:
+        parameters: tensors, changed in place. rate: the highest. steps: of the whole training.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rate: float, steps: int) -> None:
+        self._parameters = list(parameters)
+        self._rate, self._steps, self._done = rate, max(steps, 2), 0
+        self._means = [torch.zeros_like(p) for p in self._parameters]
+        self._squares = [torch.zeros_like(p) for p in self._parameters]
+        self._counts = [torch.zeros((), device=p.device) for p in self._parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Take one step.
+
+        Args:
+            gradients: of each parameter, in order.
+        """
+        rate, beta1 = one_cycle(self._done, self._steps, self._rate)
+        self._done += 1
+        adam(
+            self._parameters,
+            list(gradients),
+            self._means,
+            self._squares,
+            [],
+            self._counts,
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=BETA2,
+            lr=rate,
+            weight_decay=0.0,
+            eps=EPSILON,
+            maximize=False,
+        )
+
+
+def one_cycle(step: int, steps: int, rate: float) -> tuple[float, float]:
+    """The (rate, beta1) of a step (Smith 2018).
+
+    The rate rises by half a cosine and then falls; the momentum does the opposite.
+
+    Args:
+        step: from 0. steps: of the training. rate: the highest.
+    """
+    top = WARM_SHARE * steps - 1
+    slow, fast = MOMENTUM
+    if step < top:
+        return _between(FIRST * rate, rate, step / top), _between(slow, fast, step / top)
+    share = (step - top) / (steps - 1 - top)
+    return _between(rate, LAST * rate, share), _between(fast, slow, share)
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
+
+
 CROP = 96  # pixels, side of a training crop, a multiple of 4
-GROUPS, CROPS_PER_GROUP = 2, 2  # a group is computed at once; fixed, so that threads change nothing
+GROUPS, CROPS_PER_GROUP = 2, 2  # a group is computed at once; independent of the threads
 FULL_RESOLUTION_SHARE = 0.15  # of the crops
-MIN_TISSUE = 0.3  # of a crop
+MIN_TISSUE = 0.3  # share of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
 OnStep = Callable[[], None]
-# truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and what goes on being drawn from
+# truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and its generator for further draws
 _Crops = tuple[FloatArray, FloatArray, np.random.Generator]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The slide's network.
-
-    Attributes:
-        weights: name -> array. loss: mean squared error of q over the last steps, OD.
-        prior_weight: (N,) Lambda. acquisition: what the pixels were degraded by.
-    """
-
-    weights: dict[str, FloatArray]
-    loss: float
-    prior_weight: FloatArray
-    acquisition: Acquisition
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """Concentrations to draw crops from: (N, H, W) q, (H, W) tissue, and B of the place."""
+class _Truth:
+    """Concentrations to draw crops from: (N, H, W) q, (H, W) tissue, and (3,) local B."""
 
     q: FloatArray
     tissue: BoolArray
@@ -73,20 +129,26 @@ def train_slide_network(
     device: torch.device,
     executor: Executor,
     on_step: OnStep = lambda: None,
-) -> Trained | None:
-    """Train on sampled tiles; None where the training did not stay finite.
+) -> SlidePrior | None:
+    """Train the slide's network on sampled tiles.
 
     Args:
         tiles: at least one with tissue. prior: the slide's S0 and M0. preset: weights of the
             PGDIPS loss on real crops, 0 for none. steps: of Adam. seed: of the slide.
-        device: where. executor: threads that share the work; how many changes nothing.
+        device: for the training. executor: threads that share the work; their number does not
+            change the result.
         on_step: called after each step.
+
+    Returns:
+        The prior with the ``network``, its ``loss`` (the mean over the last steps), Lambda in
+        ``prior_weight``, and the ``acquisition`` that degraded the pixels. None if the training did
+        not stay finite.
     """
     rows = prior.stain_matrix
     n, scale = len(rows), float(prior.spectral_correction.mean())
     closed = executor.map(lambda tile: _closed(tile, rows), tiles)
-    full = [_Sheet(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
-    half = [_Sheet(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
+    full = [_Truth(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
+    half = [_Truth(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
     busy = [s.tissue.any() for s in full]
     full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
     lit = [t for t, some in zip(tiles, busy, strict=True) if some]
@@ -101,9 +163,9 @@ def train_slide_network(
     optimiser = OneCycleAdam(trained, preset.learning_rate, steps)
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
-    # out of focus, only half the resolution shows what a sharper one looks like
+    # out of focus, only half the resolution is sharp
     full_share = 0.0 if acquisition.defocus else FULL_RESOLUTION_SHARE
-    side = min(CROP, *(s // 4 * 4 for sheet in half for s in sheet.tissue.shape))
+    side = min(CROP, *(s // 4 * 4 for one in half for s in one.tissue.shape))
 
     def crops(step: int, group: int) -> _Crops:
         rng = np.random.default_rng([seed, step, group])
@@ -134,10 +196,10 @@ def train_slide_network(
     drawn = draw(0)
     for step in range(steps):
         running = [executor.submit(gradient, group) for group in drawn]
-        # behind them in the queue: for whichever thread is idle before the step is over
+        # queued behind them, for any thread that is idle before the end of the step
         drawn = draw(step + 1) if step + 1 < steps else []
         results = [future.result() for future in running]
-        # summed in the order of the groups, whichever thread was first
+        # summed in the order of the groups, whichever thread finished first
         by_weight = zip(*(gradients for gradients, _ in results), strict=True)
         optimiser.step([torch.stack(of_groups).mean(0) for of_groups in by_weight])
         history.append(torch.stack([error for _, error in results]).mean())
@@ -148,7 +210,9 @@ def train_slide_network(
         return None
     prior_weight = _prior_weight(lit, final, prior, acquisition, scale, device, executor)
     arrays = {k: v.cpu().numpy() for k, v in final.items()}
-    return Trained(arrays, loss, prior_weight, acquisition)
+    return replace(
+        prior, prior_weight=prior_weight, network=arrays, loss=loss, acquisition=acquisition
+    )
 
 
 def _closed(tile: TileInput, rows: FloatArray) -> FloatArray:
@@ -157,24 +221,24 @@ def _closed(tile: TileInput, rows: FloatArray) -> FloatArray:
 
 
 def _halved(a: FloatArray | BoolArray) -> FloatArray:
-    """(C, H, W) -> (C, H/2, W/2) by the mean."""
+    """Average 2x2 pixels: (C, H, W) -> (C, H/2, W/2)."""
     return np.asarray(F.avg_pool2d(torch.from_numpy(np.asarray(a, np.float32))[None], 2)[0].numpy())
 
 
 def _crop(
-    sheets: Sequence[_Sheet], side: int, rng: np.random.Generator
+    truths: Sequence[_Truth], side: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """(N, side, side) q, turned at random, from a place with tissue; and (3,) B there."""
+    """Draw a crop with tissue, turned at random: (N, side, side) q, and the local B (3,)."""
     for _ in range(_TRIES):
-        sheet = sheets[int(rng.integers(len(sheets)))]
-        h, w = sheet.tissue.shape
+        truth = truths[int(rng.integers(len(truths)))]
+        h, w = truth.tissue.shape
         y, x = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
         own = np.s_[y : y + side, x : x + side]
-        if sheet.tissue[own].mean() >= MIN_TISSUE:
+        if truth.tissue[own].mean() >= MIN_TISSUE:
             break
-    q = np.rot90(sheet.q[(slice(None), *own)], int(rng.integers(4)), (1, 2))
+    q = np.rot90(truth.q[(slice(None), *own)], int(rng.integers(4)), (1, 2))
     q = q[:, :, ::-1] if rng.random() < 0.5 else q
-    return np.ascontiguousarray(q), sheet.background
+    return np.ascontiguousarray(q), truth.background
 
 
 def _pgdips(
@@ -195,9 +259,9 @@ def _pgdips(
     m = torch.from_numpy(prior.spectral_correction).to(device)
     nothing = torch.zeros(3, device=device)
     q, _ = slide_network.estimate(weights, real, matrix, nothing, float(m.mean()))
-    model = losses.mixture(q, matrix[None], nothing[None])
-    fit = losses.reconstruction(real, model, torch.ones_like(real[:, :1]))
-    shared = losses.exclusion((q / m[:, None, None]).clamp(0, 1))
+    model = optimise.mixture(q, matrix[None], nothing[None])
+    fit = optimise.reconstruction(real, model, torch.ones_like(real[:, :1]))
+    shared = optimise.exclusion((q / m[:, None, None]).clamp(0, 1))
     return (preset.alpha * fit + preset.beta * shared).sum()
 
 
@@ -210,17 +274,18 @@ def _prior_weight(
     device: torch.device,
     executor: Executor,
 ) -> FloatArray:
-    """Lambda_n = noise variance of the closed form over what the network may be wrong by.
+    """Estimate Lambda_n = noise variance of the closed form / squared error of the network.
 
-    The network's maps differ from the closed form's by the noise it took away. Degrade its maps
-    once more, and it takes away as much again, if the tissue is as it was trained for. What it
-    takes away beyond that on the real pixels is not noise, and counts as its own error.
+    The network's maps differ from the closed form's by the noise that it removed. If its maps are
+    degraded once more, it removes the same amount again, provided that the tissue is like in
+    training. Any more that it removes from the real pixels is not noise and counts as its own
+    error.
     """
     rows = prior.stain_matrix
     matrix = torch.from_numpy(rows).to(device)
 
     def squares(numbered: tuple[int, TileInput]) -> FloatArray:
-        """(3, N) sums over a tile's tissue: taken away, taken away once more, noise."""
+        """Sums over a tile's tissue, (3, N): removed, removed once more, noise."""
         index, tile = numbered
         glass = torch.from_numpy(tile.background).to(device)
 

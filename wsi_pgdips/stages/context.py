@@ -1,32 +1,54 @@
-"""One slide, opened and planned: what every stage needs to know of it."""
+"""One slide, opened and planned: what every stage needs to know about it."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import astuple, dataclass, replace
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wsi_pgdips.config import ScientificSettings, tile_seed
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.interpolate import interpolate
-from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.pipeline.ledger import Ledger, digest, identity, load_arrays, save_arrays
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet, at_tiles
-from wsi_pgdips.slide.opening import open_slide
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, SlideMeta, StainSet, at_tiles
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.solver.presets import HALO, Preset, resolve
 from wsi_pgdips.solver.tile import TileInput, tile_input
-from wsi_pgdips.stages.strips import BORDER
+from wsi_pgdips.stages.seams import BORDER, SIDES
+from wsi_pgdips.tiles.blocks import BlockPlan, plan_blocks
 from wsi_pgdips.tiles.glass import background_field
-from wsi_pgdips.tiles.grid import BlockPlan, plan_blocks
-from wsi_pgdips.tiles.masks import load_roi
+from wsi_pgdips.tiles.masks import file_digest, load_roi
 from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
 
 OVERVIEW_MPP = 8.0
 UNREADABLE = "overview_unreadable"  # flag: parts of the slide were not seen when it was planned
+
+
+def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) -> dict[str, Any]:
+    """Return what must agree for two runs to be the same run, free of paths.
+
+    Returns:
+        ``settings``: the scientific settings, with the content of files in place of their paths;
+        ``identity``: hex SHA-256 of these settings and the slide's checksum.
+
+    Raises:
+        SettingsError: a mask or region file that cannot be read.
+    """
+    science = settings.model_dump()
+    for key in ("mask", "roi"):
+        if science[key] is not None:
+            science[key] = file_digest(Path(science[key]))
+    science["stains"] = {
+        "name": stains.name,
+        "labels": list(stains.labels),
+        "matrix": [[round(v, 6) for v in row] for row in stains.matrix],
+    }
+    text = json.dumps({"slide_checksum": meta.checksum, "settings": science}, sort_keys=True)
+    return {"identity": hashlib.sha256(text.encode()).hexdigest(), "settings": science}
 
 
 @dataclass(frozen=True)
@@ -35,9 +57,9 @@ class Context:
 
     Attributes:
         background: (CY, CX, 3) B of glass at the centres of cells. b0: (3,) of the slide.
-        planned: (H, W) bool like ``tissue.mask``, with the parts that the overview could not read:
-            whoever renders them finds out whether they are lost.
-        plans: blocks to work on, raster order. digest: identity of slide and settings.
+        planned: (H, W) bool like ``tissue.mask``, together with the parts that the overview could
+            not read: these are rendered too, since they may hold tissue.
+        plans: blocks to work on, raster order. identity: of slide and settings, see ``identity``.
     """
 
     source: PyramidSource
@@ -49,7 +71,7 @@ class Context:
     b0: FloatArray
     planned: BoolArray
     plans: tuple[BlockPlan, ...]
-    digest: str
+    identity: dict[str, Any]
 
     @property
     def grid(self) -> OutputGrid:
@@ -68,21 +90,26 @@ class Context:
         return next(p for p in self.plans if (p.by, p.bx) == block)
 
     def tile_square(self, tile: tuple[int, int]) -> Region:
-        """A tile at its full side, also where it hangs over the slide's end."""
+        """Return a tile at its full side, also where it hangs over the slide's end."""
         side = self.grid.tile
         return Region(tile[0] * side, tile[1] * side, side, side)
 
     def with_halo(self, square: Region, halo: int = HALO) -> Region:
-        """What is read for a square: its pixels and the halo, as far as the slide goes."""
+        """Return what is read for a square: its pixels and the halo, cut at the slide's end."""
         return square.grown(halo).clipped(self.grid.shape)
 
     def tile_input(self, tile: tuple[int, int], rgb: ByteArray, halo: int = HALO) -> TileInput:
-        """The solver's view of a tile whose pixels were read, with so much around them."""
-        seed = tile_seed(self.digest, *tile, self.digest)
+        """Return the solver's input for a tile.
+
+        Args:
+            rgb: (h, w, 3) of ``with_halo(tile_square(tile), halo)``.
+        """
+        digest = self.identity["identity"]
+        seed = tile_seed(digest, *tile, digest)
         return self._input(self.tile_square(tile), rgb, self.tile_background[tile], seed, halo)
 
     def window_input(self, square: Region, rgb: ByteArray) -> TileInput:
-        """The solver's view of any square whose pixels with halo were read."""
+        """Return the solver's input for any square, whose pixels with halo are given."""
         centre = Region(square.y + square.h // 2, square.x + square.w // 2, 1, 1)
         b = interpolate(self.background, self.grid, centre)[:, 0, 0]
         return self._input(square, rgb, b, 0, HALO)
@@ -108,21 +135,34 @@ class Context:
         )
 
     def margins(self, tile: tuple[int, int], *, halo_read: bool) -> tuple[int, int, int, int]:
-        """Rows above and below, columns left and right, that a tile with its halo lacks."""
+        """Return how many rows above and below, and columns left and right, were not read.
+
+        Args:
+            tile: that is worked on with its halo. halo_read: False where its own pixels alone were
+                read.
+        """
         square = self.tile_square(tile)
         have = self.with_halo(square) if halo_read else self.grid.tile_region(*tile)
         return _missing(square.grown(HALO), have)
 
-    def tissue_along(self, region: Region) -> dict[str, BoolArray]:
-        """Tissue along the sides of a region, as in ``strips.Strips``."""
+    def tissue_along(self, region: Region) -> BoolArray:
+        """Return the tissue along the sides of a tile, as ``seams.Strips`` holds it."""
         y, x, h, w = region.y, region.x, region.h, region.w
         rows, columns = min(BORDER, h), min(BORDER, w)
-        return {
-            "top": self.tissue.window(y, x, rows, w).T,
-            "bottom": self.tissue.window(region.stop_y - rows, x, rows, w).T[:, ::-1],
-            "left": self.tissue.window(y, x, h, columns),
-            "right": self.tissue.window(y, region.stop_x - columns, h, columns)[:, ::-1],
-        }
+        out = np.zeros((len(SIDES), self.grid.tile, BORDER), bool)
+        out[0, :w, :rows] = self.tissue.window(y, x, rows, w).T
+        out[1, :w, :rows] = self.tissue.window(region.stop_y - rows, x, rows, w).T[:, ::-1]
+        out[2, :h, :columns] = self.tissue.window(y, x, h, columns)
+        out[3, :h, :columns] = self.tissue.window(y, region.stop_x - columns, h, columns)[:, ::-1]
+        return out
+
+    def read_tile(self, tile: tuple[int, int]) -> ByteArray | Exception:
+        """Return a tile's own pixels, or the exception where they cannot be read."""
+        own = self.grid.tile_region(*tile)
+        try:
+            return self.source.read(own.y, own.x, own.h, own.w)
+        except Exception as error:
+            return error
 
     def tissue_of(self, region: Region) -> BoolArray:
         return self.tissue.window(region.y, region.x, region.h, region.w)
@@ -140,7 +180,7 @@ def _missing(full: Region, have: Region) -> tuple[int, int, int, int]:
 def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSettings) -> Context:
     """Find tissue and glass, and plan the blocks.
 
-    Parts of the slide that its overview could not read are planned too, lest they pass for glass.
+    Parts of the slide that its overview could not read are planned too, since they may hold tissue.
 
     Raises:
         SlideError: there is no tissue. SettingsError: a mask or region file that cannot be used.
@@ -156,13 +196,13 @@ def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSe
         tissue = replace(tissue, flags=(*tissue.flags, UNREADABLE))
     background, _, b0 = background_field(tissue, source.grid)
     planned = tissue.mask | _unseen(source, tissue, settings)
-    return _context(source, stains, settings, tissue, background, b0, planned)
+    return planned_context(source, stains, settings, tissue, background, b0, planned)
 
 
 def _unseen(source: PyramidSource, tissue: TissueMap, settings: ScientificSettings) -> BoolArray:
-    """(H, W) bool: where tissue was asked for, but the overview could not be read."""
+    """(H, W) bool: where the overview could not be read, within the region of interest."""
     unseen = np.zeros_like(tissue.mask)
-    if settings.mask is not None:  # the tissue was drawn, not looked for
+    if settings.mask is not None:  # the tissue is given, not searched for
         return unseen
     s = tissue.scale
     for r in source.unreadable:
@@ -174,7 +214,7 @@ def _unseen(source: PyramidSource, tissue: TissueMap, settings: ScientificSettin
     return unseen
 
 
-def _context(
+def planned_context(
     source: PyramidSource,
     stains: StainSet,
     settings: ScientificSettings,
@@ -183,6 +223,11 @@ def _context(
     b0: FloatArray,
     planned: BoolArray,
 ) -> Context:
+    """Plan the blocks of a slide whose tissue and glass are known; arguments as of ``Context``.
+
+    Raises:
+        SettingsError: a mask or region file that cannot be read.
+    """
     return Context(
         source,
         stains,
@@ -193,102 +238,5 @@ def _context(
         np.asarray(b0, np.float32),
         planned,
         plan_blocks(source.grid, replace(tissue, mask=planned), settings.min_tissue),
-        digest(identity(source.meta, settings, stains)),
-    )
-
-
-def save_plan(context: Context, path: Path) -> None:
-    """Keep what was found of tissue and glass, so that workers need not look again."""
-    t = context.tissue
-    save_arrays(
-        path,
-        mask=t.mask,
-        core=t.core,
-        planned=context.planned,
-        unreadable=_rows(context.source.unreadable),
-        scale=np.float64(t.scale),
-        flags=np.array(t.flags, dtype=np.str_),
-        raised=np.zeros(0, np.float32) if t.raised is None else t.raised,
-        background=context.background,
-        b0=context.b0,
-    )
-
-
-def load_context(
-    source: PyramidSource, stains: StainSet, settings: ScientificSettings, path: Path
-) -> Context:
-    """The context of a saved plan."""
-    a = load_arrays(path)
-    nothing = np.zeros(a["mask"].shape, bool)
-    tissue = TissueMap(
-        mask=a["mask"],
-        core=a["core"],
-        glass=nothing,
-        glass_od=np.zeros((*nothing.shape, 3), np.float32),
-        scale=float(a["scale"]),
-        shape=source.grid.shape,
-        flags=tuple(str(f) for f in a["flags"]),
-        raised=a["raised"] if len(a["raised"]) else None,
-    )
-    return _context(source, stains, settings, tissue, a["background"], a["b0"], a["planned"])
-
-
-def sees_more(source: PyramidSource, path: Path) -> bool:
-    """Whether a plan was made while parts of the slide could not be read that can be read now."""
-    unreadable = load_arrays(path)["unreadable"]
-    if len(unreadable) == 0:
-        return False
-    source.overview(OVERVIEW_MPP)
-    return not np.array_equal(unreadable, _rows(source.unreadable))
-
-
-def _rows(regions: tuple[Region, ...]) -> npt.NDArray[np.int64]:
-    return np.array([astuple(r) for r in regions], np.int64).reshape(-1, 4)
-
-
-AUTO_BATCH = 0
-
-
-@dataclass(frozen=True)
-class SlideJob:
-    """What a worker process is handed: small, picklable, hashable.
-
-    Attributes:
-        batch: tiles that a GPU solves at once, ``AUTO_BATCH`` for what its free memory holds.
-    """
-
-    slide: str
-    output: str
-    settings: ScientificSettings
-    device: str
-    threads: int
-    batch: int
-    keep_pixels: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of the slide's file."""
-        return Path(self.slide).name
-
-    def open_source(self) -> PyramidSource:
-        return open_slide(Path(self.slide), self.settings)
-
-    def context(self) -> Context:
-        """The planned slide; kept in the process, so that imports and opening are paid once."""
-        return _opened(self, self.ledger.plan.stat().st_mtime_ns)
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(Path(self.output))
-
-
-def forget_contexts() -> None:
-    """Let go of the slides that this process has open."""
-    _opened.cache_clear()
-
-
-@functools.lru_cache(maxsize=2)
-def _opened(job: SlideJob, _stamp: int) -> Context:
-    return load_context(
-        job.open_source(), load_stains(job.settings.stains), job.settings, job.ledger.plan
+        identity(source.meta, settings, stains),
     )

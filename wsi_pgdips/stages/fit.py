@@ -1,4 +1,4 @@
-"""``calibrate`` and ``fit``: from a slide's pixels to the solver, and back to records."""
+"""``calibrate`` and ``fit``: a slide's pixels go to the solver, its results into records."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsi_pgdips.errors import Fault
 from wsi_pgdips.geometry import Region, bounding_box
 from wsi_pgdips.machine import in_threads, tile_executor
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BlockFit, ByteArray, SlidePrior, TileFlag
 from wsi_pgdips.solver.fit import TileFit, fallback, fit_tiles
-from wsi_pgdips.solver.focus import needs_focus
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.prior import calibrate_prior
+from wsi_pgdips.solver.slide_network import needs_focus
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep
 from wsi_pgdips.stages.context import Context
-from wsi_pgdips.tiles.grid import BlockPlan
-from wsi_pgdips.tiles.stream import stream_tiles
+from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
 
 READ_THREADS = 2
 UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
@@ -31,16 +31,18 @@ JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
 Keep = Callable[[TileIndex, ByteArray], None]
+OnFault = Callable[[TileIndex, Fault], None]
 Map = npt.NDArray[np.float16]
-Row = tuple[TileIndex, TileFit, Map | None]
+Read = tuple[TileIndex, ByteArray | Exception]
+Row = tuple[TileIndex, TileFit, Map | None, Fault | None]
 
 
 def calibrate(
     context: Context, device: torch.device, threads: int, on_step: OnStep = lambda: None
 ) -> SlidePrior:
-    """The slide's prior from windows drawn evenly from those with the most tissue.
+    """Estimate the slide's prior from windows spread evenly over those with the most tissue.
 
-    A window that cannot be read is left out and the prior flagged ``UNREAD``; with none left the
+    A window that cannot be read is left out and the prior is flagged ``UNREAD``; with none left the
     library's vectors stand.
 
     Args:
@@ -76,10 +78,10 @@ def calibrate(
 
 
 def sample_windows(context: Context, count: int) -> list[Region]:
-    """Windows of a tile's size to calibrate on: spread over the slide, rich in tissue.
+    """Choose windows of a tile's size to calibrate on: spread over the slide, rich in tissue.
 
-    They lie on a lattice that begins at the tissue's own corner, not at the tile grid's: where
-    tiles happen to end has no say in the slide's prior. The same whoever asks.
+    They lie on a lattice that begins at the tissue's own corner, so that the position of the tile
+    grid does not affect the slide's prior. The choice depends on the slide and the settings alone.
     """
     side, (height, width) = context.grid.tile, context.grid.shape
     y0, x0 = _tissue_corner(context)
@@ -103,7 +105,7 @@ def sample_windows(context: Context, count: int) -> list[Region]:
 
 
 def _tissue_corner(context: Context) -> tuple[int, int]:
-    """The upper left corner of the tissue's bounding box, on the grid of a JPEG's blocks."""
+    """(y, x) of the upper left corner of the tissue's bounding box, on the grid of JPEG blocks."""
     box, scale = bounding_box(context.planned), context.tissue.scale
     y, x = (int(at * scale) // JPEG_BLOCK * JPEG_BLOCK for at in (box.y, box.x))
     return y, x
@@ -118,12 +120,15 @@ def fit_block(
     threads: int,
     batch: int,
     on_tile: OnTile = lambda: None,
+    on_fault: OnFault = lambda tile, fault: None,
     keep: Keep | None = None,
 ) -> BlockFit:
-    """Fit the tiles of one block; a tile that fails is flagged and never ends the block.
+    """Fit the tiles of one block; a tile that fails is flagged and does not end the block.
 
     Args:
-        keep: takes the pixels of each tile that could be read.
+        batch: tiles that a GPU solves at once, 0 for as many as its free memory holds.
+        on_tile: called after each tile. keep: called with the pixels of each tile that was read.
+        on_fault: called for each tile that could not be read or fitted, with the reason.
     """
     chosen = set(plan.fit)
     with_maps = context.preset.noise_input
@@ -133,10 +138,14 @@ def fit_block(
         if tile not in chosen and not with_maps:
             fits[tile] = _failed(context, prior, tile, TileFlag.LOW_TISSUE)
             on_tile()
-    for tile, fit, network_map in _fitted(context, prior, plan, device, threads, batch, keep):
+    for tile, fit, network_map, fault in _fitted(
+        context, prior, plan, device, threads, batch, keep
+    ):
         fits[tile] = fit
         if with_maps and network_map is not None:
             maps[tile] = network_map
+        if fault is not None:
+            on_fault(tile, fault)
         on_tile()
     return _block_fit(context, plan, fits, maps if with_maps else None)
 
@@ -150,7 +159,7 @@ def _fitted(
     batch: int,
     keep: Keep | None,
 ) -> Iterator[Row]:
-    """Fits in batches: one tile a batch on the CPU, several batches at once in threads."""
+    """Yield fits in batches: one tile a batch on the CPU, several batches at once in threads."""
     halo = HALO if context.preset.noise_input or needs_focus(prior) else 0
     solo = _solo(context, device)
     size = 1 if solo else batch or batch_for(*_free_memory(device), context.stains.n)
@@ -159,7 +168,7 @@ def _fitted(
     # where maps are blended, tiles with little tissue need one too, or a border would show
     wanted = plan.render if context.preset.noise_input else plan.fit
 
-    def solve(group: list[tuple[TileIndex, ByteArray | Exception]]) -> list[Row]:
+    def solve(group: list[Read]) -> list[Row]:
         try:
             tiles = {
                 t: context.tile_input(t, p, halo) for t, p in group if not isinstance(p, Exception)
@@ -167,28 +176,34 @@ def _fitted(
             busy = [t for t in tiles if t in chosen]
             results = fit_tiles([tiles[t] for t in busy], prior, context.preset, device)
             fits = dict(zip(busy, results, strict=True))
-            return [row(t, tiles.get(t), fits.get(t)) for t, _ in group]
-        except torch.OutOfMemoryError:
-            if len(group) > 1:
-                middle = len(group) // 2
-                return [*solve(group[:middle]), *solve(group[middle:])]
-            return [(group[0][0], _failed(context, prior, group[0][0], TileFlag.FAILED), None)]
-        except Exception:  # one tile's surprise must not take the run down: flag, report, go on
-            if len(group) > 1:
-                return [row for item in group for row in solve([item])]
-            return [(group[0][0], _failed(context, prior, group[0][0], TileFlag.FAILED), None)]
+            return [
+                unread(t, p) if isinstance(p, Exception) else row(t, tiles[t], fits.get(t))
+                for t, p in group
+            ]
+        except Exception as error:  # also of a GPU's memory; one tile must not end the run
+            fault = Fault.of(error)
+        # only here is the memory free that the exception held on to
+        if len(group) > 1:
+            middle = len(group) // 2
+            return [*solve(group[:middle]), *solve(group[middle:])]
+        tile = group[0][0]
+        return [(tile, _failed(context, prior, tile, TileFlag.FAILED), None, fault)]
 
-    def row(tile: TileIndex, pixels: TileInput | None, fit: TileFit | None) -> Row:
-        if pixels is None:
-            return tile, _failed(context, prior, tile, _why_unread(context, tile)), None
+    def unread(tile: TileIndex, error: Exception) -> Row:
+        # a tile that can be read without its halo is rendered, with the slide's S, M, B
+        lost = isinstance(context.read_tile(tile), Exception)
+        flag = TileFlag.READ_FAILED if lost else TileFlag.FAILED
+        return tile, _failed(context, prior, tile, flag), None, Fault.of(error)
+
+    def row(tile: TileIndex, pixels: TileInput, fit: TileFit | None) -> Row:
         fit = fit or _failed(context, prior, tile, TileFlag.LOW_TISSUE)
-        return tile, fit, _map(fit, pixels, context)
+        return tile, fit, _map(fit, pixels, context), None
 
     regions = [context.with_halo(context.tile_square(t), halo) for t in wanted]
     reads = stream_tiles(context.source, regions, threads=READ_THREADS, depth=2 * workers * size)
 
-    def groups() -> Iterator[list[tuple[TileIndex, ByteArray | Exception]]]:
-        group: list[tuple[TileIndex, ByteArray | Exception]] = []
+    def groups() -> Iterator[list[Read]]:
+        group: list[Read] = []
         for tile, (region, pixels) in zip(wanted, reads, strict=True):
             if keep is not None and not isinstance(pixels, Exception):
                 keep(tile, pixels[context.grid.tile_region(*tile).within(region).slices])
@@ -208,13 +223,16 @@ def _fitted(
 
 
 def _solo(context: Context, device: torch.device) -> bool:
-    """Whether tiles are fitted one by one, in threads: a CPU gains nothing by more of them at once,
-    and without networks of their own they are the CPU's in any case."""
+    """Return whether tiles are fitted one by one, in threads.
+
+    A CPU gains nothing from batches, and tiles without networks of their own are fitted on the CPU
+    in any case.
+    """
     return device.type == "cpu" or not context.preset.noise_input
 
 
 def batch_for(free: int, total: int, stains: int) -> int:
-    """Tiles that a GPU can solve at once by ``paper``; fewer are tried where that is too many.
+    """Return how many tiles of ``paper`` a GPU can solve at once; too large a batch is halved.
 
     Args:
         free, total: bytes of its memory. stains: networks a tile.
@@ -232,18 +250,8 @@ def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag
     return fallback(context.tile_background[tile], prior, flag)
 
 
-def _why_unread(context: Context, tile: TileIndex) -> TileFlag:
-    """A tile whose own pixels are there, but not its halo, is rendered with the slide's S, M, B."""
-    own = context.grid.tile_region(*tile)
-    try:
-        context.source.read(own.y, own.x, own.h, own.w)
-    except Exception:
-        return TileFlag.READ_FAILED
-    return TileFlag.FAILED
-
-
 def _map(fit: TileFit, tile: TileInput, context: Context) -> Map:
-    """The map of a tile's own networks, or the closed form where it has none."""
+    """(N, h, w) map of a tile's own networks, or the closed form where it has none."""
     if fit.concentration is not None:
         return fit.concentration
     if not context.preset.noise_input:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +15,6 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray
 
 
-@dataclass(frozen=True)
-class RenderedTile:
-    """(N, h, w) q in OD and (3, h, w) signed residual OD - B - q S."""
-
-    concentration: FloatArray
-    residual: FloatArray
-
-
 def render_pixels(
     od: Tensor,
     stain_matrix: Tensor,
@@ -31,7 +22,7 @@ def render_pixels(
     prior_weight: Tensor | None = None,
     prior: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(N, ...) q and (3, ...) residual of pixels, each on its own; arguments as of ``unmix``."""
+    """Return (N, ...) q and (3, ...) residual OD - B - q S of pixels; arguments as of ``unmix``."""
     q = unmix(od, stain_matrix, background, prior_weight, prior)
     extra = (1,) * (od.ndim - 1)
     residual = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
@@ -42,7 +33,7 @@ def render_pixels(
 
 
 def encode_pixels(q: Tensor) -> npt.NDArray[np.uint16]:
-    """Codes of ``pyramid.encode`` for q that is measured everywhere, made where q is.
+    """Return the codes of ``pyramid.encode`` for q that is measured everywhere; made on q's device.
 
     Raises:
         ValueError: an optical density is not finite.
@@ -55,7 +46,7 @@ def encode_pixels(q: Tensor) -> npt.NDArray[np.uint16]:
 
 
 def residual_rms(residual: Tensor, levels: int) -> npt.NDArray[np.uint16]:
-    """Codes of the root mean square of a tile's residual, ``levels`` levels coarser.
+    """Return codes of the root mean square of a tile's residual, ``levels`` levels coarser.
 
     Args:
         residual: (3, h, w) OD, measured everywhere.
@@ -70,37 +61,12 @@ def residual_rms(residual: Tensor, levels: int) -> npt.NDArray[np.uint16]:
     return encode_pixels(mean[0].sqrt_())
 
 
-def render_tile(
-    od: FloatArray,
-    stain_matrix: FloatArray,
-    background: FloatArray,
-    prior_weight: FloatArray | None = None,
-    prior: FloatArray | None = None,
-    *,
-    device: str = "cpu",
-) -> RenderedTile:
-    """Render one tile from arrays.
-
-    Args:
-        od: (3, h, w). stain_matrix: (N, 3, h, w) or (N, 3). background: (3, h, w) or (3,).
-        prior_weight: (N,) Lambda, and prior: (N, h, w) map it pulls towards; None for plain
-            non-negative least squares. device: where to compute.
-    """
-    arrays = (od, stain_matrix, background, prior_weight, prior)
-    tensors = [
-        None if a is None else torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays
-    ]
-    with torch.no_grad():
-        q, residual = render_pixels(*tensors)  # type: ignore[arg-type]
-    return RenderedTile(q.cpu().numpy(), residual.cpu().numpy())
-
-
 def cross_faded(
     maps: dict[tuple[int, int], npt.NDArray[np.float16]],
     fade: FloatArray,
     side: int,
 ) -> FloatArray:
-    """One tile's prior map with its neighbours' faded in.
+    """Return a tile's prior map with its neighbours' faded in.
 
     Args:
         maps: (dy, dx) in -1..1 -> (N, side + 2 halo, side + 2 halo) of the tile and of those of its

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.errors import Fault
 from wsi_pgdips.layers.schema import residual_level
 from wsi_pgdips.machine import in_threads
-from wsi_pgdips.optics.interpolate import interpolate
-from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, Pixels, SlidePrior
+from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.stages.context import Context
-from wsi_pgdips.stages.fit import READ_THREADS
+from wsi_pgdips.stages.fit import READ_THREADS, OnFault, OnTile, Read
 from wsi_pgdips.stages.render_tile import Maps, TileRenderer
-from wsi_pgdips.stages.strips import Strips
-from wsi_pgdips.tiles.grid import BlockPlan
-from wsi_pgdips.tiles.stream import stream_tiles
+from wsi_pgdips.stages.seams import Strips
+from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
 
 TileIndex = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class RenderedBlock:
-    """What a block writes.
+    """The arrays of a block that go into the layers, and what became of its tiles.
 
     Attributes:
         codes: (N, h, w) uint16, 0 where not measured. tissue: (h, w) bool.
         residual_rms: uint16 codes at the level of ``qc/residual``, 0 where not measured.
-        residual_od: (3, h, w) float32, or None. strips: of each tile. failed: tiles not read.
-        alone: tiles whose surroundings could not be read.
+        residual_od: (3, h, w) float32, or None. strips: of each tile that was rendered.
+        failed: tiles that could not be read. alone: tiles that were read without their
+            surroundings, since these could not be read.
     """
 
     codes: npt.NDArray[np.uint16]
@@ -55,14 +53,17 @@ def render_block(
     *,
     device: str,
     threads: int,
-    on_tile: Callable[[], None] = lambda: None,
+    on_tile: OnTile = lambda: None,
+    on_fault: OnFault = lambda tile, fault: None,
     into: npt.NDArray[np.uint16] | None = None,
 ) -> RenderedBlock:
-    """Render every tile of a block; one that cannot be read stays not measured.
+    """Render every tile of a block; a tile that cannot be read stays "not measured".
 
     Args:
-        pixels: of the slide, or those of them that were kept.
-        into: at least as many codes as a block has, which become those of the result.
+        pixels: of the slide; kept ones where there are some.
+        on_tile: called after each tile. on_fault: called at the end for each tile that could not
+            be read, or only without its surroundings, with the reason.
+        into: memory for at least as many codes as the block has, which the result then uses.
     """
     block = context.grid.block_region(plan.by, plan.bx)
     n = context.stains.n
@@ -76,20 +77,18 @@ def render_block(
     keep = context.settings.store_residual
     residual_od = np.zeros((3, block.h, block.w), np.float32) if keep else None
     strips: dict[TileIndex, Strips] = {}
-    failed: list[TileIndex] = []
-    alone: list[TileIndex] = []
+    faults: dict[TileIndex, Fault] = {}
     renderer = TileRenderer(context, prior, fields, slide_matrix, maps, device)
 
-    def work(read: tuple[TileIndex, ByteArray | Exception]) -> None:
+    def work(read: Read) -> None:
         tile, rgb = read
         whole = not isinstance(rgb, Exception)
-        if isinstance(rgb, Exception) and renderer.needs_halo:
-            rgb = _without_halo(context, tile)
         if isinstance(rgb, Exception):
-            failed.append(tile)
+            faults[tile] = Fault.of(rgb)
+            if renderer.needs_halo:
+                rgb = context.read_tile(tile)
+        if isinstance(rgb, Exception):
             return
-        if not whole:
-            alone.append(tile)
         done = renderer.render(tile, rgb, halo_read=whole)
         region = context.grid.tile_region(*tile)
         y, x = region.y - block.y, region.x - block.x
@@ -111,21 +110,14 @@ def render_block(
             for _ in working:
                 on_tile()
     tissue = context.tissue_of(block) & (codes[0] > 0)
+    for tile, fault in sorted(faults.items()):
+        on_fault(tile, fault)
     return RenderedBlock(
-        codes, tissue, rms, residual_od, strips, tuple(sorted(failed)), tuple(sorted(alone))
+        codes,
+        tissue,
+        rms,
+        residual_od,
+        strips,
+        failed=tuple(sorted(faults.keys() - strips.keys())),
+        alone=tuple(sorted(faults.keys() & strips.keys())),
     )
-
-
-def _without_halo(context: Context, tile: TileIndex) -> ByteArray | Exception:
-    """A tile's own pixels, where something is wrong with those around it."""
-    own = context.grid.tile_region(*tile)
-    try:
-        return context.source.read(own.y, own.x, own.h, own.w)
-    except Exception as error:
-        return error
-
-
-def stain_matrix_at(fields: Fields, grid: OutputGrid, region: Region) -> FloatArray:
-    """(N, 3, h, w) S at the pixels of a region, rows renormalised after interpolation."""
-    s = interpolate(fields.stain_matrix, grid, region)
-    return np.asarray(s / np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6), np.float32)

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wsi_pgdips.field.windows import crossfade
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.schema import SCALE_FACTOR, residual_level
-from wsi_pgdips.optics.density import od_table
-from wsi_pgdips.optics.interpolate import interpolation
+from wsi_pgdips.optics.interpolate import crossfade, interpolation
+from wsi_pgdips.optics.physics import od_table
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import ByteArray, Fields, FloatArray, SlidePrior
 from wsi_pgdips.solver import slide_network
@@ -24,7 +23,7 @@ from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.tile import planar_od, reflected
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.pixels import cross_faded, encode_pixels, render_pixels, residual_rms
-from wsi_pgdips.stages.strips import Strips, along_sides, by_side
+from wsi_pgdips.stages.seams import Strips, along_sides, by_side
 
 TileIndex = tuple[int, int]
 Maps = Callable[[TileIndex], npt.NDArray[np.float16] | None]
@@ -191,12 +190,11 @@ class TileRenderer:
         weight = None if anchor is None else torch.from_numpy(self._prior.prior_weight)
         reference, _ = render_pixels(y, self._matrix, torch.from_numpy(b0), weight, pull)
         own, _ = render_pixels(y, torch.from_numpy(own_s), torch.from_numpy(own_b), weight, pull)
-        size = (od.shape[1], od.shape[2])
-        region = self._context.grid.tile_region(*tile)
+        size, side = (od.shape[1], od.shape[2]), self._context.grid.tile
         return Strips(
-            blended=by_side(amount - reference, size),
-            unblended=by_side(own - reference, size),
-            tissue=self._context.tissue_along(region),
+            by_side(amount - reference, size, side),
+            by_side(own - reference, size, side),
+            self._context.tissue_along(self._context.grid.tile_region(*tile)),
         )
 
     def _on_device(self, a: npt.NDArray[np.float32]) -> Tensor:

@@ -1,7 +1,9 @@
-"""From a slide to the tiles worth fitting: tissue, glass, blocks of tiles, prefetching reads.
+"""Selection of a slide's tiles: tissue, glass, blocks of tiles, and reading ahead.
 
-``tissue`` makes the mask on the slide's overview, starting from ``whitepoint``'s bare glass;
-``glass`` says how the glass's colour drifts over the slide (along a ``surface``), ``masks`` reads
-masks and regions that the user brings, ``grid`` decides which
-tiles are rendered and which are fitted, ``stream`` reads them ahead of the solver.
+* ``whitepoint``: finds bare glass on the slide's overview.
+* ``tissue``: finds tissue on the overview, starting from tiatoolbox's masks.
+* ``glass``: the field B(x), the colour of glass over the slide.
+* ``surface``: a robust plane through scattered values.
+* ``masks``: the user's own masks and regions, from PNG and GeoJSON.
+* ``blocks``: decides which tiles are rendered and fitted, and reads them ahead of the solver.
 """

@@ -1,16 +1,14 @@
-"""B(x), the OD of bare glass over the slide, from glass pixels alone (decision 6).
+"""The field B(x), the OD of bare glass over the slide, from glass pixels alone (decision 6).
 
-Inside tissue B and a constant concentration cannot be told apart, so there B is carried over from
-the glass around: by a Gaussian process that may be a plane, follow a long or a short course (a step
-between two panes), or both. The one that best predicts regions of glass it has not seen is taken,
-and believed only as far as it predicts them, so the field is no worse than a constant where
-nothing is resolved.
+Inside tissue, B cannot be distinguished from a constant concentration. So B is predicted there from
+the surrounding glass, by a Gaussian process: a plane, a long or a short course (a step between two
+panes), or both. The candidate that best predicts held-out regions of glass is chosen, and it counts
+only as far as it predicts them. So the field is no worse than a constant if nothing is resolved.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +16,7 @@ import numpy.typing as npt
 from wsi_pgdips.geometry import OutputGrid, bounding_box
 from wsi_pgdips.optics.course import MIN_FOLDS, covariance, follow
 from wsi_pgdips.records import BoolArray, FloatArray
-
-if TYPE_CHECKING:
-    from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue import TissueMap
 
 Float64 = npt.NDArray[np.float64]
 
@@ -28,18 +24,19 @@ CELL_UM = 400.0
 SIGMA_UM, SIGMA_TILES = 2500.0, 4.0
 CELLS_ACROSS = 12
 _FOLDS = 6  # held-out regions per axis
-_MIN_PIXELS = 12  # overview pixels of glass in a cell worth a vote, unless glass is rare
+_MIN_PIXELS = 12  # least glass in a cell, in overview pixels, unless glass is rare
 _TRIM = 0.1
 _MIN_CELLS, _MAX_CELLS = 12, 800
-_DIRT_OD = 0.003  # by which places on one glass differ
-_NOISE = (0.03, 0.3)  # variance of a full cell's own dirt, over that of the course
+_DIRT_OD = 0.003  # difference between locations on the same glass
+_NOISE = (0.03, 0.3)  # variance of a full cell's own dirt, relative to that of the course
 
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
     """Glass pooled in K square cells of a (CY, CX) grid: centres in overview pixels, mean OD.
 
-    The cells begin at ``origin``, the glass's own corner: where the picture begins has no say.
+    The cells begin at ``origin``, the glass's own corner, so that they do not depend on the corner
+    of the image (decision 33).
     """
 
     shape: tuple[int, int]
@@ -54,7 +51,7 @@ class _Cells:
 
     @property
     def centres(self) -> tuple[Float64, Float64]:
-        """(CY,) and (CX,) centres of the cells' rows and columns, in overview pixels."""
+        """The centres of the cells' rows (CY,) and columns (CX,), in overview pixels."""
         rows, columns = (
             np.asarray(first + (np.arange(n) + 0.5) * self.side - 0.5, np.float64)
             for first, n in zip(self.origin, self.shape, strict=True)
@@ -65,7 +62,7 @@ class _Cells:
 def background_field(
     tissue: TissueMap, grid: OutputGrid
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """OD of glass at the centres of the cells.
+    """Estimate the OD of glass at the centres of the cells.
 
     Args:
         tissue: tissue and glass of the slide.
@@ -74,7 +71,7 @@ def background_field(
     Returns:
         background (CY, CX, 3) float32 OD; weight (CY, CX) float32, the effective number of glass
         pixels (of the overview) behind each value; B0 (3,) float32, the slide's own constant.
-        Where no glass tells, what the map assumes, with no weight.
+        Without usable glass, the background that ``tissue`` assumes, with a weight of 0.
     """
     cy, cx = grid.cell_grid
     centre_y = np.asarray((np.arange(cy) + 0.5) * grid.cell / tissue.scale - 0.5, np.float64)
@@ -85,7 +82,7 @@ def background_field(
         return np.tile(b0, (cy, cx, 1)), np.zeros((cy, cx), np.float32), b0
     mean = _trimmed_mean(pixels)
     mpp = grid.mpp * tissue.scale
-    # a small slide still needs enough cells to see a slope in them
+    # a small slide needs enough cells, too, to show a slope
     box = bounding_box(tissue.glass)
     side = max(min(round(CELL_UM / mpp), max(box.h, box.w) // CELLS_ACROSS), 4)
     cells = _pool(tissue.glass, tissue.glass_od, side)
@@ -108,14 +105,14 @@ def background_field(
 
 
 def _trimmed_mean(pixels: FloatArray) -> Float64:
-    """(3,) mean of (K, 3) without the outermost tenth on either side: dirt has no say."""
+    """The mean of (K, 3) without the outermost tenth on either side, which may be dirt."""
     ordered = np.sort(pixels.astype(np.float64), axis=0)
     cut = int(_TRIM * len(ordered))
     return np.asarray(ordered[cut : len(ordered) - cut].mean(0))
 
 
 def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
-    """Mean OD per cell of ``side`` overview pixels, cells with hardly any glass left out."""
+    """Average the OD in cells of ``side`` overview pixels, omitting cells with too little glass."""
     box = bounding_box(glass)
     shape = -(-box.h // side), -(-box.w // side)
     y, x = np.nonzero(glass)
@@ -140,12 +137,12 @@ def _pool(glass: BoolArray, od: FloatArray, side: int) -> _Cells:
 
 
 def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64) -> Float64:
-    """(len(y), len(x), 3) departure of B from B0, shrunk by evidence."""
+    """The deviation of B from B0, shrunk by evidence: (len(y), len(x), 3)."""
     deviation = cells.od - b0
     low, high = np.percentile(deviation, [2, 98], axis=0)
     reach = 0.25 * (high - low)
     deviation = np.asarray(np.clip(deviation, low - reach, high + reach), np.float64)
-    # glass pixels of one cell share its dirt and its JPEG blocks: many are worth little more
+    # the glass pixels of a cell share its dirt and JPEG blocks: many count little more than few
     vote = np.minimum(cells.count / (cells.side**2 / 4), 1.0)
     folds = _folds(cells)
     extent = max(float(np.ptp(cells.y)), float(np.ptp(cells.x)), 1.0)
@@ -155,7 +152,7 @@ def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64) -> Float64:
     to = np.stack([to_y.ravel(), to_x.ravel()], 1)
     spread = float(np.average((deviation**2).sum(1), weights=vote))
     clean = max(0.0, 1 - 3 * _DIRT_OD**2 / max(spread, 1e-12))
-    if folds.max() < MIN_FOLDS - 1:  # too few places to hold one out
+    if folds.max() < MIN_FOLDS - 1:  # too few regions to hold one out
         pull = np.linalg.solve(covariance(at, at, 0.0, 0.5) + np.diag(_NOISE[0] / vote), deviation)
         out = covariance(to, at, 0.0, 0.5) @ pull
     else:
@@ -165,7 +162,11 @@ def _drift(cells: _Cells, b0: Float64, y: Float64, x: Float64) -> Float64:
 
 
 def _kernel_sums(cells: _Cells, values: Float64, y: Float64, x: Float64, sigma: float) -> Float64:
-    """(len(y), len(x), C) Gaussian-weighted sums of (K, C) values; the kernel is 1 at its top."""
+    """Gaussian-weighted sums of (K, C) values, with a kernel of 1 at its centre.
+
+    Returns:
+        (len(y), len(x), C).
+    """
     dense = np.zeros((*cells.shape, values.shape[1]))
     dense[cells.row, cells.column] = values
     rows, columns = cells.centres
@@ -175,7 +176,7 @@ def _kernel_sums(cells: _Cells, values: Float64, y: Float64, x: Float64, sigma: 
 
 
 def _folds(cells: _Cells) -> npt.NDArray[np.intp]:
-    """(K,) compact region of each cell, from the extent of the glass; up to 36 regions."""
+    """The compact region of each cell, (K,); the extent of the glass has up to 36 regions."""
 
     def part(v: Float64) -> npt.NDArray[np.intp]:
         span = max(float(np.ptp(v)), 1e-9)

@@ -1,4 +1,4 @@
-"""Masks and regions that the user brings: PNG and GeoJSON, brought onto the overview's grid."""
+"""The user's own masks and regions, from PNG and GeoJSON, on the grid of the overview."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.records import BoolArray
 
 ASPECT_TOLERANCE = 0.01
-Ring: TypeAlias = list[tuple[float, float]]  # (x, y) as GeoJSON has them
+Ring: TypeAlias = list[tuple[float, float]]  # (x, y) as in GeoJSON
 _JSON_ENDINGS = (".geojson", ".json")
 
 
 def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file, for provenance.
+    """The hex SHA-256 of a file, for provenance.
 
     Raises:
         SettingsError: the file cannot be read.
@@ -37,15 +37,19 @@ def file_digest(path: Path) -> str:
 
 
 def load_mask(path: Path, grid: OutputGrid, shape: tuple[int, int], scale: float) -> BoolArray:
-    """(H, W) bool tissue on the overview, from a PNG (nonzero is tissue) or a GeoJSON file.
+    """Load the tissue on the overview from a PNG (nonzero is tissue) or a GeoJSON file.
 
     Args:
         path: ``.png`` of any size that shows the whole slide, or ``.geojson``/``.json`` with
             polygons in level-0 pixels (x, y).
         grid: the output grid. shape: (H, W) of the overview. scale: output pixels per its pixel.
 
+    Returns:
+        (H, W) bool.
+
     Raises:
-        SettingsError: unreadable, of another kind or aspect ratio, empty, or outside the slide.
+        SettingsError: the file is unreadable, has another format or aspect ratio, or marks no pixel
+            of the slide.
     """
     ending = path.suffix.lower()
     if ending in _JSON_ENDINGS:
@@ -53,15 +57,15 @@ def load_mask(path: Path, grid: OutputGrid, shape: tuple[int, int], scale: float
     if ending == ".png":
         return _load_png(path, grid, shape, scale)
     raise SettingsError(
-        "a mask of this kind cannot be read",
+        "the mask has an unknown format",
         expected=".png, .geojson or .json",
-        found=ending or "no ending",
+        found=ending or "a name without an ending",
         where=path,
     )
 
 
 def load_roi(path: Path, grid: OutputGrid, shape: tuple[int, int], scale: float) -> BoolArray:
-    """(H, W) bool region of interest on the overview, from GeoJSON as in :func:`load_mask`."""
+    """Load a region of interest, (H, W) bool, from GeoJSON; arguments as for :func:`load_mask`."""
     return _load_geojson(path, grid, shape, scale, "--roi")
 
 
@@ -70,7 +74,7 @@ def _load_png(path: Path, grid: OutputGrid, shape: tuple[int, int], scale: float
 
     try:
         with warnings.catch_warnings():
-            # a mask of the slide's own size is big, and it is the user's own file
+            # a mask of the slide's own size is large, and the user trusts it
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 pixels = np.asarray(image)
@@ -91,11 +95,11 @@ def _load_png(path: Path, grid: OutputGrid, shape: tuple[int, int], scale: float
     if abs(width / height / (width_l0 / height_l0) - 1) > ASPECT_TOLERANCE:
         raise SettingsError(
             "the mask does not have the slide's aspect ratio",
-            expected=f"{height_l0} x {width_l0} (height x width) or that scaled, within 1 %",
+            expected=f"the ratio of {height_l0} x {width_l0} (height x width), within 1 %",
             found=f"{height} x {width}",
             where=path,
         )
-    # the overview may end a fraction of a pixel before or after the slide
+    # the overview may end by a fraction of a pixel before or after the slide
     step_y = scale * grid.factor * height / height_l0
     step_x = scale * grid.factor * width / width_l0
     box = (0, 0, min(shape[1] * step_x, width), min(shape[0] * step_y, height))
@@ -124,7 +128,7 @@ def _load_geojson(
         layer = Image.new("1", (shape[1], shape[0]), 0)
         draw = ImageDraw.Draw(layer)
         for i, ring in enumerate(rings):
-            # PIL's integers are pixel centres, GeoJSON's are pixel corners
+            # whole numbers are pixel centres in PIL, but pixel corners in GeoJSON
             draw.polygon([(x / factor - 0.5, y / factor - 0.5) for x, y in ring], fill=int(i == 0))
         out |= np.asarray(layer, bool)
     _refuse_empty(out, path, f"polygons within {grid.shape_l0[1]} x {grid.shape_l0[0]} pixels")
@@ -137,7 +141,7 @@ def _refuse_empty(mask: BoolArray, path: Path, expected: str) -> None:
             "the file marks nothing on this slide",
             expected=expected,
             where=path,
-            hint="coordinates are level-0 pixels (x, y), not micrometres",
+            hint="give coordinates in level-0 pixels (x, y), not in micrometres",
         )
 
 
@@ -155,7 +159,7 @@ def _parse(path: Path, option: str) -> Any:
 
 
 def _polygons(node: Any, path: Path) -> Iterator[list[Ring]]:
-    """The polygons of a GeoJSON object, each as its rings (outline, then holes)."""
+    """Yield the polygons of a GeoJSON object, each as its rings (outline, then holes)."""
     if not isinstance(node, dict):
         raise _invalid(path, "a GeoJSON object", type(node).__name__)
     kind = node.get("type")
@@ -207,7 +211,7 @@ def _items(value: Any, path: Path) -> list[Any]:
 
 def _invalid(path: Path, expected: str, found: str) -> SettingsError:
     return SettingsError(
-        "the GeoJSON file has a form that cannot be used",
+        "the GeoJSON file has an invalid structure",
         expected=expected,
         found=found,
         where=path,

@@ -1,4 +1,4 @@
-"""A robust plane through scattered OD values: how the glass drifts over a slide."""
+"""A robust plane through scattered OD values, for the drift of glass over a slide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 
-_TUKEY = 4.685  # 95 % efficiency at the normal distribution
+_TUKEY = 4.685  # 95 % efficiency for the normal distribution
 _ROUNDS = 8
 
 
@@ -20,8 +20,8 @@ class Surface:
 
     Attributes:
         coefficients: (3, C) float64.
-        origin: (y, x) of the centre. span: (y, x) half extents that scale to one.
-        low, high: (C,) bounds of the value: a plane is never trusted far beyond what it has seen.
+        origin: (y, x) of the centre. span: (y, x) half extents, which scale to one.
+        low, high: (C,) bounds of the value, as a plane is not reliable far beyond its data.
     """
 
     coefficients: Float64
@@ -31,7 +31,7 @@ class Surface:
     high: Float64
 
     def at(self, y: npt.NDArray[Any], x: npt.NDArray[Any]) -> Float64:
-        """(..., C) values at broadcastable coordinates."""
+        """The values at broadcastable coordinates: (..., C)."""
         v = (np.asarray(y, np.float64) - self.origin[0]) / self.span[0]
         u = (np.asarray(x, np.float64) - self.origin[1]) / self.span[1]
         c = self.coefficients
@@ -40,44 +40,32 @@ class Surface:
 
 
 def fit_surface(
-    y: npt.NDArray[Any],
-    x: npt.NDArray[Any],
-    values: npt.NDArray[Any],
-    weights: npt.NDArray[Any] | None = None,
-    *,
-    plane: bool = True,
-    margin: float = 0.01,
+    y: npt.NDArray[Any], x: npt.NDArray[Any], values: npt.NDArray[Any], *, margin: float = 0.01
 ) -> Surface:
-    """Plane (or constant) by iteratively reweighted least squares with Tukey's weights.
+    """Fit a plane by iteratively reweighted least squares with Tukey's weights.
 
-    A ridge worth a hundredth of a point keeps directions that the points do not span flat.
+    A ridge worth a hundredth of a point keeps the plane flat in directions without points.
 
     Args:
         y, x: (K,) positions, K >= 1.
         values: (K, C).
-        weights: (K,) >= 0, or None for equal ones.
-        plane: False fits a constant.
-        margin: how far the surface may leave the 1st to 99th percentile of the values.
+        margin: distance by which the surface may leave the 1st to 99th percentile of the values.
     """
     y64, x64 = np.asarray(y, np.float64), np.asarray(x, np.float64)
     v = np.asarray(values, np.float64)
-    w0 = np.ones(len(y64)) if weights is None else np.asarray(weights, np.float64)
     origin = (float((y64.min() + y64.max()) / 2), float((x64.min() + x64.max()) / 2))
     span = (max(float(np.ptp(y64)) / 2, 1.0), max(float(np.ptp(x64)) / 2, 1.0))
     design = np.stack(
         [np.ones_like(y64), (y64 - origin[0]) / span[0], (x64 - origin[1]) / span[1]], 1
     )
-    if not plane:
-        design[:, 1:] = 0
-    ridge = np.diag([1e-9, 1e-2 * w0.mean(), 1e-2 * w0.mean()])
+    ridge = np.diag([1e-9, 1e-2, 1e-2])
     coefficients = np.zeros((3, v.shape[1]))
     coefficients[0] = np.median(v, axis=0)
-    w = w0
     for _ in range(_ROUNDS):
         residual = np.abs(v - design @ coefficients).max(1)
         scale = max(1.4826 * float(np.median(residual)), 1e-4)
-        w = w0 * np.clip(1 - (residual / (_TUKEY * scale)) ** 2, 0, None) ** 2
-        if w.sum() <= 1e-9 * w0.sum():
+        w = np.clip(1 - (residual / (_TUKEY * scale)) ** 2, 0, None) ** 2
+        if w.sum() <= 1e-9 * len(w):
             break
         gram = design.T @ (w[:, None] * design) + ridge
         update = np.linalg.solve(gram, design.T @ (w[:, None] * v))

@@ -1,24 +1,30 @@
-"""Tissue and glass of a whole slide, decided once on its overview.
+"""Tissue and glass of a whole slide, found once on its overview.
 
-tiatoolbox's masker finds what is clearly stained. By luminance alone it leaves holes in pale stroma
-and mucin, so whatever is denser or rougher than glass and hangs together with it is added, small
-holes are filled, and nothing that looks like glass is believed. Without glass no threshold can be
-right: everything scanned is tissue then.
+tiatoolbox's masker finds what is clearly stained. It judges by luminance alone and leaves holes in
+pale stroma and mucin. So connected pixels that are denser or rougher than glass are added, small
+holes are filled, and pixels that look like glass are removed. Without glass no threshold can be
+right, and everything scanned counts as tissue.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import Region
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
-from wsi_pgdips.tiles.maskers import MASKERS, Masker, dark_mask
 from wsi_pgdips.tiles.masks import load_mask, load_roi
 from wsi_pgdips.tiles.whitepoint import (
     Glass,
@@ -28,13 +34,72 @@ from wsi_pgdips.tiles.whitepoint import (
     palest,
 )
 
+Masker = Literal["otsu", "morphological"]
+MASKERS = ("otsu", "morphological")
+
+
+def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
+    """Find tissue with one of tiatoolbox's maskers.
+
+    Args:
+        rgb: (H, W, 3) uint8 overview. mpp: its micrometres per pixel.
+
+    Returns:
+        (H, W) bool.
+    """
+    tools = _tissuemask()
+    tool = tools.OtsuTissueMasker() if masker == "otsu" else tools.MorphologicalMasker(mpp=mpp)
+    images = np.ascontiguousarray(rgb)[None]  # (1, H, W, 3)
+    tool.fit(images)
+    # Otsu's threshold is the darker class's last grey level, but the maskers compare with `<`
+    tool.threshold = int(tool.threshold) + 1  # an int: 255 + 1, for a white overview, exceeds uint8
+    return np.asarray(tool.transform(images)[0], bool)
+
+
+@functools.cache
+def _tissuemask() -> Any:
+    """Load ``tiatoolbox.tools.tissuemask`` without the rest of its package.
+
+    The rest (graphs, registration, models) is not needed and takes some eight seconds to import.
+    """
+    with _quiet_import():
+        import tiatoolbox
+
+        file = Path(tiatoolbox.__file__).parent / "tools" / "tissuemask.py"
+        spec = importlib.util.spec_from_file_location("tiatoolbox_tissuemask", file)
+        if not file.is_file() or spec is None or spec.loader is None:
+            from tiatoolbox.tools import tissuemask
+
+            return tissuemask
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Undo the side effects of importing tiatoolbox: warnings, and all logs sent to stdout."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        with warnings.catch_warnings():
+            # an unclosed file (tiatoolbox), deprecations (defusedxml), missing Tensorflow (umap);
+            # SimpleITK crashes the interpreter if its deprecation warning is an error
+            for category in (ResourceWarning, DeprecationWarning, ImportWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 DILATION_UM = 32.0
 GLASS_MARGIN_UM = 40.0
 HOLE_UM = 200.0  # a hole of this diameter or less is filled
 GAP_UM = 24.0  # clefts twice as wide are closed
-SPECK_UM2 = 500.0  # of stained pixels; what holds less is dust
+SPECK_UM2 = 500.0  # area of stained pixels; pieces with less are dust
 _TEXTURE_OD = 0.010
-_SPARSE = 0.02  # share of the overview below which glass is looked for in gaps of the tissue too
+_SPARSE = 0.02  # with a smaller share of glass, gaps of the tissue are searched for glass, too
 _LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
 _STAINED_OD = 0.15  # OD sum above glass that no glass has
 BACKGROUND_ASSUMED = "background_from_palest"
@@ -42,21 +107,21 @@ BACKGROUND_ASSUMED = "background_from_palest"
 
 @dataclass(frozen=True, eq=False)
 class TissueMap:
-    """Where a slide has tissue and glass, on the grid of its overview.
+    """Tissue and glass of a slide, on the grid of its overview.
 
     Attributes:
-        mask: (H, W) bool, tissue dilated by 32 um: what is rendered.
-        core: (H, W) bool, tissue itself: what counts for fitting.
-        glass: (H, W) bool, surely glass, at least 40 um from tissue.
-        glass_od: (H, W, 3) float32, OD of the overview; means something on glass only.
+        mask: (H, W) bool, tissue dilated by 32 um; this area is rendered.
+        core: (H, W) bool, the tissue itself; this area counts for fitting.
+        glass: (H, W) bool, certain glass, at least 40 um from tissue.
+        glass_od: (H, W, 3) float32, OD of the overview; valid on glass only.
         scale: output pixels per overview pixel; pixel (i, j) covers [i*scale, (i+1)*scale).
         shape: (height, width) in output pixels.
         flags: ``no_glass``, ``glass_in_lumens`` (only there), ``glass_saturated``,
             ``background_from_palest`` (there is no glass, or it is saturated), ``mask_from_file``,
             ``roi``.
-        assumed: (3,) OD taken for that of glass where no glass tells, else None.
-        raised: (3,) part of it that is a floor under maps and nothing that was seen, else None;
-            stain vectors are estimated without it (decision 30).
+        assumed: (3,) OD assumed for glass if the slide has no usable glass, else None.
+        raised: (3,) the part of ``assumed`` that only lifts it to a floor, else None. Stain vectors
+            are estimated without it (decision 30).
     """
 
     mask: BoolArray
@@ -70,21 +135,21 @@ class TissueMap:
     raised: FloatArray | None = None
 
     def window(self, y: int, x: int, h: int, w: int) -> BoolArray:
-        """(h, w) bool: the mask at output pixels, nearest; False outside the slide."""
+        """The mask at output pixels (nearest neighbour), (h, w) bool; False outside the slide."""
         rows, inside_y = self._index(y, h, 0)
         columns, inside_x = self._index(x, w, 1)
-        # row by row, then column by column: several times as fast as both at once
+        # rows first, then columns: several times as fast as both at once
         out = self.mask[:, columns[0] : columns[-1] + 1].take(rows, 0).take(columns - columns[0], 1)
         if not inside_y.all() or not inside_x.all():
             out &= inside_y[:, None] & inside_x[None, :]
         return np.asarray(out)
 
     def fraction(self, region: Region) -> float:
-        """Share of a region's output pixels that are tissue (undilated); 0 if it is empty."""
+        """The share of tissue (undilated) in a region of output pixels; 0 if it is empty."""
         return self._share(self.core, region)
 
     def touches(self, region: Region) -> bool:
-        """Whether any output pixel of a region lies in the dilated mask."""
+        """Return whether any output pixel of a region lies in the dilated mask."""
         return self._share(self.mask, region) > 0
 
     def _share(self, mask: BoolArray, region: Region) -> float:
@@ -98,7 +163,7 @@ class TissueMap:
         return float(in_rows @ part @ in_columns) / (region.h * region.w)
 
     def _runs(self, start: int, length: int, axis: int) -> tuple[int, npt.NDArray[np.int64]]:
-        """First overview index of a run of output pixels, and how many of them fall on each."""
+        """The first overview index of a run of output pixels, and their number on each index."""
         index, inside = self._index(start, length, axis)
         first = int(index[0])
         return first, np.bincount(index - first, weights=inside).astype(np.int64)
@@ -118,22 +183,22 @@ def find_tissue(
     roi_file: Path | None = None,
     overview_mpp: float = 8.0,
 ) -> TissueMap:
-    """Tissue and glass of a slide.
+    """Find the tissue and the glass of a slide.
 
     Args:
         source: the slide on its output grid.
-        masker: tiatoolbox's masker that the mask starts from.
-        mask_file: PNG or GeoJSON with the tissue; taken as it is instead of looking for tissue.
+        masker: the masker of tiatoolbox to start from.
+        mask_file: PNG or GeoJSON with the tissue, used as it is.
         roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
         overview_mpp: resolution of the mask in um per pixel.
 
     Raises:
-        SettingsError: unknown masker, unusable mask or region file.
-        SlideError: no tissue found.
+        SettingsError: the masker is unknown, or a mask or region file cannot be used.
+        SlideError: the slide has no tissue.
     """
     if masker not in MASKERS:
         raise SettingsError(
-            "unknown masker", expected=" or ".join(MASKERS), found=masker, where="--masker"
+            "the masker is unknown", expected=" or ".join(MASKERS), found=masker, where="--masker"
         )
     rgb, scale = source.overview(overview_mpp)
     mpp = source.grid.mpp * scale
@@ -149,7 +214,7 @@ def find_tissue(
         mask = _dilated(core, DILATION_UM / mpp)
         if glass.found:
             mask &= ~glass.padding
-    # a drawn mask may leave tissue out, and that is not glass either
+    # tissue outside a drawn mask is not glass either
     stained = solid if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
     clear = glass.clear & ~_dilated(stained, GLASS_MARGIN_UM / mpp)
     glass_od = rgb_to_od(rgb)
@@ -182,9 +247,11 @@ def find_tissue(
 
 
 def _finer(source: TileSource, rgb: ByteArray, scale: float) -> tuple[ByteArray, float]:
-    """An overview at about 2 um a pixel, and its pixels' side over the coarse one's.
+    """Read an overview at about 2 um per pixel.
 
-    The coarse one itself where the slide is too large for that, or no finer one exists.
+    Returns:
+        The overview, and the side of its pixels relative to the coarse one's. This is the coarse
+        overview itself if the slide is too large, or if there is no finer one.
     """
     mpp = max(_LUMEN_MPP, max(source.grid.shape) * source.grid.mpp / _LUMEN_SIDE)
     if mpp > 2 * _LUMEN_MPP or mpp >= scale * source.grid.mpp:
@@ -194,10 +261,10 @@ def _finer(source: TileSource, rgb: ByteArray, scale: float) -> tuple[ByteArray,
 
 
 def _lumens(fine: ByteArray, ratio: float, shape: tuple[int, int]) -> tuple[BoolArray, FloatArray]:
-    """Glass in gaps of the tissue, seen on a finer overview and pooled to the coarse one's pixels.
+    """Find glass in gaps of the tissue on a finer overview, pooled to the coarse one's pixels.
 
     Returns:
-        (H, W) bool, and (H, W, 3) float32 mean OD where it is true.
+        (H, W) bool, and (H, W, 3) float32, the mean OD of its True pixels.
     """
     y, x = np.nonzero(find_lumens(fine))
     index = (y * ratio).astype(np.intp) * shape[1] + (x * ratio).astype(np.intp)
@@ -210,14 +277,14 @@ def _lumens(fine: ByteArray, ratio: float, shape: tuple[int, int]) -> tuple[Bool
 
 
 def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArray:
-    """(H, W) bool, undilated, with its holes."""
+    """Find the tissue with its holes, undilated: (H, W) bool."""
     from scipy import ndimage
 
     if not glass.found:
         return np.asarray(~glass.padding)
     dense = (glass.excess > glass.tolerance) & ~glass.padding
     image = rgb.copy()
-    if glass.clear.any():  # fill would be a class of its own
+    if glass.clear.any():  # otherwise the fill would form its own class
         image[glass.padding] = np.median(rgb[glass.clear], axis=0).astype(np.uint8)
     stained = dense & (dark_mask(image, masker, mpp) | (glass.excess > _STAINED_OD))
     rough = (glass.texture > _TEXTURE_OD) & (glass.excess > glass.tolerance / 4) & ~glass.padding
@@ -229,12 +296,12 @@ def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArr
 
 
 def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
-    """Narrow clefts closed and holes up to ``HOLE_UM`` filled; larger ones are lumens or glass."""
+    """Close narrow clefts and fill holes up to ``HOLE_UM``; larger holes are lumens or glass."""
     from scipy import ndimage
 
     gap = GAP_UM / mpp
     pad = int(np.ceil(gap)) + 1
-    # closing by distance: the padding keeps tissue at the border from being eaten by the erosion
+    # closing by distance: with the padding, the erosion does not remove tissue at the border
     grown = _dilated(np.pad(tissue, pad, mode="edge"), gap)
     closed = ndimage.distance_transform_edt(grown) > gap if not grown.all() else grown
     out = tissue | np.asarray(closed, bool)[pad:-pad, pad:-pad]
@@ -248,7 +315,7 @@ def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
 
 
 def _dilated(mask: BoolArray, radius: float) -> BoolArray:
-    """The mask grown by a disk of ``radius`` pixels."""
+    """Grow a mask by a disk of ``radius`` pixels."""
     from scipy import ndimage
 
     if not mask.any():

@@ -1,7 +1,7 @@
-"""Where the overview shows bare glass, and how much denser than glass everything else is.
+"""Bare glass on the overview, and the density of everything else above glass.
 
-Glass is what is bright, nearly achromatic and, above all, flat: over 40 um the overview of real
-slides varies by less than 0.005 OD on glass and by more than 0.008 OD on any tissue.
+Glass is bright, nearly achromatic and, above all, flat: over 40 um the overview of real slides
+varies by less than 0.005 OD on glass and by more than 0.008 OD on any tissue.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.geometry import bounding_box
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
-from wsi_pgdips.tiles.surface import Surface, fit_surface
+from wsi_pgdips.tiles.surface import fit_surface
 
-# standard deviation over 5x5 overview pixels: where glass is looked for, and what may be glass
+# limits of the standard deviation over 5x5 overview pixels: to search for glass, and to be glass
 FLATTEST_OD, FLAT_OD = 0.004, 0.006
-MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and flat pixels in any case
-_MAX_SUM, _MAX_SPREAD = 0.5, 0.10  # the darkest and the most tinted glass believed, OD
-_TINT_SPREAD, _TINT_SHARE = 0.20, 0.05  # more tint is believed of glass that is plentiful
+MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and of flat pixels in any case
+_MAX_SUM, _MAX_SPREAD = 0.5, 0.10  # the darkest and the most tinted glass accepted, OD
+_TINT_SPREAD, _TINT_SHARE = 0.20, 0.05  # a stronger tint is accepted if glass covers this share
 _WHITE, _BLACK = 254, 8
 _PEAK, _SEED, _BIN = 0.02, 0.05, 0.005  # OD sum
 _TOLERANCE = (0.06, 0.10)  # OD sum
 _SAMPLE = 20_000
 # a further pane of glass, as under a second block or beyond an edge of the cover slip
 _PANE_SHARE = 0.01  # of the scanned area
-_PANE_SUM, _PANE_SPREAD = 0.15, 0.03  # how far it may be from the first, OD; more spread is colour
-_BLUR = 1 / 96  # of the glass's longer side: sigma by which the border of panes is smoothed
+_PANE_SUM, _PANE_SPREAD = 0.15, 0.03  # most OD from the first pane; a larger spread is a colour
+_BLUR = 1 / 96  # sigma that smooths the border of panes, relative to the glass's longer side
 # glass in gaps of the tissue
 _LUMEN_PIXELS, _LUMEN_SUM = 200, 0.10
 _BRIGHTER_OD, _BRIGHTER_SHARE = 0.02, 0.005
-# where no glass tells
+# without usable glass
 _PALEST, _LEAST_BACKGROUND = 1.0, 0.02  # percentile, OD
 
 
 @dataclass(frozen=True, eq=False)
 class Glass:
-    """What is known of glass on an overview of (H, W) pixels.
+    """The glass of an overview of (H, W) pixels.
 
     Attributes:
-        clear: (H, W) bool, flat and of the glass's colour; empty where none was found.
+        clear: (H, W) bool, flat pixels of the glass's colour; all False if none was found.
         padding: (H, W) bool, never scanned (white or black fill): neither tissue nor glass.
-        excess: (H, W) float32, OD sum over the channels above glass.
+        excess: (H, W) float32, OD above glass, summed over the channels.
         tolerance: excess below which a pixel is glass.
         texture: (H, W) float32, standard deviation of OD over 3x3 pixels, largest channel.
-        flags: ``no_glass``, or ``glass_saturated`` where glass is as white as padding.
+        flags: ``no_glass``, or ``glass_saturated`` if glass is as white as padding.
     """
 
     clear: BoolArray
@@ -62,11 +62,11 @@ class Glass:
 
 
 def find_glass(rgb: ByteArray) -> Glass:
-    """The glass of a slide from its overview.
+    """Find the glass of a slide on its overview.
 
-    The brightest mode among flat pixels is taken for glass if it covers at least 0.2 % of the
-    scanned area; from there the model grows along a plane, so that a drift of illumination is
-    followed. Pure white counts as fill, unless there is no other glass.
+    The brightest mode among flat pixels is glass if it covers at least 0.2 % of the scanned area.
+    From there the model grows along a plane, so that it follows a drift of the illumination. Pure
+    white counts as fill, unless there is no other glass.
 
     Args:
         rgb: (H, W, 3) uint8 at about 8 um per pixel.
@@ -85,7 +85,7 @@ def find_glass(rgb: ByteArray) -> Glass:
     total = np.asarray(od.sum(2), np.float32)
     black_fill = _bordering(black)
     if white.sum() >= MIN_SHARE * max(int((~black_fill).sum()), 1):
-        # nothing else is glass: a clipped white point, or a crop of tissue on white fill
+        # there is no other glass: the white point is clipped, or this is a crop on white fill
         tolerance = _TOLERANCE[0]
         clear = white | (_flat(od, black_fill, FLAT_OD) & (total < tolerance))
         return Glass(clear, black_fill, total, tolerance, texture, ("glass_saturated",))
@@ -94,10 +94,10 @@ def find_glass(rgb: ByteArray) -> Glass:
 
 
 def find_lumens(rgb: ByteArray) -> BoolArray:
-    """(H, W) bool: glass that shows in gaps of the tissue, from an overview at about 2 um a pixel.
+    """Find glass in gaps of the tissue, on an overview at about 2 um per pixel: (H, W) bool.
 
-    Flat over 10 um, nearly achromatic, within a step of the brightest such places; nothing if there
-    are few of them, or if the image holds brighter pixels, which glass does not allow.
+    Such pixels are flat over 10 um, nearly achromatic, and close to the brightest of their kind.
+    None are returned if there are few of them, or if the image has pixels brighter than glass.
     """
     from scipy import ndimage
 
@@ -113,18 +113,19 @@ def find_lumens(rgb: ByteArray) -> BoolArray:
     step = od - colour
     kept = flat & (step.sum(2) > -_SEED) & (step.sum(2) < _LUMEN_SUM)
     kept &= np.ptp(step, axis=2) < _PANE_SPREAD
-    smooth = ndimage.uniform_filter(total, 5, mode="nearest")  # ringing is not brightness
+    smooth = ndimage.uniform_filter(total, 5, mode="nearest")  # so that ringing does not count
     brighter = (smooth < peak - _BRIGHTER_OD) & ~_near(padding, 2)
     return kept if brighter.mean() < _BRIGHTER_SHARE else nowhere
 
 
 def palest(rgb: ByteArray, white_is_fill: bool) -> FloatArray:
-    """(3,) OD that all but 1 % of what was scanned exceeds, each channel by itself.
+    """The OD that all but 1 % of the scanned pixels exceed, for each channel: (3,).
 
-    Glass cannot be denser, or it would show.
+    Glass cannot be denser, as it would then be visible.
 
     Args:
-        rgb: (H, W, 3) overview at about 2 um a pixel. white_is_fill: or else it is saturated.
+        rgb: (H, W, 3) overview at about 2 um per pixel. white_is_fill: white pixels are fill; if
+            False, they are saturated glass.
     """
     fill = _bordering(rgb.max(2) <= _BLACK)
     if white_is_fill:
@@ -134,9 +135,9 @@ def palest(rgb: ByteArray, white_is_fill: bool) -> FloatArray:
 
 
 def assumed_background(of_palest: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(3,) B where no glass tells, and (3,) by how much a floor raised it (decisions 26, 30).
+    """The B to assume without usable glass, (3,), and the part added by its floor, (3,).
 
-    Halfway between none and the palest, and no less than the floor.
+    B is half of the palest OD, but at least 0.02 OD (decisions 26, 30).
     """
     half = np.maximum(of_palest, 0) / 2
     background = np.maximum(half, _LEAST_BACKGROUND)
@@ -144,7 +145,7 @@ def assumed_background(of_palest: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _flat(od: FloatArray, padding: BoolArray, limit: float, tint: float = _MAX_SPREAD) -> BoolArray:
-    """(H, W) bright, nearly achromatic pixels in flat pieces, away from padding."""
+    """Find bright, nearly achromatic pixels in flat pieces, away from padding: (H, W) bool."""
     from scipy import ndimage
 
     total, spread = od.sum(2), np.ptp(od, axis=2)
@@ -156,22 +157,27 @@ def _flat(od: FloatArray, padding: BoolArray, limit: float, tint: float = _MAX_S
 def _grow(
     od: FloatArray, padding: BoolArray, needed: float, scanned: int, tint: float = _MAX_SPREAD
 ) -> tuple[BoolArray, FloatArray, float] | None:
-    """Glass pixels, excess over the glass's plane, tolerance; None where there is no glass."""
+    """Grow the glass from the brightest mode that has at least ``needed`` pixels.
+
+    Returns:
+        Glass pixels (H, W), the excess over the glass's plane (H, W), and the tolerance; None if
+        there is no glass.
+    """
     total = od.sum(2)
     peak = _brightest_mode(total[_flat(od, padding, FLATTEST_OD, tint)], needed)
     if peak is None:
         return None
     flat = _flat(od, padding, FLAT_OD, tint)
     clear = flat & (np.abs(total - peak) < _SEED)
-    rows = np.arange(od.shape[0])[:, None]
-    columns = np.arange(od.shape[1])[None, :]
+    grid = np.ogrid[: od.shape[0], : od.shape[1]]
     excess, tolerance = np.asarray(total - peak, np.float32), _SEED
     for _ in range(8):
         y, x = np.nonzero(clear)
         step = max(len(y) // _SAMPLE, 1)
         y, x = y[::step], x[::step]
         surface = fit_surface(y, x, od[y, x], margin=0.02)
-        excess = np.asarray(total - surface.at(rows, columns).sum(-1), np.float32)
+        plane = surface.at(*grid)
+        excess = np.asarray(total - plane.sum(-1), np.float32)
         inside = excess[clear]
         sigma = 1.4826 * float(np.median(np.abs(inside - np.median(inside))))
         tolerance = float(np.clip(4 * sigma, *_TOLERANCE))
@@ -179,11 +185,11 @@ def _grow(
         if not grown.any() or np.array_equal(grown, clear):
             break
         clear = grown
-    panes = _further_panes(od, flat, clear, surface.at(rows, columns), scanned)
+    panes = _further_panes(od, flat, clear, plane, scanned)
     if panes.any():
         clear = clear | panes
-        excess = _above_panes(od, clear, surface)
-    # the flatness window ends 16 um before the glass does
+        excess = _above_panes(total, clear, plane)
+    # pixels within 16 um of the end of the glass fail the test of flatness
     return (np.abs(excess) < tolerance) & _near(clear, 2), excess, tolerance
 
 
@@ -191,12 +197,12 @@ def _further_panes(
     od: FloatArray,
     flat: BoolArray,
     clear: BoolArray,
-    surface: npt.NDArray[np.float64],
+    plane: npt.NDArray[np.float64],
     scanned: int,
 ) -> BoolArray:
-    """Flat pieces one step darker or brighter than the glass, in nearly all channels alike.
+    """Find flat pieces that are darker or brighter than the glass by one achromatic step: (H, W).
 
-    Pale tissue is neither as large and flat, nor achromatic: its excess is in its stain's channels.
+    Pale tissue is neither so large and flat, nor achromatic: its excess is in its stain's channels.
     """
     from scipy import ndimage
 
@@ -207,20 +213,19 @@ def _further_panes(
         if k == 0:
             continue
         piece = labels == k
-        step = np.median(od[piece] - surface[piece], axis=0)
-        rest = od[piece].sum(1) - surface[piece].sum(1) - step.sum()
+        step = np.median(od[piece] - plane[piece], axis=0)
+        rest = od[piece].sum(1) - plane[piece].sum(1) - step.sum()
         quiet = 1.4826 * float(np.median(np.abs(rest))) < _TOLERANCE[0] / 4
         if quiet and abs(step.sum()) < _PANE_SUM and np.ptp(step) < _PANE_SPREAD:
             out |= piece
     return out
 
 
-def _above_panes(od: FloatArray, clear: BoolArray, surface: Surface) -> FloatArray:
-    """(H, W) OD sum above the nearest glass: the plane, and panes' departures from it nearby."""
+def _above_panes(total: FloatArray, clear: BoolArray, plane: npt.NDArray[np.float64]) -> FloatArray:
+    """The OD sum above the nearest glass, (H, W): above the plane, corrected for nearby panes."""
     from scipy import ndimage
 
-    rows, columns = np.arange(od.shape[0])[:, None], np.arange(od.shape[1])[None, :]
-    above = np.asarray(od.sum(2) - surface.at(rows, columns).sum(-1), np.float64)
+    above = np.asarray(total - plane.sum(-1), np.float64)
     nearest = ndimage.distance_transform_edt(~clear, return_distances=False, return_indices=True)
     level = ndimage.uniform_filter(np.where(clear, above, 0.0), 9)
     mass = ndimage.uniform_filter(clear.astype(np.float64), 9)
@@ -231,7 +236,7 @@ def _above_panes(od: FloatArray, clear: BoolArray, surface: Surface) -> FloatArr
 
 
 def _brightest_mode(total: FloatArray, needed: float) -> float | None:
-    """OD sum of the brightest local mode that holds at least ``needed`` pixels."""
+    """The OD sum of the brightest local mode with at least ``needed`` pixels, or None."""
     if total.size < needed:
         return None
     counts = np.bincount((total / _BIN).astype(int), minlength=int(_MAX_SUM / _BIN) + 2)
@@ -246,12 +251,12 @@ def _brightest_mode(total: FloatArray, needed: float) -> float | None:
 
 
 def _local_std(od: FloatArray, size: int) -> FloatArray:
-    """(H, W) standard deviation over size x size pixels, largest of the channels."""
+    """The standard deviation over size x size pixels, (H, W), the largest of the channels."""
     from scipy import ndimage
 
     out = np.zeros(od.shape[:2], np.float32)
     for c in range(od.shape[2]):
-        # float64 and centred: the difference of two squares loses what float32 holds
+        # float64 and centred, because a difference of two squares exceeds float32's precision
         z = od[..., c].astype(np.float64) - float(od[..., c].mean())
         mean = ndimage.uniform_filter(z, size, mode="nearest")
         square = ndimage.uniform_filter(z * z, size, mode="nearest")
@@ -260,7 +265,7 @@ def _local_std(od: FloatArray, size: int) -> FloatArray:
 
 
 def _near(mask: BoolArray, pixels: int) -> BoolArray:
-    """The mask grown by a square of 2 * pixels + 1."""
+    """Grow a mask by a square of side 2 * pixels + 1."""
     from scipy import ndimage
 
     grown = ndimage.maximum_filter(mask.astype(np.uint8), 2 * pixels + 1, mode="constant")
@@ -268,7 +273,7 @@ def _near(mask: BoolArray, pixels: int) -> BoolArray:
 
 
 def _large(mask: BoolArray, area: int) -> BoolArray:
-    """The connected pieces of at least ``area`` pixels."""
+    """Keep the connected pieces of at least ``area`` pixels."""
     from scipy import ndimage
 
     labels, n = ndimage.label(mask)
@@ -278,7 +283,7 @@ def _large(mask: BoolArray, area: int) -> BoolArray:
 
 
 def _bordering(mask: BoolArray) -> BoolArray:
-    """The connected pieces that reach the border of the image."""
+    """Keep the connected pieces that reach the border of the image."""
     from scipy import ndimage
 
     labels, n = ndimage.label(mask)

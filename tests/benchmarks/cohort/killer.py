@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.cohort.moments import Place
-from benchmarks.cohort.records import MOMENTS
+from benchmarks.cohort.moments import MOMENTS, Place
 from wsi_pgdips.errors import IncompleteRunError
 
 Step = tuple[str, ...]  # options of each of the processes that work at the same time

@@ -6,17 +6,17 @@ import itertools
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cohort.killer import Killer, Step
-from benchmarks.cohort.moments import Place, blocks_of, difference
-from benchmarks.cohort.records import FAULTS, KILLS, MOMENTS, CohortFigures
+from benchmarks.cohort.moments import MOMENTS, Place, blocks_of, difference
+from benchmarks.records import Records, Say
 from wsi_pgdips.errors import IncompleteRunError
 from wsi_pgdips.phantom.make import make_phantom
 
-Say = Callable[[str], None]
+KILLS = "kills"
+FAULTS = ("wrong_files", "lost_files", "left_behind", "refused_starts")
 SHAPE, QUICK_SHAPE = (3072, 4096), (1100, 1500)  # twelve blocks, and four
 CHEAP = "--tile 256 --block 1024 --calibration-tiles 2 --calibration-steps 5 --device cpu --quiet"
 SEED = 11
@@ -63,7 +63,7 @@ WAYS = (
 
 
 def measure_kills(
-    figures: CohortFigures, folder: Path, count: int, say: Say, *, quick: bool = False
+    records: Records, folder: Path, count: int, say: Say, *, quick: bool = False
 ) -> None:
     """Kill so many times, and compare each run that came to its end with an undisturbed one.
 
@@ -77,12 +77,13 @@ def measure_kills(
     killer = Killer(command, count, random.Random(SEED), scratch)
     references: dict[str, Path] = {}
     found = {str(way): Counter[str]() for way in WAYS}
-    for way in WAYS[:2] if quick else WAYS:
+    ways = WAYS[:2] if quick else WAYS
+    for way in ways:
         output = folder / f"{way} undisturbed" / "out.ome.zarr"
         killer.undisturbed(output, way.own_steps)
         references.setdefault(way.preset, output)
         _compare(found[str(way)], references[way.preset], Place(output, 0), say)
-    for number, way in enumerate(itertools.cycle(WAYS[:2] if quick else WAYS)):
+    for number, way in enumerate(itertools.cycle(ways)):
         if not killer.left:
             break
         reference = references[way.preset]
@@ -100,19 +101,15 @@ def measure_kills(
         shutil.rmtree(place.output.parent)
     for name, total in found.items():
         if total:
-            for metric in METRICS:
-                figures.add(KILLS, name, metric, total[metric])
+            records.add({metric: total[metric] for metric in METRICS}, case=KILLS, how=name)
 
 
 def _compare(counted: Counter[str], reference: Path, place: Place, say: Say) -> None:
     if reference == place.output:
         return
     compared, left = difference(reference, place.output), place.left_behind()
-    counted["runs"] += 1
-    counted["files_compared"] += compared.files
-    counted["wrong_files"] += len(compared.wrong)
-    counted["lost_files"] += len(compared.lost)
-    counted["left_behind"] += len(left)
-    for what, names in (("wrong", compared.wrong), ("lost", compared.lost), ("left", left)):
+    counted.update(runs=1, files_compared=compared.files)
+    for metric, names in zip(FAULTS, (compared.wrong, compared.lost, left), strict=False):
+        counted[metric] += len(names)
         if names:
-            say(f"{what}: {', '.join(names)}")
+            say(f"{metric}: {', '.join(names)}")

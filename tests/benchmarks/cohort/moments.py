@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cohort.records import MOMENTS
 from wsi_pgdips.disk import PARTIAL
 from wsi_pgdips.layers.provenance import RUN_RECORD, is_done
 from wsi_pgdips.pipeline.ledger import Ledger
 from wsi_pgdips.pipeline.lock import SUFFIX
-from wsi_pgdips.stages.finish import CHECKSUMS
+from wsi_pgdips.pipeline.output import CHECKSUMS
 
+# where a kill may fall, in the order of a run: before it holds its output, then stage by stage
+MOMENTS = ("start", "prepare", "calibrate", "fit", "blend", "render", "finalize", "end")
 PREPARE = MOMENTS.index("prepare")
 
 
@@ -92,14 +93,14 @@ class Difference:
 def difference(reference: Path, output: Path) -> Difference:
     """Every file but the one that tells runs apart; one too many is a wrong one."""
     wanted, found = _files(reference), _files(output)
-    same = {n for n in wanted & found if _same(reference / n, output / n)}
+    same = {
+        name
+        for name in wanted & found
+        if (reference / name).read_bytes() == (output / name).read_bytes()
+    }
     return Difference(len(wanted), tuple(sorted(found - same)), tuple(sorted(wanted - found)))
 
 
 def _files(output: Path) -> set[str]:
     paths = (p for p in output.rglob("*") if p.is_file())
     return {p.relative_to(output).as_posix() for p in paths} - {RUN_RECORD}
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.read_bytes() == b.read_bytes()

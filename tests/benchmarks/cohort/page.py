@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.cohort.records import (
-    FAULTS,
-    KILLS,
-    MOMENTS,
-    PLAN,
-    SLIDES,
-    CohortRecord,
-    figure,
-    load_figures,
-)
-from benchmarks.speed.plots import number
-from benchmarks.tables import NOTHING, ordered, table
-from wsi_pgdips.disk import write_atomic
+import pandas as pd
+
+from benchmarks.cohort.kills import FAULTS, KILLS, METRICS
+from benchmarks.cohort.moments import MOMENTS
+from benchmarks.cohort.plan import PLAN
+from benchmarks.cohort.slides import SHARES, SLIDES
+from benchmarks.records import NOTHING, bar, distinct, lookup, number, only, pivot, prose, table
 
 OVERHEAD_S, GROWTH = 0.5, 1.2  # bars
-INTRODUCTION = """# Benchmark of cohorts
-
-Written by `wsi-pgdips bench cohort-page` from `{records}`, which this made:
-
-    wsi-pgdips bench cohort --out FILE.json
-
-Timings depend on the machine and on what else it does.
-
-## How it is measured
-
-- **Small slides**: phantoms of 384 x 320 to 600 x 600 pixels, preset `fast`, one worker process,
-  by one `cohort run`. A few are drawn, the others are copies with a few bytes after their end. The
-  **work** of a slide is the seconds of its stages, as its record says: `prepare` looks for tissue
-  and glass and makes the empty layers, `calibrate`, `fit` and `blend` estimate, `render` writes the
-  layers, `finalize` coarse levels, tables and checksums. All other time is **overhead**: to open
-  the slide and keep its state (beside the work), to hand out the next one (between two slides), to
-  start the program and its worker, and to end them.
-- **Memory** is resident memory as the system sees it from outside, looked at four times a second.
-- **Files of a large cohort**: one of {planned} that nobody works on: what is read before a slide
-  is begun, all that is done for a slide that cannot be opened, and how all stand.
-- **Kills**: a phantom of twelve blocks, whole in one process, with two workers, or stage by stage
-  with two processes for the blocks. All processes are ended by SIGKILL at an instant drawn from
-  0.1 s to the time that the run takes, or shortly after the file appears with which a stage begins;
-  then the same command is given again. A run that comes to its end is compared with an undisturbed
-  one of the same preset: every file but `provenance/run.json`, byte for byte; so is one undisturbed
-  run of each other way. Where a kill fell is told by the files that exist: `start` is before the
-  run holds its output, `end` after its last write.
-"""
+PER_SLIDE = "_s_per_slide"  # the ending of a stage's metric
 LABELS = {
     "wall_s": "wall seconds",
     "start_s": "from the start to the first slide, seconds",
@@ -67,93 +34,66 @@ PLANS = {
 }
 
 
-def write_cohort_page(results: Path, output: Path) -> None:
-    """Render a file of records as a page; replaces it.
+def render(records: pd.DataFrame, name: str, images: Path) -> str:
+    """The page: what there are no records of is left out.
 
-    Raises:
-        SettingsError: the records cannot be read. OutputError: the page cannot be written.
+    Args:
+        name: of the file of records, as the page calls it. images: where plots go; there are none.
     """
-    records = load_figures(results)
-    here, folder = results.resolve(), output.resolve().parent
-    named = here.relative_to(folder).as_posix() if here.is_relative_to(folder) else here.name
-    planned = next((r["how"] for r in records if r["case"] == PLAN), "thousands of slides")
-    parts = [INTRODUCTION.format(records=named, planned=planned)]
-    for device in ordered(r["device"] for r in records):
-        own = [r for r in records if r["device"] == device]
-        parts += [f"## {device}\n", _bars(own), _slides(own), _plan(own), _kills(own)]
-    write_atomic(output, "\n".join(p for p in parts if p).encode())
+    planned = next(iter(distinct(only(records, case=PLAN), "how")), "thousands of slides")
+    parts = [prose("cohort")["introduction"].format(records=name, planned=planned)]
+    for device, own in records.groupby("device", sort=False):
+        cases = {case: only(own, case=case) for case in distinct(own, "case")}
+        parts += [f"## {device}\n", _bars(own)]
+        for case, section in ((SLIDES, _slides), (PLAN, _plan), (KILLS, _kills)):
+            if case in cases:
+                parts += section(cases[case])
+    return "\n".join(parts)
 
 
-def _bars(own: Sequence[CohortRecord]) -> str:
-    faults = [sum(r["value"] for r in own if r["metric"] == f) for f in FAULTS]
-    killed = any(r["case"] == KILLS for r in own)
-    bars = [
-        ("overhead a slide, seconds", figure(own, metric="overhead_s_per_slide"), OVERHEAD_S),
-        ("memory of the worker, end / 10 %", figure(own, metric="worker_mb_growth"), GROWTH),
-        (
-            "files wrong, lost or left behind, starts refused",
-            sum(faults) if killed else math.nan,
-            0,
-        ),
+def _bars(own: pd.DataFrame) -> str:
+    faults = only(own, metric=FAULTS)["value"].sum() if KILLS in distinct(own, "case") else math.nan
+    value = lookup(own, "metric")
+    rows = [
+        bar("overhead a slide, seconds", value("overhead_s_per_slide"), OVERHEAD_S, digits=3),
+        bar("memory of the worker, end / 10 %", value("worker_mb_growth"), GROWTH, digits=3),
+        bar("files wrong, lost or left behind, starts refused", faults, 0, digits=3),
     ]
-    rows = []
-    for what, found, limit in bars:
-        verdict = ("yes" if found <= limit else "no") if math.isfinite(found) else NOTHING
-        rows.append([f"{what} ≤ {limit:g}", number(found, 3), verdict])
     return "### Bars\n\n" + table(["bar", "found", "met?"], rows)
 
 
-def _slides(own: Sequence[CohortRecord]) -> str:
-    of = [r for r in own if r["case"] == SLIDES]
-    if not of:
-        return ""
-    count = figure(of, metric="slides")
-    rows = [[label, number(figure(of, metric=m))] for m, label in LABELS.items()]
-    stages = [r for r in of if r["metric"].endswith("_s_per_slide") and r["metric"] not in LABELS]
-    names = [r["metric"].removesuffix("_s_per_slide") for r in stages]
-    memory = []
-    for what in ("worker", "program"):
-        cells = [figure(of, metric=f"{what}_mb_at_{share}") for share in (10, 50, 100)]
-        memory.append([what, *map(number, [*cells, figure(of, metric=f"{what}_mb_growth")])])
-    return "\n".join(
-        [
-            f"### {count:.0f} small slides\n",
-            table(["what", "found"], rows),
-            "The work, seconds a slide.\n",
-            table(names, [[number(r["value"]) for r in stages]]),
-            f"Resident memory, MiB; {figure(of, metric='worker_processes'):.0f} worker process.\n",
-            table(["process", "10 % done", "50 % done", "all done", "end / 10 %"], memory),
-        ]
-    )
+def _slides(own: pd.DataFrame) -> Iterator[str]:
+    found = {m: number(v) for m, v in zip(own["metric"], own["value"], strict=True)}
+    stages = [m for m in found if m.endswith(PER_SLIDE) and m not in LABELS]
+    yield f"### {found['slides']} small slides\n"
+    yield table(["what", "found"], [[LABELS[m], found.get(m, NOTHING)] for m in LABELS])
+    yield "The work, seconds a slide.\n"
+    yield table([m.removesuffix(PER_SLIDE) for m in stages], [[found[m] for m in stages]])
+    processes = found.get("worker_processes", NOTHING)
+    yield f"Resident memory, MiB; {processes} worker process.\n"
+    heads = {f"{'all' if s == 100 else f'{s} %'} done": f"_mb_at_{s}" for s in SHARES}
+    memory = {
+        head: {what: found.get(what + ending, NOTHING) for what in ("worker", "program")}
+        for head, ending in {**heads, "end / 10 %": "_mb_growth"}.items()
+    }
+    yield pivot("process", ("worker", "program"), memory)
 
 
-def _plan(own: Sequence[CohortRecord]) -> str:
-    of = [r for r in own if r["case"] == PLAN]
-    rows = [[PLANS[r["metric"]], number(r["value"])] for r in of]
-    return f"### The files of {of[0]['how']}\n\n" + table(["what", "ms"], rows) if of else ""
+def _plan(own: pd.DataFrame) -> Iterator[str]:
+    rows = [[PLANS[m], number(v)] for m, v in zip(own["metric"], own["value"], strict=True)]
+    yield f"### The files of {distinct(own, 'how')[0]}\n\n" + table(["what", "ms"], rows)
 
 
-def _kills(own: Sequence[CohortRecord]) -> str:
-    of = [r for r in own if r["case"] == KILLS]
-    if not of:
-        return ""
-    ways = ordered(r["how"] for r in of)
+def _kills(own: pd.DataFrame) -> Iterator[str]:
+    counts = own.pivot_table("value", "how", "metric", "sum", sort=False)
+    counts = counts.reindex(columns=METRICS).fillna(0)
+    counts.loc["all"] = counts.sum()
+    texts = counts.astype(int).astype(str)
 
-    def row(way: str | None, metrics: Sequence[str]) -> list[str]:
-        chosen = [r for r in of if way in (None, r["how"])]
-        totals = [sum(r["value"] for r in chosen if r["metric"] == m) for m in metrics]
-        return [way or "all", *(str(int(t)) for t in totals)]
+    def part(columns: Mapping[str, str]) -> str:
+        return pivot("way", texts.index, {head: texts[m] for head, m in columns.items()})
 
-    counts = ("kills", "runs", "files_compared", *FAULTS)
-    fell = [f"killed_in_{m}" for m in MOMENTS]
-    return "\n".join(
-        [
-            "### Kills\n",
-            table(
-                ["way", *(c.replace("_", " ") for c in counts)],
-                [row(w, counts) for w in (*ways, None)],
-            ),
-            "The stage in hand when they fell.\n",
-            table(["way", *MOMENTS], [row(w, fell) for w in (*ways, None)]),
-        ]
-    )
+    yield "### Kills\n"
+    yield part({m.replace("_", " "): m for m in ("kills", "runs", "files_compared", *FAULTS)})
+    yield "The stage in hand when they fell.\n"
+    yield part({m: f"killed_in_{m}" for m in MOMENTS})

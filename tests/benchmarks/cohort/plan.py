@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cohort.records import PLAN, CohortFigures
+from benchmarks.records import Records
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.report import rows_of
@@ -18,10 +18,11 @@ from wsi_pgdips.cohort.state import State
 from wsi_pgdips.cohort.work import WHOLE
 from wsi_pgdips.pipeline.lock import held_by_another
 
+PLAN = "plan"
 REPEATS = 5
 
 
-def measure_plan(figures: CohortFigures, folder: Path, count: int) -> None:
+def measure_plan(records: Records, folder: Path, count: int) -> None:
     """Time what is done before each slide, and what is done of all, in a cohort of so many.
 
     Nobody works on them: the slides are not there, and all but the last are said to be done.
@@ -43,23 +44,17 @@ def measure_plan(figures: CohortFigures, folder: Path, count: int) -> None:
     def opened() -> Any:
         return JobFolder.opened(job.path)[1].entry(last.name)
 
-    how = f"{count} slides"
-    for metric, act in (
-        ("plan_ms_per_slide", opened),
-        ("held_ms_per_slide", lambda: held_by_another(job.output(last), WHOLE)),
+    acts: dict[str, Callable[[], Any]] = {
+        "plan_ms_per_slide": opened,
+        "held_ms_per_slide": lambda: held_by_another(job.output(last), WHOLE),
         # a slide that cannot be opened: everything beside the work
-        ("dispatch_ms_per_slide", lambda: on_slide(CohortJob(str(job.path), "cpu", 1), last.name)),
-        ("status_ms", lambda: rows_of(job, cohort)),
-    ):
-        figures.add(PLAN, how, metric, 1e3 * _seconds(act))
+        "dispatch_ms_per_slide": lambda: on_slide(CohortJob(str(job.path), "cpu", 1), last.name),
+        "status_ms": lambda: rows_of(job, cohort),
+    }
+    took = {metric: 1e3 * _seconds(act) for metric, act in acts.items()}
+    records.add(took, case=PLAN, how=f"{count} slides")
 
 
 def _seconds(act: Callable[[], Any]) -> float:
     """The least of a few times: what else the machine did is not of interest."""
-    act()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        act()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(act, number=1, repeat=1 + REPEATS)[1:])

@@ -6,16 +6,18 @@ import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.cohort.records import SLIDES, CohortFigures
+from benchmarks.records import Records
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.state import State, read_states
 from wsi_pgdips.errors import IncompleteRunError
 from wsi_pgdips.layers.provenance import read_run_record
 from wsi_pgdips.phantom.make import make_phantom
 
+SLIDES = "slides"
 SHAPES = ((384, 320), (448, 512), (600, 600))  # of the slides that are drawn; others are copies
 SHARES = (10, 50, 100)  # per cent of the slides that are done
 LOOK_S = 0.25
@@ -91,7 +93,7 @@ def resident_mb(pid: int) -> float:
     return int(rss[0]) / 1024 if rss else 0.0
 
 
-def measure_slides(figures: CohortFigures, folder: Path, count: int) -> None:
+def measure_slides(records: Records, folder: Path, count: int) -> None:
     """Run a cohort of so many small slides, as a user does.
 
     Raises:
@@ -120,44 +122,41 @@ def measure_slides(figures: CohortFigures, folder: Path, count: int) -> None:
             raise IncompleteRunError(
                 "the cohort of the benchmark failed", found=said.read().strip(), where=slides.name
             )
-    _add(figures, watch, begun, wall_s)
+    _add(records, watch, begun, wall_s)
 
 
-def _add(figures: CohortFigures, watch: Watch, begun: float, wall_s: float) -> None:
+def _add(records: Records, watch: Watch, begun: float, wall_s: float) -> None:
     job, cohort = JobFolder.opened(watch.folder.path)
-    how, count = "fast", len(cohort.entries)
-
-    def add(metric: str, value: float) -> None:
-        figures.add(SLIDES, how, metric, value)
-
+    count = len(cohort.entries)
     states = [s for e in cohort.entries for s in read_states(job.state(e))]
     work_s = sum(s.wall_s for s in states)
     in_hand_s = sum(s.updated - s.begun for s in states)
     start_s = min(s.begun for s in states) - begun
     end_s = begun + wall_s - max(s.updated for s in states)
-    add("slides", count)
-    add("wall_s", wall_s)
-    add("start_s", start_s)
-    add("end_s", end_s)
-    add("work_s", work_s)
-    add("overhead_s_per_slide", (wall_s - start_s - work_s) / count)
-    add("overhead_s_per_slide_with_start", (wall_s - work_s) / count)
-    add("beside_work_s_per_slide", (in_hand_s - work_s) / count)
-    add("between_s_per_slide", (wall_s - start_s - end_s - in_hand_s) / count)
+    found: dict[str, float] = {
+        "slides": count,
+        "wall_s": wall_s,
+        "start_s": start_s,
+        "end_s": end_s,
+        "work_s": work_s,
+        "overhead_s_per_slide": (wall_s - start_s - work_s) / count,
+        "overhead_s_per_slide_with_start": (wall_s - work_s) / count,
+        "beside_work_s_per_slide": (in_hand_s - work_s) / count,
+        "between_s_per_slide": (wall_s - start_s - end_s - in_hand_s) / count,
+    }
     for stage, seconds in _stages(job, cohort).items():
-        add(f"{stage}_s_per_slide", seconds / count)
+        found[f"{stage}_s_per_slide"] = seconds / count
     memory = {share: watch.at(share) for share in SHARES}
     for k, what in enumerate(("worker", "program")):
-        for share in SHARES:
-            add(f"{what}_mb_at_{share}", memory[share][k])
-        add(f"{what}_mb_growth", memory[100][k] / memory[10][k])
-    add("worker_processes", len(watch.workers))
+        found |= {f"{what}_mb_at_{share}": memory[share][k] for share in SHARES}
+        found[f"{what}_mb_growth"] = memory[100][k] / memory[10][k]
+    found["worker_processes"] = len(watch.workers)
+    records.add(found, case=SLIDES, how="fast")
 
 
 def _stages(job: JobFolder, cohort: Cohort) -> dict[str, float]:
     """Seconds of each stage, of all slides."""
-    total: dict[str, float] = {}
+    total = Counter[str]()
     for entry in cohort.entries:
-        for stage, seconds in read_run_record(job.output(entry))["wall_s"].items():
-            total[stage] = total.get(stage, 0.0) + seconds
-    return total
+        total.update(read_run_record(job.output(entry))["wall_s"])
+    return dict(total)

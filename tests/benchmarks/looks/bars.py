@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.looks.reading import LAYERS_PSNR, PSNR, RANDOM, RASTER, RATIO
-from benchmarks.looks.records import (
-    FAITHFUL,
-    IDENTICAL,
-    LAB,
-    OD,
-    OURS,
-    PAIR_KINDS,
-    PARTS,
-    READING,
-    REAL,
-    SSIM,
-    STRUCTURES,
-    LookRecord,
-    figure,
-)
-from benchmarks.tables import NOTHING, ordered
+import pandas as pd
+
+from benchmarks.looks import reading
+from benchmarks.looks.methods import OURS
+from benchmarks.looks.pairs import KINDS, REAL
+from benchmarks.looks.scores import LAB, OD, PARTS, SSIM, STRUCTURES
+from benchmarks.records import NOTHING, distinct, lookup, only
+from wsi_pgdips.looks.distance import TISSUE
 
 MIN_SSIM = 0.95
-MAX_RATIO = {RASTER: 3.0, RANDOM: 5.0}
+MAX_RATIO = {reading.RASTER: 3.0, reading.RANDOM: 5.0}
 MIN_SELF_DB, MIN_LAYERS_DB = 60.0, 28.0
 # Reinhard's matches the moments of all pixels: held against ours structure by structure
 RIVALS = {"macenko": PARTS, "vahadane": PARTS, "reinhard": STRUCTURES}
 SPACES = {OD: "OD", LAB: "CIELAB"}
+Values = Callable[..., float]  # of kind, case, method, metric and part
 
 
 @dataclass(frozen=True)
@@ -37,8 +29,8 @@ class LookBar:
     """One bar; ``met`` is None where nothing was measured."""
 
     what: str
-    found: str
-    met: bool | None
+    found: str = NOTHING
+    met: bool | None = None
 
     def row(self) -> list[str]:
         """Cells of the page's table."""
@@ -46,58 +38,58 @@ class LookBar:
         return [self.what, self.found, verdict]
 
 
-def bars(records: Sequence[LookRecord]) -> Iterator[LookBar]:
+def values_of(records: pd.DataFrame) -> Values:
+    """The figures of records, by kind, case, method, metric and part."""
+    return lookup(records, "kind", "case", "method", "metric", "part")
+
+
+def bars(records: pd.DataFrame) -> Iterator[LookBar]:
     """All bars, in the page's order."""
+    value = values_of(records)
     for case in cases(records, REAL):
-        yield from _against_rivals(records, REAL, case)
-        value = figure(records, kind=REAL, case=case, method=OURS, metric=SSIM)
+        yield from _against_rivals(value, case)
         what = f"`{OURS}`, {case}: SSIM of gradients at least {MIN_SSIM:g}"
-        yield _bar(what, value, MIN_SSIM, at_least=True)
-    for kind in PAIR_KINDS:
+        yield _bar(what, value(REAL, case, OURS, SSIM, TISSUE), MIN_SSIM, at_least=True)
+    for kind in KINDS:
         if kind != REAL and cases(records, kind):
-            yield from _counts(records, kind)
-    for case in ordered(r["case"] for r in records if r["metric"] == RATIO):
+            yield from _counts(value, kind, cases(records, kind))
+    for case in distinct(only(records, metric=reading.RATIO), "case"):
         for order, limit in MAX_RATIO.items():
-            value = figure(records, kind=READING, case=case, method=order, metric=RATIO)
             what = f"reading {case}, {order}: at most {limit:g} times OpenSlide"
-            yield _bar(what, value, limit, at_least=False)
-    for r in records:
-        if r["kind"] == FAITHFUL and r["metric"] == PSNR:
-            what = f"`self`, {r['case']}, {r['part']}: PSNR at least {MIN_SELF_DB:g} dB"
-            yield _bar(what, _known(r), MIN_SELF_DB, at_least=True)
-        if r["kind"] == FAITHFUL and r["metric"] == LAYERS_PSNR:
-            what = f"layers alone, {r['case']}, tissue: PSNR at least {MIN_LAYERS_DB:g} dB"
-            yield _bar(what, _known(r), MIN_LAYERS_DB, at_least=True)
+            found = value(reading.READING, case, order, reading.RATIO, "level 0")
+            yield _bar(what, found, limit, at_least=False)
+    for r in only(records, kind=reading.FAITHFUL).itertuples():
+        if r.metric == reading.PSNR:
+            what = f"`self`, {r.case}, {r.part}: PSNR at least {MIN_SELF_DB:g} dB"
+            yield _bar(what, r.value, MIN_SELF_DB, at_least=True)
+        if r.metric == reading.LAYERS_PSNR:
+            what = f"layers alone, {r.case}, tissue: PSNR at least {MIN_LAYERS_DB:g} dB"
+            yield _bar(what, r.value, MIN_LAYERS_DB, at_least=True)
 
 
-def cases(records: Sequence[LookRecord], kind: str) -> list[str]:
+def cases(records: pd.DataFrame, kind: str) -> list[str]:
     """The pairs of a kind."""
-    return ordered(r["case"] for r in records if r["kind"] == kind)
+    return distinct(only(records, kind=kind), "case")
 
 
-def ratios(
-    records: Sequence[LookRecord], kind: str, case: str, rival: str
-) -> dict[tuple[str, str], float]:
+def ratios(value: Values, kind: str, case: str, rival: str) -> dict[tuple[str, str], float]:
     """(metric, part) -> our distance over a rival's, where both are known."""
     found = {}
     for metric in SPACES:
         for part in RIVALS.get(rival, PARTS):
-            ours, other = (
-                figure(records, kind=kind, case=case, method=m, metric=metric, part=part)
-                for m in (OURS, rival)
-            )
-            if math.isfinite(ours) and math.isfinite(other) and other > 0:
+            ours, other = (value(kind, case, m, metric, part) for m in (OURS, rival))
+            if math.isfinite(ours) and other > 0:
                 found[metric, part] = ours / other
     return found
 
 
-def _against_rivals(records: Sequence[LookRecord], kind: str, case: str) -> Iterator[LookBar]:
+def _against_rivals(value: Values, case: str) -> Iterator[LookBar]:
     for rival, parts in RIVALS.items():
-        found = ratios(records, kind, case, rival)
-        where = "every distance" if len(parts) == len(PARTS) else "distances of structures"
+        found = ratios(value, REAL, case, rival)
+        where = "every distance" if parts == PARTS else "distances of structures"
         what = f"`{OURS}` below `{rival}`, {case}: {where}"
         if not found:
-            yield LookBar(what, NOTHING, None)
+            yield LookBar(what)
             continue
         below = sum(v < 1 for v in found.values())
         (metric, part), worst = max(found.items(), key=lambda item: item[1])
@@ -105,40 +97,33 @@ def _against_rivals(records: Sequence[LookRecord], kind: str, case: str) -> Iter
         yield LookBar(what, text, below == len(found))
 
 
-def _counts(records: Sequence[LookRecord], kind: str) -> Iterator[LookBar]:
-    names = cases(records, kind)
+def _counts(value: Values, kind: str, names: list[str]) -> Iterator[LookBar]:
     for rival, parts in RIVALS.items():
-        each = [r for c in names if (r := ratios(records, kind, c, rival))]
+        each = [r for case in names if (r := ratios(value, kind, case, rival))]
         every = [v for found in each for v in found.values()]
-        where = "every distance" if len(parts) == len(PARTS) else "every distance of structures"
+        where = "every distance" if parts == PARTS else "every distance of structures"
         what = f"`{OURS}` below `{rival}`, pairs {kind}: {where}"
         if not every:
-            yield LookBar(what, NOTHING, None)
+            yield LookBar(what)
             continue
         pairs = sum(max(found.values()) < 1 for found in each)
-        below = sum(v < 1 for v in every)
         text = (
-            f"{pairs} of {len(each)} pairs; {below} of {len(every)} distances, "
+            f"{pairs} of {len(each)} pairs; {sum(v < 1 for v in every)} of {len(every)} distances, "
             f"at worst {max(every):.2f} times"
         )
         yield LookBar(what, text, pairs == len(each))
-    values = [figure(records, kind=kind, case=c, method=OURS, metric=SSIM) for c in names]
-    known = [v for v in values if math.isfinite(v)]
+    known = [v for case in names if math.isfinite(v := value(kind, case, OURS, SSIM, TISSUE))]
     what = f"`{OURS}`, pairs {kind}: SSIM of gradients at least {MIN_SSIM:g}"
-    if not known:
-        yield LookBar(what, NOTHING, None)
-    else:
+    if known:
         good = sum(v >= MIN_SSIM for v in known)
         text = f"{good} of {len(known)} pairs; at worst {min(known):.3f}"
         yield LookBar(what, text, good == len(known))
+    else:
+        yield LookBar(what)
 
 
 def _bar(what: str, value: float, limit: float, *, at_least: bool) -> LookBar:
     if not math.isfinite(value):
-        return LookBar(what, NOTHING, None)
-    text = "identical" if value == IDENTICAL else f"{value:.4g}"
+        return LookBar(what)
+    text = "identical" if value == reading.IDENTICAL else f"{value:.4g}"
     return LookBar(what, text, value >= limit if at_least else value <= limit)
-
-
-def _known(record: LookRecord) -> float:
-    return math.nan if record["value"] is None else float(record["value"])

@@ -6,15 +6,15 @@ fixed vectors, over the target's white, above the target's threshold of Otsu.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.looks.masks import WHITE_PERCENTILE
-from benchmarks.looks.scores import luminance
+from benchmarks.looks.scores import WHITE_PERCENTILE, luminance
 from wsi_pgdips.looks.distance import fixed_maps, otsu
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
@@ -28,20 +28,25 @@ NUCLEUS = ("area", "eccentricity", "solidity", "intensity_mean")
 _SIGMA = 1.0
 
 Table = npt.NDArray[np.float64]
-Corner = tuple[int, int]
+Tile = tuple[slice, slice]
+Item = TypeVar("Item")
 
 
-def tiles(tissue: BoolArray) -> list[Corner]:
-    """(y, x) of up to 16 tiles of 256 pixels that are mostly tissue."""
+def tiles(tissue: BoolArray) -> list[Tile]:
+    """Up to 16 tiles of 256 pixels that are mostly tissue."""
     h, w = tissue.shape
-    found = [
-        (y, x)
+    every = [
+        (slice(y, y + TILE), slice(x, x + TILE))
         for y in range(0, h - TILE + 1, TILE)
         for x in range(0, w - TILE + 1, TILE)
-        if tissue[y : y + TILE, x : x + TILE].mean() >= MIN_TISSUE
     ]
-    picked = np.unique(np.linspace(0, len(found) - 1, MAX_TILES).astype(int)) if found else ()
-    return [found[i] for i in picked]
+    return spread([tile for tile in every if tissue[tile].mean() >= MIN_TISSUE], MAX_TILES)
+
+
+def spread(every: Sequence[Item], most: int) -> list[Item]:
+    """Up to so many items, spread evenly over all."""
+    picked = np.unique(np.linspace(0, len(every) - 1, most).astype(int)) if every else ()
+    return [every[i] for i in picked]
 
 
 class Features:
@@ -62,12 +67,12 @@ class Features:
 
     def texture(self, rgb: ByteArray) -> Table:
         """(tiles, 14): four properties of the GLCM of L, ten bins of its LBP histogram."""
-        return self._table([_texture(luminance(p)) for p in self._parts(rgb)], 6 + LBP_POINTS)
+        return self._table([_texture(luminance(rgb[tile])) for tile in self.tiles], 6 + LBP_POINTS)
 
     def nuclei(self, rgb: ByteArray) -> Table:
         """(tiles, 5): count, then means over the nuclei of a tile; NaN where it has none."""
         h = self._hematoxylin(rgb)
-        rows = [self._nuclei(h[y : y + TILE, x : x + TILE]) for y, x in self.tiles]
+        rows = [self._nuclei(h[tile]) for tile in self.tiles]
         return self._table(rows, 1 + len(NUCLEUS))
 
     def _hematoxylin(self, rgb: ByteArray) -> FloatArray:
@@ -88,9 +93,6 @@ class Features:
         found = parts.regionprops_table(labelled * large[labelled], h, properties=NUCLEUS)
         count = len(found[NUCLEUS[0]])
         return [count, *(float(found[k].mean()) if count else np.nan for k in NUCLEUS)]
-
-    def _parts(self, rgb: ByteArray) -> list[ByteArray]:
-        return [rgb[y : y + TILE, x : x + TILE] for y, x in self.tiles]
 
     def _table(self, rows: list[list[float]], width: int) -> Table:
         return np.asarray(rows, np.float64).reshape(len(self.tiles), width)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache
+from typing import cast
 
 import numpy as np
 
 from benchmarks.looks.pairs import LookPair, Picture
-from benchmarks.looks.records import NONE, PEERS
 from benchmarks.quiet import quiet
 from wsi_pgdips.looks.reader import SlidePixels
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.looks.transfer import make_transfer
+from wsi_pgdips.looks.transfer import Method, make_transfer
 from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.pipeline.image import deconvolve_image
 from wsi_pgdips.records import ByteArray, Fields
 
+NONE, OURS = "none", "typical"
+PEERS = ("macenko", "vahadane", "reinhard")
+METHODS = (NONE, *PEERS, OURS, "augmented", "percentile", "stains")
 TILE = 512  # of a run's tiles, pixels
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What a picture's deconvolution says of its look."""
-
-    look: Reference
-    fields: Fields
-    weight: TissueWeight
 
 
 class Studio:
@@ -37,46 +31,35 @@ class Studio:
 
     def __init__(self, preset: str = "balanced") -> None:
         self._preset = preset
-        self._seen: dict[int, tuple[Picture, Looked]] = {}
-
-    def looked(self, picture: Picture) -> Looked:
-        """The look and fields of a picture.
-
-        Raises:
-            SlideError: there is no tissue in it.
-        """
-        if id(picture) not in self._seen:
-            # the picture is kept, so that its id stays its own
-            self._seen[id(picture)] = picture, self._deconvolve(picture)
-        return self._seen[id(picture)][1]
+        self._looked = cache(self._deconvolved)
 
     def apply(self, method: str, pair: LookPair) -> ByteArray:
         """(H, W, 3) uint8: the pair's source as a method makes it look like the target.
 
         Args:
-            method: one of ``looks_records.METHODS``.
+            method: one of ``METHODS``.
         """
         if method == NONE:
             return pair.source.rgb
         if method in PEERS:
             return _peer(method, pair.source.rgb, pair.target.rgb)
-        own, target = self.looked(pair.source), self.looked(pair.target)
-        transfer = make_transfer(
-            own.fields,
-            own.look,
-            target.look,
-            tile=TILE,
-            method=method,  # type: ignore[arg-type]
-        )
+        look, fields, weight = self._looked(pair.source)
+        target, *_ = self._looked(pair.target)
+        transfer = make_transfer(fields, look, target, tile=TILE, method=cast(Method, method))
         height, width = pair.source.rgb.shape[:2]
-        pixels = SlidePixels(_InMemory(pair.source.rgb), transfer, own.weight, 1.0)
+        pixels = SlidePixels(_InMemory(pair.source.rgb), transfer, weight, 1.0)
         return np.ascontiguousarray(pixels.read_rgba((0, 0), 0, (width, height))[..., :3])
 
-    def _deconvolve(self, picture: Picture) -> Looked:
+    def _deconvolved(self, picture: Picture) -> tuple[Reference, Fields, TissueWeight]:
+        """What a picture's deconvolution says of its look.
+
+        Raises:
+            SlideError: there is no tissue in it.
+        """
         found = deconvolve_image(picture.rgb, picture.stains, self._preset, picture.mpp, tile=TILE)
         assert found.look is not None  # of whole images it is always measured
         weight = TissueWeight.of_picture(found.tissue, found.concentration, picture.mpp)
-        return Looked(found.look, found.fields, weight)
+        return found.look, found.fields, weight
 
 
 class _InMemory:

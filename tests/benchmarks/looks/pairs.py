@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.looks.cameras import CAMERAS
-from benchmarks.looks.masks import over_white
-from benchmarks.looks.records import ELSEWHERE, PHANTOM, REAL, SIMULATED
+from benchmarks.looks.scores import over_white
 from benchmarks.quality import similarity
-from wsi_pgdips.phantom.writer import Phantom, load_phantom_config
+from wsi_pgdips.phantom.config import load_phantom_config
+from wsi_pgdips.phantom.writer import Phantom
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
 
+REAL, SIMULATED, ELSEWHERE, PHANTOM = "real", "simulated", "elsewhere", "phantom"
+KINDS = (REAL, SIMULATED, ELSEWHERE, PHANTOM)
 SCANNER_MPP, MPP = 0.346, 0.5
 SIDE, QUICK_SIDE = 1280, 768  # of a crop
 PHANTOM_SIDE, QUICK_PHANTOM_SIDE = 1024, 512
@@ -30,19 +32,12 @@ _PALE, _BROWN = 215, 30  # bytes: least channel of glass, red less blue of DAB
 _LEAST, _MOST = 0.6, 0.85
 
 
-@dataclass(frozen=True)
-class CropOf:
-    """A slide of DIR/slides whose crops are seen by simulated cameras."""
-
-    slide: str
-    stains: str
-
-
+# slides of DIR/slides whose crops are seen by simulated cameras, and their stains
 SLIDES = {
-    "CMU-1": CropOf("CMU-1-Small-Region.svs", "he"),
-    "BS9": CropOf("BS9_HE2_40x_AT2.svs", "he"),
-    "ectopic": CropOf("ectopic_pancreas_HE_crop_40x_GT450.svs", "he"),
-    "metaplasia": CropOf("metaplasia_trypsin_DAB_20x.svs", "hdab"),
+    "CMU-1": ("CMU-1-Small-Region.svs", "he"),
+    "BS9": ("BS9_HE2_40x_AT2.svs", "he"),
+    "ectopic": ("ectopic_pancreas_HE_crop_40x_GT450.svs", "he"),
+    "metaplasia": ("metaplasia_trypsin_DAB_20x.svs", "hdab"),
 }
 # vectors, amounts and glass of the phantom's other laboratory
 _OTHER_MATRIX = ((0.55, 0.74, 0.39), (0.16, 0.93, 0.33))
@@ -109,16 +104,16 @@ def scanner_pairs(folder: Path) -> Iterator[LookPair]:
 
 def simulated_pairs(folder: Path, name: str, *, quick: bool = False) -> Iterator[LookPair]:
     """A crop of a slide through cameras; last, with another place of the slide as the target."""
-    crop = SLIDES[name]
-    with contextlib.closing(open_source(folder / crop.slide, mpp=MPP)) as source:
-        rgb, elsewhere = crops(source, QUICK_SIDE if quick else SIDE, crop.stains)
-    seen = {ORIGINAL: Picture(name, rgb, crop.stains, MPP)}
+    slide, stains = SLIDES[name]
+    with contextlib.closing(open_source(folder / slide, mpp=MPP)) as source:
+        rgb, elsewhere = crops(source, QUICK_SIDE if quick else SIDE, stains)
+    seen = {ORIGINAL: Picture(name, rgb, stains, MPP)}
     for camera, made in CAMERAS.items():
-        seen[camera] = Picture(f"{name}, {camera}", made.picture(rgb), crop.stains, MPP)
+        seen[camera] = Picture(f"{name}, {camera}", made.picture(rgb), stains, MPP)
     for a, b in DIRECTIONS[: 1 if quick else None]:
         yield LookPair(SIMULATED, f"{name}: {a} -> {b}", seen[a], seen[b], seen[b].rgb)
     if not quick:
-        other = Picture(f"{name}, elsewhere", elsewhere, crop.stains, MPP)
+        other = Picture(f"{name}, elsewhere", elsewhere, stains, MPP)
         case = f"{name}: warm -> original elsewhere"
         yield LookPair(ELSEWHERE, case, seen["warm"], other, rgb)
 
@@ -154,11 +149,7 @@ def phantom_pairs(side: int) -> Iterator[LookPair]:
         s.model_copy(update={"amount": m})
         for s, m in zip(config.stains, _OTHER_AMOUNTS, strict=True)
     )
-    changes = {
-        "stains": stains,
-        "true_stain_matrix": _OTHER_MATRIX,
-        "background": _OTHER_GLASS,
-    }
+    changes = {"stains": stains, "true_stain_matrix": _OTHER_MATRIX, "background": _OTHER_GLASS}
     first, second = (
         Picture(name, Phantom.make(c).window(0, 0, side, side).rgb, "he", c.mpp)
         for name, c in (("phantom", config), ("phantom, other", config.model_copy(update=changes)))

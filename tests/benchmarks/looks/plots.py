@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.looks.masks import structures
+from benchmarks.looks.methods import OURS, PEERS
 from benchmarks.looks.pairs import LookPair
-from benchmarks.looks.records import (
-    OURS,
-    PEERS,
-)
-from wsi_pgdips.disk import write_atomic
+from benchmarks.looks.scores import structures
+from benchmarks.records import save_figure
 from wsi_pgdips.looks.distance import DAB, NUCLEI
 from wsi_pgdips.records import ByteArray
 
@@ -49,7 +45,7 @@ def panel(pair: LookPair, results: Mapping[str, ByteArray]) -> Panel:
     return Panel(pair.kind, pair.case, crops)
 
 
-def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
+def draw_panels(panels: Sequence[Panel], path: Path) -> None:
     """Write the figure. Replaces the file.
 
     Raises:
@@ -71,8 +67,4 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
             ax.set_yticks([])
             ax.set_title(name, fontsize=9, fontweight="bold" if name == OURS else "normal")
         row[0].set_ylabel(shown.case, fontsize=8)
-    data = io.BytesIO()
-    # no name of a program: equal records, equal bytes
-    figure.savefig(data, dpi=DPI, format="png", metadata={"Software": None})
-    write_atomic(path, data.getvalue())
-    return path
+    save_figure(figure, path, DPI)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from benchmarks.looks.records import FAITHFUL, IDENTICAL, READING, Looks
+from benchmarks.looks.features import spread
+from benchmarks.records import Records
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.normalized_slide import SELF, NormalizedSlide
 from wsi_pgdips.pipeline.slide import deconvolve_slide
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.reader import open_source
 
+READING, FAITHFUL = "reading", "faithful"  # kinds of records
+IDENTICAL = 999.0  # stands for the infinite PSNR of equal bytes
 SIDE = 512
 RASTER, RANDOM = "raster", "random"
 OPENSLIDE_MS, NORMALIZED_MS, RATIO = "openslide_ms", "normalized_ms", "over_openslide"
@@ -35,7 +36,7 @@ def make_layers(slide: Path, stains: str, output: Path, mpp: float) -> Layers:
 
 
 def measure_reading(
-    looks: Looks, slide: Path, layers: Layers, reference: str, *, most: int = MOST_READS
+    records: Records, slide: Path, layers: Layers, reference: str, *, most: int = MOST_READS
 ) -> None:
     """Median milliseconds of a read of 512 x 512 at level 0, and their ratio, in both orders.
 
@@ -43,6 +44,7 @@ def measure_reading(
     with a fresh handle a round; which one comes first alternates, since the second finds the file
     in the system's memory. One thread. Places are where there is tissue.
     """
+    import openslide
     from threadpoolctl import threadpool_limits
 
     raster, scattered = _places(layers, most)
@@ -50,30 +52,27 @@ def measure_reading(
         took: tuple[list[float], list[float]] = ([], [])
         with threadpool_limits(1):
             for turn in range(ROUNDS):
-                with contextlib.ExitStack() as stack:
-                    slides = _both(stack, slide, layers, reference)
+                with ExitStack() as stack:
+                    native = stack.enter_context(closing(openslide.OpenSlide(slide)))
+                    ours = stack.enter_context(closing(NormalizedSlide(slide, layers, reference)))
                     for k, place in enumerate(places):
                         for which in (0, 1) if (k + turn) % 2 else (1, 0):
                             start = time.perf_counter()
-                            slides[which].read_region(place, 0, (SIDE, SIDE))
+                            (native, ours)[which].read_region(place, 0, (SIDE, SIDE))
                             took[which].append(1e3 * (time.perf_counter() - start))
-        native, ours = (median(times) for times in took)
-        for metric, value in (
-            (OPENSLIDE_MS, native),
-            (NORMALIZED_MS, ours),
-            (RATIO, ours / native),
-            ("reads", len(places)),
-        ):
-            looks.add(READING, slide.name, order, metric, value, "level 0")
+        plain, changed = (median(times) for times in took)
+        found = {OPENSLIDE_MS: plain, NORMALIZED_MS: changed, RATIO: changed / plain}
+        own = records.at(kind=READING, case=slide.name, method=order, part="level 0")
+        own.add({**found, "reads": len(places)})
 
 
-def measure_self(looks: Looks, slide: Path, layers: Layers) -> None:
+def measure_self(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of the slide normalised to itself, at every level; equal bytes: ``IDENTICAL``."""
     import openslide
 
-    with contextlib.ExitStack() as stack:
-        own = stack.enter_context(contextlib.closing(openslide.OpenSlide(slide)))
-        same = stack.enter_context(contextlib.closing(NormalizedSlide(slide, layers, SELF)))
+    with ExitStack() as stack:
+        own = stack.enter_context(closing(openslide.OpenSlide(slide)))
+        same = stack.enter_context(closing(NormalizedSlide(slide, layers, SELF)))
         for level, (width, height) in enumerate(own.level_dimensions):
             scale, error, n = own.level_downsamples[level], 0.0, 0
             for y, x in _spread(height, width):
@@ -83,15 +82,18 @@ def measure_self(looks: Looks, slide: Path, layers: Layers) -> None:
                     for s in (own, same)
                 )
                 error, n = error + float(((a - b) ** 2).sum()), n + a.size
-            looks.add(FAITHFUL, slide.name, SELF, PSNR, _psnr(error, n), f"level {level}")
+            own_psnr = {PSNR: _psnr(error, n)}
+            records.add(
+                own_psnr, kind=FAITHFUL, case=slide.name, method=SELF, part=f"level {level}"
+            )
 
 
-def measure_layers(looks: Looks, slide: Path, layers: Layers) -> None:
+def measure_layers(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of tissue pixels made of the layers alone, on their own grid, against the slide."""
     grid = layers.grid
     source = open_source(slide, mpp=grid.mpp, mpp_source=grid.mpp / grid.factor)
     alone, tissue, error, n = NormalizedSlide(None, layers, SELF), layers.tissue(), 0.0, 0
-    with contextlib.closing(source):
+    with closing(source):
         for y, x in _spread(*grid.shape):
             h, w = min(SIDE, grid.shape[0] - y), min(SIDE, grid.shape[1] - x)
             mask = np.asarray(tissue[y : y + h, x : x + w].compute(scheduler="synchronous"), bool)
@@ -99,14 +101,8 @@ def measure_layers(looks: Looks, slide: Path, layers: Layers) -> None:
             made = np.asarray(alone.read_region((x, y), 0, (w, h)))[..., :3]
             difference = own[mask].astype(np.float64) - made[mask]
             error, n = error + float((difference**2).sum()), n + difference.size
-    looks.add(FAITHFUL, slide.name, "layers alone", LAYERS_PSNR, _psnr(error, n))
-
-
-def _both(stack: contextlib.ExitStack, slide: Path, layers: Layers, reference: str) -> list[Any]:
-    import openslide
-
-    opened = (openslide.OpenSlide(slide), NormalizedSlide(slide, layers, reference))
-    return [stack.enter_context(contextlib.closing(s)) for s in opened]
+    found = {LAYERS_PSNR: _psnr(error, n)}
+    records.add(found, kind=FAITHFUL, case=slide.name, method="layers alone")
 
 
 def _places(layers: Layers, most: int) -> tuple[list[Place], list[Place]]:
@@ -133,10 +129,10 @@ def _places(layers: Layers, most: int) -> tuple[list[Place], list[Place]]:
     return every[start : start + most], scattered[:most]
 
 
-def _spread(height: int, width: int) -> Sequence[tuple[int, int]]:
+def _spread(height: int, width: int) -> list[tuple[int, int]]:
     """(y, x) of up to 16 windows, spread evenly over those that tile the area."""
     every = [(y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE)]
-    return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, WINDOWS).astype(int))]
+    return spread(every, WINDOWS)
 
 
 def _psnr(error: float, n: int) -> float:

@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.looks import plots, reading, scores
 from benchmarks.looks.features import Features, drift
-from benchmarks.looks.masks import structures
-from benchmarks.looks.methods import Studio
-from benchmarks.looks.pairs import SCANNER_MPP, LookPair, pairs
-from benchmarks.looks.plots import SHOWN as DRAWN
-from benchmarks.looks.plots import Panel, panel
-from benchmarks.looks.reading import (
-    MOST_READS,
-    make_layers,
-    measure_layers,
-    measure_reading,
-    measure_self,
-)
-from benchmarks.looks.records import (
-    FAITHFUL,
-    LAB,
-    METHODS,
-    NUCLEAR,
-    OD,
-    READING,
-    REAL,
-    SSIM,
-    TEXTURE,
-    Looks,
-    load_looks,
-    save_looks,
-)
-from benchmarks.looks.scores import distances, gradient, gradient_ssim
+from benchmarks.looks.methods import METHODS, Studio
+from benchmarks.looks.page import IMAGE
+from benchmarks.looks.pairs import REAL, SCANNER_MPP, LookPair, pairs
+from benchmarks.looks.scores import LAB, NUCLEAR, OD, SSIM, TEXTURE
 from benchmarks.machine import device_name
-from benchmarks.speed.records import check_folder
-from wsi_pgdips.errors import SettingsError
+from benchmarks.records import Records, Say, check_places, kept_records, silent
 from wsi_pgdips.looks.distance import TISSUE
 from wsi_pgdips.records import ByteArray
 
-Say = Callable[[str], None]
 SHOWN = "BS9: warm -> original"  # the H&E pair of the figure
 QUICK_READS = 12
 
@@ -71,60 +46,59 @@ SLIDES = (
 )
 
 
-@dataclass(frozen=True)
-class LooksRequest:
-    """What is to be measured.
+def run(
+    out: Path,
+    *,
+    data: Path | None = None,
+    quick: bool = False,
+    keep: bool = False,
+    page: Path | None = None,
+    say: Say = silent,
+) -> Records:
+    """Measure; the file is rewritten after each pair.
 
-    Attributes:
+    Args:
         out: file of records. data: folder with ``slides/`` and ``scanners/``, or None for a
             phantom alone. quick: the real pair, one simulated pair and one slide.
         keep: the records that ``out`` holds, and measure the rest.
-    """
-
-    out: Path
-    data: Path | None = None
-    quick: bool = False
-    keep: bool = False
-
-
-def run_looks(request: LooksRequest, say: Say = lambda line: None) -> tuple[Looks, list[Panel]]:
-    """Measure; the file is rewritten after each pair. Also the rows of the figure.
+        page: where the page will be, to draw its figure of pictures; None draws none.
+        say: told one line a pair and a slide.
 
     Raises:
         SettingsError: no such folder, or kept records that cannot be read.
         SlideError: a slide cannot be read. OutputError: the results cannot be written.
     """
-    check_folder(request.out)
-    if request.data is not None and not (request.data / "slides").is_dir():
-        raise SettingsError(
-            "no such folder of data", expected="a folder with slides/", found=request.data
-        )
-    kept = load_looks(request.out) if request.keep and request.out.exists() else []
-    looks, panels = Looks(kept), list[Panel]()
-    done = {(r["kind"], r["case"]) for r in kept}
-    studio = Studio("fast" if request.quick else "balanced")
-    for pair in pairs(request.data, quick=request.quick):
-        first_real = pair.kind == REAL and not any(p.kind == REAL for p in panels)
-        shown, results = first_real or pair.case == SHOWN, dict[str, ByteArray]()
+    check_places(out, data, "slides")
+    records, panels = kept_records("looks", out, keep=keep), list[plots.Panel]()
+    done = {(r["kind"], r["case"]) for r in records.rows}
+    studio = Studio("fast" if quick else "balanced")
+    for pair in pairs(data, quick=quick):
+        results = dict[str, ByteArray]()
         if (pair.kind, pair.case) not in done:
-            results = measure_pair(looks, pair, studio, say)
-            save_looks(request.out, looks)
-        if shown:
-            drawn = {m: results[m] if results else studio.apply(m, pair) for m in DRAWN}
-            panels.append(panel(pair, drawn))
-    if request.data is not None:
-        if (READING, "machine") not in done:
-            looks.add(READING, "machine", device_name("cpu"), "machine", float("nan"))
-        for slide in SLIDES[: 1 if request.quick else None]:
-            if {(kind, Path(slide.path).name) for kind in (READING, FAITHFUL)} & done:
-                continue
-            _measure_slide(looks, request.data / slide.path, slide, request.quick, say)
-            save_looks(request.out, looks)
-    return looks, panels
+            results = measure_pair(records, pair, studio, say)
+            records.save(out)
+        first_real = pair.kind == REAL and not any(p.kind == REAL for p in panels)
+        if page is not None and (first_real or pair.case == SHOWN):
+            drawn = {m: results[m] if results else studio.apply(m, pair) for m in plots.SHOWN}
+            panels.append(plots.panel(pair, drawn))
+    if panels and page is not None:
+        plots.draw_panels(panels, page.parent / "images" / IMAGE)
+    if data is not None:
+        if (reading.READING, "machine") not in done:
+            where = {"kind": reading.READING, "case": "machine", "method": device_name("cpu")}
+            records.add({"machine": float("nan")}, **where)
+        for slide in SLIDES[: 1 if quick else None]:
+            if (
+                not {(kind, Path(slide.path).name) for kind in (reading.READING, reading.FAITHFUL)}
+                & done
+            ):
+                _measure_slide(records, data / slide.path, slide, quick, say)
+                records.save(out)
+    return records
 
 
 def measure_pair(
-    looks: Looks, pair: LookPair, studio: Studio, say: Say = lambda line: None
+    records: Records, pair: LookPair, studio: Studio, say: Say = silent
 ) -> dict[str, ByteArray]:
     """All figures of a pair; the result of each method.
 
@@ -132,36 +106,42 @@ def measure_pair(
         SlideError: there is no tissue in one of the pictures.
     """
     start, results = time.perf_counter(), {}
-    masks = structures(pair.source.rgb, pair.truth, pair.source.stains, pair.source.mpp)
+    masks = scores.structures(pair.source.rgb, pair.truth, pair.source.stains, pair.source.mpp)
     features = Features(pair.truth, masks[TISSUE], pair.source.stains, pair.source.mpp)
     texture, nuclei = features.texture(pair.truth), features.nuclei(pair.truth)
-    edges = gradient(pair.source.rgb)
+    edges = scores.gradient(pair.source.rgb)
+    of_pair = records.at(kind=pair.kind, case=pair.case, method="pair")
     for part, mask in masks.items():
-        looks.add(pair.kind, pair.case, "pair", "share", float(mask.mean()), part)
-    looks.add(pair.kind, pair.case, "pair", "tiles", len(features.tiles))
+        of_pair.add({"share": float(mask.mean())}, part=part)
+    of_pair.add({"tiles": len(features.tiles)})
     for method in METHODS:
         made = results[method] = studio.apply(method, pair)
+        own = of_pair.at(method=method)
         for part, mask in masks.items():
-            for metric, value in zip((OD, LAB), distances(made, pair.truth, mask), strict=True):
-                looks.add(pair.kind, pair.case, method, metric, value, part)
-        for metric, value in (
-            (SSIM, gradient_ssim(gradient(made), edges)),
-            (TEXTURE, drift(features.texture(made), texture)),
-            (NUCLEAR, drift(features.nuclei(made), nuclei)),
-        ):
-            looks.add(pair.kind, pair.case, method, metric, value)
+            own.add(
+                dict(zip((OD, LAB), scores.distances(made, pair.truth, mask), strict=True)),
+                part=part,
+            )
+        own.add(
+            {
+                SSIM: scores.gradient_ssim(scores.gradient(made), edges),
+                TEXTURE: drift(features.texture(made), texture),
+                NUCLEAR: drift(features.nuclei(made), nuclei),
+            }
+        )
     say(f"  {pair.kind}, {pair.case}: {time.perf_counter() - start:.0f} s")
     return results
 
 
-def _measure_slide(looks: Looks, path: Path, slide: Slide, quick: bool, say: Say) -> None:
+def _measure_slide(records: Records, path: Path, slide: Slide, quick: bool, say: Say) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-looks-") as folder:
-        layers = make_layers(path, slide.stains, Path(folder) / "layers.ome.zarr", slide.mpp)
+        output = Path(folder) / "layers.ome.zarr"
+        layers = reading.make_layers(path, slide.stains, output, slide.mpp)
         if slide.timed:
-            most = QUICK_READS if quick else MOST_READS
-            measure_reading(looks, path, layers, slide.stains, most=most)
-            measure_self(looks, path, layers)
+            most = QUICK_READS if quick else reading.MOST_READS
+            reading.measure_reading(records, path, layers, slide.stains, most=most)
+            reading.measure_self(records, path, layers)
         if slide.faithful:
-            measure_layers(looks, path, layers)
+            reading.measure_layers(records, path, layers)
     say(f"  {path.name}: {time.perf_counter() - start:.0f} s")

@@ -1,4 +1,7 @@
-"""The method with one part taken away, in memory: what each part is worth."""
+"""The method with one part taken away or replaced, in memory: what each part is worth.
+
+One render under three pairs of fields says what blended fields are worth, and what is left.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from benchmarks.quality.methods import ABLATIONS_ON_PICTURES
+from benchmarks.quality.picture import Result
+from benchmarks.quality.scene import Scene
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.errors import SettingsError, SlideError
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.pipeline.image import Deconvolution, Solved, render, solve
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, SlidePrior, StainSet
 from wsi_pgdips.slide.source import ArraySource, PyramidSource
+from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.presets import NETWORK_ONLY
 from wsi_pgdips.stages import fit as fitting
 from wsi_pgdips.stages.context import Context, make_context
-
-Change = Callable[[Context], Context]
-
-
-def _as_it_is(context: Context) -> Context:
-    return context
+from wsi_pgdips.stages.pixels import render_tile
+from wsi_pgdips.stages.render import stain_matrix_at
 
 
 def _without_glass(context: Context) -> Context:
@@ -44,17 +49,11 @@ _SETTINGS: dict[str, dict[str, float]] = {
 _PRIOR_WEIGHTS = {"no-network": 0.0, "no-data-consistency": NETWORK_ONLY}
 # these differ from the method after the slide's prior only, and can be given it
 SAME_PRIOR = ("no-network", "no-blending", "no-data-consistency", "no-stain-prior")
-_CONTEXTS: dict[str, Change] = {"no-glass": _without_glass, "no-stain-prior": _free_stains}
-ABLATIONS = (
-    "no-network",
-    "no-blending",
-    "no-data-consistency",
-    "no-glass",
-    "no-stain-prior",
-    "no-slide-prior",
-    "exclusion",
-    "pgdips-loss",
-)
+_CONTEXTS: dict[str, Callable[[Context], Context]] = {
+    "no-glass": _without_glass,
+    "no-stain-prior": _free_stains,
+}
+ABLATIONS = (*ABLATIONS_ON_PICTURES, "no-blending", "no-slide-prior")
 
 
 def ablate(
@@ -94,7 +93,9 @@ def ablate(
         closed = settings.model_copy(update={"preset": "fast"})
         return _each_alone(source, stains, closed, device, threads)
     settings = settings.model_copy(update=_SETTINGS.get(name, {}))
-    context = _CONTEXTS.get(name, _as_it_is)(make_context(source, stains, settings))
+    context = make_context(source, stains, settings)
+    if name in _CONTEXTS:
+        context = _CONTEXTS[name](context)
     if prior is None or name not in SAME_PRIOR:
         prior = fitting.calibrate(context, device, threads)
     if name == "no-stain-prior":
@@ -186,3 +187,58 @@ def _each_alone(
         tissue,
         (),
     )
+
+
+def render_under(
+    od: FloatArray, solved: Solved, stain_field: FloatArray, background_field: FloatArray
+) -> FloatArray:
+    """Maps of a whole slide under given fields, by the render and the network of a solved run.
+
+    Args:
+        od: (3, H, W) of the whole slide. solved: whose network and Lambda are used.
+        stain_field: (N, 3), or (N, 3, H, W) at the pixels. background_field: (3,) or (3, H, W).
+
+    Returns:
+        (N, H, W) float32 q.
+    """
+    prior = solved.prior
+    if not prior.network:
+        return render_tile(od, stain_field, background_field).concentration
+    weights = {k: torch.from_numpy(v) for k, v in prior.network.items()}
+    pixels, s, b = (
+        torch.from_numpy(np.ascontiguousarray(a)) for a in (od, stain_field, background_field)
+    )
+    h, w = od.shape[1:]
+    gap = (0, -w % slide_network.MULTIPLE, 0, -h % slide_network.MULTIPLE)
+
+    def padded(a: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(a, gap, mode="replicate") if a.ndim > 2 else a
+
+    with torch.no_grad():
+        q, _ = slide_network.estimate(
+            weights, padded(pixels), padded(s), padded(b), float(prior.spectral_correction.mean())
+        )
+    anchor = q[:, :h, :w].clamp_min(0).numpy()
+    return render_tile(od, stain_field, background_field, prior.prior_weight, anchor).concentration
+
+
+def fields_result(name: str, scene: Scene, solved: Solved) -> Result:
+    """The result of ``fields-constant``, ``fields-oracle`` or ``fields-blended``."""
+    od = scene.picture.od
+    if name == "fields-constant":
+        rows, background = solved.slide_matrix, solved.context.b0
+        return Result(render_under(od, solved, rows, background), rows, background)
+    if name == "fields-oracle":
+        return Result(render_under(od, solved, *scene.pixel_fields()), *scene.tile_fields)
+    fields, whole = solved.fields, Region(0, 0, *scene.grid.shape)
+    s = stain_matrix_at(fields, scene.grid, whole)
+    b = interpolate(fields.background, scene.grid, whole)
+    return Result(render_under(od, solved, s, b), fields.tile_stain_matrix, fields.tile_background)
+
+
+def gap_closed(constant: float, blended: float, oracle: float) -> float:
+    """Share of the way from the constant fields' error to the true fields' that is gone; 1 is all.
+
+    NaN where the true fields are no better than the constant.
+    """
+    return (constant - blended) / (constant - oracle) if constant > oracle else float("nan")

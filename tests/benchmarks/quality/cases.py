@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.quality.methods import PHANTOM, PICTURE, SHIFT
+from benchmarks.quality.methods import PHANTOM, PICTURE, SHIFT, refuse_unknown
 from wsi_pgdips.errors import SettingsError
 
 QUICK_CASES = ("he", "scarce", "close", "ramp_hdab")
 QUICK_SHAPE = (1024, 1024)
 TIME_QUALITY_CASE = "time_quality"
-FIELD_GROUP = "drift"
-
+CONSISTENCY = "consistency"
 _FOLDER = Path(__file__).with_name("cases")
+_SCENES = {"phantom": PHANTOM, "paired": PICTURE, "semisynthetic": PICTURE, CONSISTENCY: SHIFT}
 
 # easy: linear unmixing does well. hard: it is expected to be weak. drift: S and B vary.
 _GROUPS = {
-    "he": "easy",
-    "hdab": "easy",
-    "cast": "hard",
-    "close": "hard",
-    "defocus": "hard",
-    "jpeg50": "hard",
-    "saturated": "hard",
-    "scarce": "hard",
-    "single_stain": "hard",
-    "three": "hard",
-    "ramp_he": FIELD_GROUP,
-    "ramp_hdab": FIELD_GROUP,
-    "step_he": FIELD_GROUP,
-    "step_hdab": FIELD_GROUP,
+    "easy": ("he", "hdab"),
+    "hard": ("cast", "close", "defocus", "jpeg50", "saturated", "scarce", "single_stain", "three"),
+    "drift": ("ramp_he", "ramp_hdab", "step_he", "step_hdab"),
 }
 # concentrations of a real slide under drifting, known S and B
 _REAL = {
@@ -42,6 +31,15 @@ _SHIFTED_SLIDES = {
     "shift_cmu1": ("CMU-1-Small-Region.svs", "he"),
     "shift_metaplasia": ("metaplasia_trypsin_DAB_20x.svs", "hdab"),
 }
+# pictures, their stains, and endings of the truths by map and truth
+_PICTURES = {
+    "paired": (
+        "truth/*_IHC.png",
+        "hdab",
+        {"Hematoxylin:H": "_H.png", "Hematoxylin:DAPI": "_DAPI.png", "DAB:Ki67": "_Ki67.png"},
+    ),
+    "semisynthetic": ("semisynthetic/*_HE.jpg", "he", {"Hematoxylin:DAPI": "_mIF.tif"}),
+}
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,23 @@ class Case:
     """One case.
 
     Attributes:
-        kind: as of a record. scene: what a method must be able to work on.
-        group: ``easy``, ``hard``, ``drift``, ``real``... of the page.
-        description: of a phantom. slide: of which the tissue, or the whole, is taken; for pictures
-            the image. stains: a stain set, where the description does not say.
-        truths: stain of the map -> name and file of the picture it is compared with.
+        kind: as of a record. description: of a phantom.
+        slide: of which the tissue, or the whole, is taken; for pictures the image.
+        stains: a stain set, where the description does not say.
+        truths: ``stain:name`` of the map and of the picture it is compared with -> its file.
     """
 
     name: str
     kind: str
-    scene: str
-    group: str
     description: Path | None = None
     slide: Path | None = None
     stains: str | None = None
-    truths: tuple[tuple[str, str, Path], ...] = ()
+    truths: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def scene(self) -> str:
+        """What a method must be able to work on."""
+        return _SCENES[self.kind]
 
 
 def all_cases(data: Path | None, extra: tuple[Path, str] | None = None) -> list[Case]:
@@ -74,35 +74,22 @@ def all_cases(data: Path | None, extra: tuple[Path, str] | None = None) -> list[
         extra: a slide and its stain set, of which one more phantom takes its tissue.
 
     Raises:
-        SettingsError: no such folder, or no such slide.
+        SettingsError: there is no such slide.
     """
-    if data is not None and not data.is_dir():
-        raise SettingsError(
-            "the data of the benchmark is not there",
-            expected="a folder with truth/, semisynthetic/ and slides/",
-            found="a file" if data.exists() else "nothing",
-            where=data,
-        )
-    cases = [
-        Case(name, "phantom", PHANTOM, group, description=_description(name))
-        for name, group in _phantoms().items()
-    ]
+    described = [(name, _FOLDER / f"{name}.toml") for names in _GROUPS.values() for name in names]
+    cases = [Case(name, "phantom", path) for name, path in described]
     if data is not None:
-        cases += _slides(data, _REAL, "phantom", PHANTOM, "real")
+        cases += _slides(data, _REAL, "phantom")
     if extra is not None:
         slide, stains = extra
         if not slide.is_file():
             raise SettingsError("there is no such slide", found="nothing", where=slide)
-        cases.append(Case(f"from_{slide.stem}", "phantom", PHANTOM, "real", None, slide, stains))
+        cases.append(Case(f"from_{slide.stem}", "phantom", slide=slide, stains=stains))
     if data is not None:
-        cases += _paired(data) + _semisynthetic(data)
-        cases += _slides(data, _SHIFTED_SLIDES, "consistency", SHIFT, "shift")
-    cases += [
-        Case(f"shift_{name}", "consistency", SHIFT, "shift", description=_description(name))
-        for name, group in _GROUPS.items()
-        if group == FIELD_GROUP
-    ]
-    return cases
+        cases += [case for kind in _PICTURES for case in _pictures(data, kind)]
+        cases += _slides(data, _SHIFTED_SLIDES, CONSISTENCY)
+    drift = [(name, path) for name, path in described if group_of(name) == "drift"]
+    return cases + [Case(f"shift_{name}", CONSISTENCY, path) for name, path in drift]
 
 
 def choose(cases: Sequence[Case], names: Iterable[str] | None) -> list[Case]:
@@ -113,17 +100,9 @@ def choose(cases: Sequence[Case], names: Iterable[str] | None) -> list[Case]:
     """
     if names is None:
         return list(cases)
-    wanted = list(names)
-    known = {case.name: case for case in cases}
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise SettingsError(
-            "unknown case",
-            expected=f"some of {', '.join(known)}",
-            found=", ".join(unknown),
-            where="--cases",
-            hint="cases of real images are there only with --data",
-        )
+    wanted = set(names)
+    hint = "cases of real images are there only with --data"
+    refuse_unknown("case", wanted, [case.name for case in cases], "--cases", hint)
     return [case for case in cases if case.name in wanted]
 
 
@@ -144,53 +123,23 @@ def stains_of(case: Case) -> int:
 
 def group_of(case: str) -> str:
     """Group of a phantom by its name; ``real`` for those on real tissue."""
-    return _phantoms().get(case, "real")
+    return next((group for group, names in _GROUPS.items() if case in names), "real")
 
 
-def _phantoms() -> dict[str, str]:
-    """Name -> group of every description that comes with the package."""
-    there = {path.stem for path in _FOLDER.glob("*.toml")}
-    others = dict.fromkeys(sorted(there - set(_GROUPS)), "hard")
-    return {name: group for name, group in (_GROUPS | others).items() if name in there}
-
-
-def _description(name: str) -> Path:
-    return _FOLDER / f"{name}.toml"
-
-
-def _slides(
-    data: Path, table: dict[str, tuple[str, str]], kind: str, scene: str, group: str
-) -> list[Case]:
+def _slides(data: Path, table: dict[str, tuple[str, str]], kind: str) -> list[Case]:
     return [
-        Case(name, kind, scene, group, slide=data / "slides" / file, stains=stains)
+        Case(name, kind, slide=data / "slides" / file, stains=stains)
         for name, (file, stains) in table.items()
         if (data / "slides" / file).is_file()
     ]
 
 
-_TRUTHS = (("Hematoxylin", "H"), ("Hematoxylin", "DAPI"), ("DAB", "Ki67"))
-
-
-def _paired(data: Path) -> list[Case]:
-    cases = []
-    for image in sorted((data / "truth").glob("*_IHC.png")):
-        name = image.stem.removesuffix("_IHC")
-        found = tuple(
-            (stain, truth, path)
-            for stain, truth in _TRUTHS
-            if (path := image.with_name(f"{name}_{truth}.png")).is_file()
-        )
-        if found:
-            cases.append(Case(name, "paired", PICTURE, "paired", None, image, "hdab", found))
-    return cases
-
-
-def _semisynthetic(data: Path) -> list[Case]:
-    cases = []
-    for image in sorted((data / "semisynthetic").glob("*_HE.jpg")):
-        name = image.stem.removesuffix("_HE")
-        path = image.with_name(f"{name}_mIF.tif")
-        if path.is_file():
-            found = (("Hematoxylin", "DAPI", path),)
-            cases.append(Case(name, "semisynthetic", PICTURE, "paired", None, image, "he", found))
-    return cases
+def _pictures(data: Path, kind: str) -> Iterable[Case]:
+    """Pictures of a kind that have a truth beside them."""
+    pattern, stains, endings = _PICTURES[kind]
+    for image in sorted(data.glob(pattern)):
+        name = image.stem.rpartition("_")[0]
+        there = {label: image.with_name(name + ending) for label, ending in endings.items()}
+        truths = {label: path for label, path in there.items() if path.is_file()}
+        if truths:
+            yield Case(name, kind, slide=image, stains=stains, truths=truths)

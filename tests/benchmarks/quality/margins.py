@@ -2,123 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping
 
-import numpy as np
+import pandas as pd
 
 from benchmarks.quality.cases import group_of
 from benchmarks.quality.methods import BY_NAME
-from benchmarks.records import Record, select
-from benchmarks.tables import (
-    NOTHING,
-    cell,
-    largest,
-    mean,
-    ordered,
-    stains_of,
-    table,
-    values,
-)
+from benchmarks.records import ALL, NOTHING, distinct, means, only, prose, spreads, table
 
 OURS = "balanced"
-_MARGINS = f"""## Margins
-
-Joint RMSE of q, and crosstalk (largest over stains) of unblurred maps. In brackets the method, and
-by how much its error is larger than that of `{OURS}`.
-"""
-_BLURRED = f"""### At equal blur
-
-Where a blur lowers a linear method's error of a stain: the method and sigma (pixels) that come
-nearest to `{OURS}` under the same blur, and `{OURS}` as it is.
-"""
+PROSE = prose("quality")
 
 
-def margins(records: Sequence[Record]) -> list[str]:
+def margins(records: pd.DataFrame) -> list[str]:
     """Two tables of phantoms; the second only where a blur helps a linear method."""
-    cases = [
-        (case, own)
-        for case in ordered(r["case"] for r in records)
-        if np.isfinite(mean(select(own := select(records, case=case), method=OURS), "rmse_joint"))
-    ]
+    rows, blurred = [], []
+    for case, own in records.groupby("case", sort=False):
+        joint = means(only(own, metric="rmse_joint"), "method", "blur_px")
+        if (OURS, 0) in joint:
+            rows.append([case, group_of(case), *_joint(own, joint), *_crosstalk(own)])
+            blurred += [[case, *row] for row in _at_equal_blur(own)]
     header = ["case", "group", OURS, "best linear", "best linear, blurred", "x oracle"]
-    header += ["crosstalk", "best linear"]
-    parts = [_MARGINS, table(header, [_row(case, own) for case, own in cases])]
-    rows = [row for case, own in cases for row in _at_equal_blur(case, own)]
-    if rows:
+    parts = [PROSE["margins"], table([*header, "crosstalk", "best linear"], rows)]
+    if blurred:
         header = ["case", "stain", "linear, blurred", f"{OURS}, blurred", OURS]
-        parts += [_BLURRED, table(header, rows)]
+        parts += [PROSE["blurred"], table(header, blurred)]
     return parts
 
 
-def _row(case: str, records: Sequence[Record]) -> list[str]:
-    own = select(records, metric="rmse_joint")
-    ours = mean(select(own, method=OURS, blur_px=0), "rmse_joint")
-    plain, blurred = (
-        _best(own, lambda r: r["blur_px"] == 0),
-        _best(own, lambda r: r["blur_px"] > 0),
-    )
-    cells = [
-        f"{v:.4f} ({name}, {v / ours - 1:+.0%})" if name else NOTHING
-        for v, name in (plain, blurred)
-    ]
-    ratio = cell(select(records, method=OURS, blur_px=0), "rmse_joint_over_oracle", digits=2)
-    return [case, group_of(case), f"{ours:.4f}", *cells, ratio, *_crosstalk(records)]
+def stains_of(records: pd.DataFrame) -> list[str]:
+    """The stains, without that of figures over all of them."""
+    return [stain for stain in distinct(records, "stain") if stain != ALL]
 
 
-def _best(records: Sequence[Record], chosen: Callable[[Record], bool]) -> tuple[float, str]:
-    """Smallest mean joint RMSE of a linear method, and its name with its blur."""
-    found: dict[str, list[float]] = {}
-    for r in records:
-        if r["value"] is not None and chosen(r) and _is_linear(r["method"]):
-            found.setdefault(r["method"] + _blur(r["blur_px"]), []).append(r["value"])
-    means = {name: float(np.mean(v)) for name, v in found.items()}
-    name = min(means, key=lambda n: means[n], default="")
-    return means.get(name, float("nan")), name
+def largest(records: pd.DataFrame, metric: str, digits: int = 4) -> dict[str, str]:
+    """Cells by method: the largest over stains of the means over seeds."""
+    found: dict[str, float] = {}
+    known = only(records, metric=metric, stain=tuple(stains_of(records)))
+    for (method, _), value in means(known, "method", "stain").items():
+        found[method] = max(value, found.get(method, -math.inf))
+    return {method: f"{value:.{digits}f}" for method, value in found.items()}
 
 
-def _crosstalk(records: Sequence[Record]) -> list[str]:
+def _joint(records: pd.DataFrame, joint: Mapping[tuple[str, float], float]) -> Iterator[str]:
+    """Ours, the best linear methods without and with a blur, and ours over the oracle."""
+    ours = joint[OURS, 0]
+    yield f"{ours:.4f}"
+    for blurred in (False, True):
+        linear = [k for k in joint if _is_linear(k[0]) and (k[1] > 0) == blurred]
+        if linear:
+            yield _beside(joint, min(linear, key=lambda k: joint[k]), ours)
+        else:
+            yield NOTHING
+    plain = only(records, blur_px=0)
+    yield spreads(plain, "rmse_joint_over_oracle", 2).get(OURS, NOTHING)
+
+
+def _crosstalk(records: pd.DataFrame) -> list[str]:
     """Ours, and the smallest of a linear method."""
-    stains = stains_of(records)
-    found = {
-        method: largest(select(records, method=method), "crosstalk", stains, 3)
-        for method in ordered(r["method"] for r in records)
-        if method == OURS or _is_linear(method)
-    }
-    ours = found.pop(OURS)
-    others = {m: v for m, v in found.items() if v != NOTHING}
-    best = min(others, key=lambda m: float(others[m]), default="")
-    return [ours, f"{others[best]} ({best})" if best else NOTHING]
+    found = largest(records, "crosstalk", 3)
+    linear = [method for method in distinct(records, "method") if _is_linear(method)]
+    best = min((m for m in linear if m in found), key=lambda m: float(found[m]), default="")
+    return [found.get(OURS, NOTHING), f"{found[best]} ({best})" if best else NOTHING]
 
 
-def _at_equal_blur(case: str, records: Sequence[Record]) -> Iterator[list[str]]:
+def _at_equal_blur(records: pd.DataFrame) -> Iterator[list[str]]:
     """A row for each stain of which a blur lowers a linear method's error."""
     for stain in stains_of(records):
-        own = select(records, metric="rmse", stain=stain)
-        means = {
-            (m, s): float(np.mean(v))
-            for m in ordered(r["method"] for r in own)
-            for s in sorted({r["blur_px"] for r in own})
-            if (v := values(select(own, method=m, blur_px=s), "rmse", stain))
-        }
+        known = only(records, metric="rmse", stain=stain)
+        own = means(known, "method", "blur_px")
+        sigmas = sorted({sigma for _, sigma in own if sigma})
         helped = {
-            (m, s): error / means[OURS, s]
-            for (m, s), error in means.items()
-            if s and _is_linear(m) and error < means[m, 0] and (OURS, s) in means
+            (m, s): own[m, s] / own[OURS, s]
+            for m in distinct(known, "method")
+            for s in sigmas
+            if _is_linear(m) and (OURS, s) in own and own.get((m, s), math.inf) < own[m, 0]
         }
         if helped:
-            method, sigma = min(helped, key=lambda k: helped[k])
-            error, ours = means[method, sigma], means[OURS, sigma]
-            yield [
-                case,
-                stain,
-                f"{error:.4f} ({method}{_blur(sigma)}, {error / ours - 1:+.0%})",
-                f"{ours:.4f}",
-                f"{means[OURS, 0]:.4f}",
-            ]
+            best = min(helped, key=lambda k: helped[k])
+            ours = own[OURS, best[1]]
+            yield [stain, _beside(own, best, ours), f"{ours:.4f}", f"{own[OURS, 0]:.4f}"]
 
 
-def _blur(sigma: float) -> str:
-    return f", {sigma:g} px" if sigma else ""
+def _beside(errors: Mapping[tuple[str, float], float], at: tuple[str, float], ours: float) -> str:
+    """``0.0503 (fixed-glass, 1 px, +89%)``: a method's error, and its excess over ours."""
+    method, sigma = at
+    blur = f", {sigma:g} px" if sigma else ""
+    return f"{errors[at]:.4f} ({method}{blur}, {errors[at] / ours - 1:+.0%})"
 
 
 def _is_linear(method: str) -> bool:

@@ -38,7 +38,7 @@ def _linear(name: str, *scenes: str, two_stains: bool = False, glass: bool = Tru
     return [Method(n, "linear", scenes, two_stains) for n in names]
 
 
-_ABLATIONS_ON_PICTURES = (
+ABLATIONS_ON_PICTURES = (
     "no-network",
     "no-data-consistency",
     "no-glass",
@@ -60,7 +60,7 @@ METHODS: tuple[Method, ...] = (
     Method(CLOSED, "closed", (PHANTOM, PICTURE)),
     *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
-    *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in _ABLATIONS_ON_PICTURES),
+    *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in ABLATIONS_ON_PICTURES),
     Method("ablation-no-slide-prior", "ablation", (PHANTOM, SHIFT)),
     *(Method(f"fields-{f}", "fields", (PHANTOM,)) for f in ("constant", "oracle", "blended")),
     Method(TIME_QUALITY, "time", ()),
@@ -83,8 +83,8 @@ def choose(
     """
     names = {m.name for m in METHODS if not m.asked} if methods is None else set(methods)
     wanted = set(presets or ())
-    _refuse_unknown(names, list(BY_NAME), "--methods")
-    _refuse_unknown(wanted, list(PRESETS), "--preset")
+    refuse_unknown("method", names, BY_NAME, "--methods")
+    refuse_unknown("preset", wanted, PRESETS, "--preset")
     if wanted and methods is None:
         names -= set(PRESETS)
     names |= wanted
@@ -96,12 +96,23 @@ def fits(method: Method, scene: str, stains: int) -> bool:
     return scene in method.scenes and (stains == 2 or not method.two_stains)
 
 
-def _refuse_unknown(names: set[str], known: list[str], option: str) -> None:
-    unknown = sorted(names - set(known))
+def refuse_unknown(
+    what: str, names: Iterable[str], known: Iterable[str], option: str, hint: str | None = None
+) -> None:
+    """Refuse names that nothing has.
+
+    Args:
+        what: kind of things that are named. option: where the names were given.
+
+    Raises:
+        SettingsError: some names are unknown; the known ones are listed.
+    """
+    unknown = sorted(set(names) - set(known))
     if unknown:
         raise SettingsError(
-            "unknown method" if option == "--methods" else "unknown preset",
+            f"unknown {what}",
             expected=f"some of {', '.join(known)}",
             found=", ".join(unknown),
             where=option,
+            hint=hint,
         )

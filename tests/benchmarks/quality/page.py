@@ -1,28 +1,18 @@
-"""The records of the benchmark as one page of Markdown."""
+"""The records of the benchmark of quality as one page of Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.quality.cases import TIME_QUALITY_CASE, group_of
-from benchmarks.quality.margins import OURS, margins
+from benchmarks.quality.margins import OURS, PROSE, largest, margins, stains_of
 from benchmarks.quality.methods import ABLATION, TIME_QUALITY
-from benchmarks.quality.pairs import pair_tables
-from benchmarks.records import Record, load_records, select
-from benchmarks.tables import (
-    NOTHING,
-    cell,
-    largest,
-    mean,
-    ordered,
-    per_stain,
-    stains_of,
-    table,
-)
-from wsi_pgdips.errors import OutputError
+from benchmarks.quality.pictures import REGISTRATION
+from benchmarks.records import NOTHING, distinct, means, only, pivot, spreads, table
 
 UNBLENDED = ("ablation-no-blending", "ablation-no-slide-prior")
 GROUPS = {
@@ -31,180 +21,173 @@ GROUPS = {
     "drift": "Phantoms whose S, M and B drift",
     "real": "Phantoms on the tissue of real slides",
 }
-_INTRODUCTION = """# Quality
-
-Written by `wsi-pgdips bench page` from `{records}`; [results/README.md](results/README.md) says how
-the records are made and what each method and metric is. Figures are means over seeds, ± their
-standard deviation. q is in optical density.
-"""
-_PHANTOMS = """## Exact truth: phantoms
-
-Synthetic slides whose q, S(x) and B(x) are known at every pixel. Methods start from library vectors
-that are about 9 degrees off. Blur costs here.
-
-- **RMSE** of q over tissue pixels, per stain; **x oracle**: joint RMSE over that of non-negative
-  least squares under the true S(x) and B(x). It can be below 1: the oracle knows S and B, not the
-  noise.
-- **crosstalk**: how much of another stain's truth is found in a stain's error, largest over stains.
-- **angle** of S to the truth, degrees per stain. **B**: largest error on tissue tiles.
-- **seam**: 99th percentile of the step across tile borders of q less the same render under the
-  slide's constants (for linear methods, that of `closed-constant`), largest over stains; in
-  brackets the mean of the same across lines where no tile ends. Methods that smooth, and the
-  phantom's own JPEG tiles, which end where tiles do, make steps of their own against a closed form.
-  **own seam**: as the run measures it.
-"""
+# heads of columns of pairs -> metric, blur of the map, digits
+_OF_PAIRS = {
+    "PCC =": ("pcc_equal", 0, 3),
+    "SSIM =": ("ssim_equal", 0, 3),
+    "sigma": ("equal_sigma_px", 0, 2),
+    "PCC": ("pcc", 0, 3),
+    "SSIM": ("ssim", 0, 3),
+    "sharpness": ("sharpness", 0, 3),
+    "PCC, 2 px": ("pcc", 2, 3),
+    "SSIM, 2 px": ("ssim", 2, 3),
+}
 
 
-def write_page(records: Path, page: Path) -> None:
-    """Render a file of records; replaces the page.
+def render(records: pd.DataFrame, name: str, images: Path) -> str:
+    """The page: what there are no records of is left out.
 
-    Raises:
-        SettingsError: the records cannot be read. OutputError: the page cannot be written.
+    Args:
+        name: of the file of records, as the page calls it. images: where plots go; there are none.
     """
-    text = render(load_records(records), records.name)
-    partial = page.with_name(page.name + ".partial")
-    try:
-        partial.write_text(text)
-        partial.replace(page)
-    except OSError as error:
-        raise OutputError("the page cannot be written", where=page, found=error.strerror) from None
-
-
-def render(records: Sequence[Record], name: str = "quality.json") -> str:
-    """The page: what there are no records of is left out."""
-    phantoms = [r for r in select(records, kind="phantom") if r["case"] != TIME_QUALITY_CASE]
-    parts = [_INTRODUCTION.format(records=f"results/{name}")]
-    if phantoms:
-        parts += [*margins(phantoms), _PHANTOMS, *_phantom_tables(phantoms)]
-    fields = select(phantoms, metric="gap_closed")
-    if fields:
-        parts.append(_fields(phantoms))
-    pairs = [r for kind in ("paired", "semisynthetic") for r in select(records, kind=kind)]
-    if pairs:
-        parts += pair_tables(pairs)
-    shifts = select(records, kind="consistency")
-    if shifts:
-        parts.append(_shifts(shifts))
-    timed = select(records, case=TIME_QUALITY_CASE)
-    if timed:
-        parts.append(_time_quality(timed))
+    timed = records["case"] == TIME_QUALITY_CASE
+    phantoms = only(records[~timed], kind="phantom")
+    parts = [PROSE["introduction"].format(records=name)]
+    if len(phantoms):
+        parts += [*margins(phantoms), PROSE["phantoms"], *_phantoms(phantoms)]
+    parts += [*_fields(phantoms), *_pairs(only(records, kind=("paired", "semisynthetic")))]
+    shifts = only(records, kind="consistency")
+    if len(shifts):
+        parts += [PROSE["shifts"], _shifts(shifts)]
+    if timed.any():
+        parts += _time_quality(records[timed])
     return "\n".join(parts)
 
 
-def _phantom_tables(records: Sequence[Record]) -> list[str]:
-    parts = []
-    cases = ordered(r["case"] for r in records)
+def _phantoms(records: pd.DataFrame) -> Iterator[str]:
+    cases = distinct(records, "case")
     for group, title in GROUPS.items():
         members = [case for case in cases if group_of(case) == group]
         if members:
-            parts.append(f"### {title}\n")
+            yield f"### {title}\n"
         for case in members:
-            parts += [
-                _phantom(case, select(records, case=case)),
-                _blurs(select(records, case=case)),
-            ]
-    return parts
+            own = only(records, case=case)
+            yield _phantom(case, own)
+            blurred = own[own["blur_px"] > 0]
+            columns = {
+                f"{s:g} px": spreads(only(own, blur_px=s), "rmse_joint")
+                for s in sorted(own["blur_px"].unique())
+            }
+            yield pivot("joint RMSE, blurred by", distinct(blurred, "method"), columns)
 
 
-def _phantom(case: str, records: Sequence[Record]) -> str:
-    stains = stains_of(records)
-    seeds = len({r["seed"] for r in records})
-    rows = []
-    for method in ordered(r["method"] for r in records):
-        own = select(records, method=method, blur_px=0)
-        rows.append(
-            [
-                method,
-                per_stain(own, "rmse", stains),
-                cell(own, "rmse_joint_over_oracle", digits=2),
-                largest(own, "crosstalk", stains, 3),
-                per_stain(own, "angle_deg", stains, 1),
-                cell(own, "background_od", digits=3),
-                _seam(own, stains),
-                largest(own, "seam_own_od", stains),
-            ]
+def _phantom(case: str, records: pd.DataFrame) -> str:
+    stains, seeds = stains_of(records), records["seed"].nunique()
+    own = only(records, blur_px=0)
+    seam, control = largest(own, "seam_step_od"), largest(own, "seam_control_od")
+    columns = {
+        "RMSE": spreads(own, "rmse", stains=stains),
+        "x oracle": spreads(own, "rmse_joint_over_oracle", 2),
+        "crosstalk": largest(own, "crosstalk", 3),
+        "angle": spreads(own, "angle_deg", 1, stains),
+        "B": spreads(own, "background_od", 3),
+        "seam": {m: f"{seam.get(m, NOTHING)} ({v})" for m, v in control.items()},
+        "own seam": largest(own, "seam_own_od"),
+    }
+    columns["seam"] = {**seam, **columns["seam"]}
+    counted = f"{', '.join(stains)}; {seeds} seed{'s' if seeds > 1 else ''}.\n\n"
+    return f"#### {case}\n\n{counted}" + pivot("method", distinct(records, "method"), columns)
+
+
+def _fields(records: pd.DataFrame) -> Iterator[str]:
+    cases = distinct(only(records, metric="gap_closed"), "case")
+    if not cases:
+        return
+    own = only(records, case=tuple(cases), blur_px=0)
+    columns = {
+        head: spreads(only(own, method=f"fields-{fields}"), "rmse_joint", row="case")
+        for head, fields in (
+            ("constant", "constant"),
+            ("blended", "blended"),
+            ("true fields", "oracle"),
         )
-    header = ["method", "RMSE", "x oracle", "crosstalk", "angle", "B", "seam", "own seam"]
-    said = f"#### {case}\n\n{', '.join(stains)}; {seeds} seed{'s' if seeds > 1 else ''}.\n\n"
-    return said + table(header, rows)
+    }
+    blended = only(own, method="fields-blended")
+    columns["gap closed"] = spreads(blended, "gap_closed", 2, row="case")
+    columns["per stain"] = {
+        case: cell
+        for case in cases
+        for cell in spreads(
+            only(blended, case=case), "gap_closed", 2, stains_of(only(own, case=case))
+        ).values()
+    }
+    yield PROSE["fields"]
+    yield pivot("case", cases, columns)
 
 
-def _seam(records: Sequence[Record], stains: Sequence[str]) -> str:
-    at, beside = (largest(records, m, stains) for m in ("seam_step_od", "seam_control_od"))
-    return at if beside == NOTHING else f"{at} ({beside})"
+def _pairs(records: pd.DataFrame) -> Iterator[str]:
+    """What all pairs say together, then a table for each pair of map and truth."""
+    if not len(records):
+        return
+    yield PROSE["pairs"]
+    methods = [m for m in distinct(records, "method") if m != REGISTRATION]
+    groups = list(only(records, kind="paired").groupby("case", sort=False))
+    # pictures with nothing but their field to tell them apart share a table
+    shared = only(records, kind="semisynthetic")
+    cases = distinct(shared, "case")
+    if cases:
+        title = cases[0] if len(cases) == 1 else f"semisynthetic, {len(cases)} pictures"
+        groups.append((title, shared))
+    yield _equal_sharpness(records, methods)
+    for title, own in groups:
+        for label in stains_of(own):
+            yield f"### {title}: {label}\n\n" + _pair(only(own, stain=label), label)
 
 
-def _blurs(records: Sequence[Record]) -> str:
-    """Joint RMSE at equal blur."""
-    sigmas = sorted({r["blur_px"] for r in records})
+def _equal_sharpness(records: pd.DataFrame, methods: list[str]) -> str:
+    """Mean figures at equal sharpness, by pair of map and truth, and of all such pairs."""
+    plain = means(only(records, blur_px=0), "method", "kind", "stain", "metric")
+    pairs = [
+        (kind, label)
+        for kind in distinct(records, "kind")
+        for label in stains_of(only(records, kind=kind))
+    ]
     rows = []
-    for method in ordered(r["method"] for r in records if r["blur_px"]):
-        own = select(records, method=method)
-        rows.append([method, *(cell(select(own, blur_px=s), "rmse_joint") for s in sigmas)])
-    header = ["joint RMSE, blurred by", *(f"{s:g} px" for s in sigmas)]
+    for method in methods:
+        found = [
+            [plain.get((method, *pair, metric), np.nan) for metric in ("pcc_equal", "ssim_equal")]
+            for pair in pairs
+        ]
+        if np.isfinite(found).all():
+            found.append(list(np.mean(found, axis=0)))
+            rows.append([method, *(f"{pcc:.4f} / {ssim:.4f}" for pcc, ssim in found)])
+    header = ["PCC / SSIM =", *(f"{label}, {kind}" for kind, label in pairs), "mean"]
+    return "### All pairs at equal sharpness\n\n" + table(header, rows)
+
+
+def _pair(records: pd.DataFrame, label: str) -> str:
+    shifts = (only(records, metric=f"shift_{axis}_px")["value"].dropna() for axis in "yx")
+    moved = ", ".join(f"({y:g}, {x:g})" for y, x in zip(*shifts, strict=True))
+    columns = {
+        head: spreads(only(records, blur_px=blur), metric, digits, [label])
+        for head, (metric, blur, digits) in _OF_PAIRS.items()
+    }
+    methods = [m for m in distinct(records, "method") if m != REGISTRATION]
+    return f"Moved by (y, x) {moved} pixels.\n\n" + pivot("method", methods, columns)
+
+
+def _shifts(records: pd.DataFrame) -> str:
+    methods = distinct(records, "method")
+    header = ["case", "stains", *methods, *(f"/ {m.removeprefix(ABLATION)}" for m in UNBLENDED)]
+    rows = []
+    for case, own in records.groupby("case", sort=False):
+        cells = spreads(own, "rmse", stains=stains_of(own))
+        joint = means(only(own, metric="rmse_joint"), "method")
+        shares = (
+            f"{joint[OURS] / joint[m]:.2f}" if {OURS, m} <= joint.keys() else NOTHING
+            for m in UNBLENDED
+        )
+        stains = ", ".join(stains_of(own))
+        rows.append([case, stains, *(cells.get(m, NOTHING) for m in methods), *shares])
     return table(header, rows)
 
 
-def _fields(records: Sequence[Record]) -> str:
-    rows = []
-    for case in ordered(r["case"] for r in select(records, metric="gap_closed")):
-        own = select(records, case=case, blur_px=0)
-        joint = [
-            cell(select(own, method=f"fields-{f}"), "rmse_joint")
-            for f in ("constant", "blended", "oracle")
-        ]
-        blended = select(own, method="fields-blended")
-        each = per_stain(blended, "gap_closed", stains_of(own), 2)
-        rows.append([case, *joint, cell(blended, "gap_closed", digits=2), each])
-    header = ["case", "constant", "blended", "true fields", "gap closed", "per stain"]
-    said = (
-        "## What the fields are worth\n\nThe render of `balanced`, with one network, under the "
-        "slide's constants, the blended fields and the true fields: joint RMSE, and the share of "
-        "the way that the blended fields go; none where the true fields are no better.\n\n"
-    )
-    return said + table(header, rows)
-
-
-def _shifts(records: Sequence[Record]) -> str:
-    methods = ordered(r["method"] for r in records)
-    rows = []
-    for case in ordered(r["case"] for r in records):
-        own = select(records, case=case)
-        cells = [per_stain(select(own, method=m), "rmse", stains_of(own)) for m in methods]
-        ours = mean(select(own, method=OURS), "rmse_joint")
-        shares = [ours / mean(select(own, method=m), "rmse_joint") for m in UNBLENDED]
-        rows.append(
-            [
-                case,
-                ", ".join(stains_of(own)),
-                *cells,
-                *(f"{s:.2f}" if np.isfinite(s) else NOTHING for s in shares),
-            ]
-        )
-    said = (
-        "## The same tissue on a shifted tile grid\n\nRMS difference of q between two runs whose "
-        f"tile grids are half a tile apart, per stain; then that of `{OURS}`, all stains together, "
-        "as a share of what tiles without blending and tiles alone differ by.\n\n"
-    )
-    header = ["case", "stains", *methods, *(f"/ {m.removeprefix(ABLATION)}" for m in UNBLENDED)]
-    return said + table(header, rows)
-
-
-def _time_quality(records: Sequence[Record]) -> str:
-    rows = []
-    for method in ordered(r["method"] for r in records if r["method"] != TIME_QUALITY):
-        own = select(records, method=method)
-        rows.append(
-            [
-                method,
-                cell(own, "seconds", digits=1),
-                cell(own, "rmse_joint"),
-                cell(own, "pcc", digits=3),
-            ]
-        )
-    ratio = cell(select(records, method=TIME_QUALITY), "seconds_ratio", digits=0)
-    said = (
-        "## Time and quality\n\nOne picture of 256 x 256 pixels of a phantom, all iterations of "
-        f"`paper`; it takes {ratio} times as long.\n\n"
-    )
-    return said + table(["method", "seconds", "joint RMSE", "PCC"], rows)
+def _time_quality(records: pd.DataFrame) -> list[str]:
+    ratio = spreads(records, "seconds_ratio", 0).get(TIME_QUALITY, NOTHING)
+    columns = {
+        "seconds": spreads(records, "seconds", 1),
+        "joint RMSE": spreads(records, "rmse_joint"),
+        "PCC": spreads(records, "pcc", 3),
+    }
+    methods = [m for m in distinct(records, "method") if m != TIME_QUALITY]
+    return [PROSE["time_quality"].format(ratio=ratio), pivot("method", methods, columns)]

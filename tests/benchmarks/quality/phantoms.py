@@ -1,25 +1,37 @@
-"""One phantom: every method that was asked for, against the exact truth."""
+"""One phantom: every method that was asked for, against the exact truth.
+
+Also what ``paper`` takes, and what it gives for it, beside ``balanced``: one small phantom.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from benchmarks.quality.cases import Case
-from benchmarks.quality.fields import fields_result, gap_closed, render_under
-from benchmarks.quality.linear import Result
-from benchmarks.quality.methods import PHANTOM, Method, fits
-from benchmarks.quality.product import run_ablation, run_preset, solve_in_memory
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from benchmarks.quality.ablation import fields_result, gap_closed, render_under
+from benchmarks.quality.cases import TIME_QUALITY_CASE, Case, all_cases, choose
+from benchmarks.quality.methods import PHANTOM, TIME_QUALITY, Method, fits
+from benchmarks.quality.picture import Result
+from benchmarks.quality.product import Product
 from benchmarks.quality.scene import Scene, open_scene
-from benchmarks.quality.scoring import MapError, Scorer
-from benchmarks.records import Sheet
+from benchmarks.quality.scoring import MapError, Scorer, Truth, add_stains
+from benchmarks.quality.similarity import pcc
+from benchmarks.records import Records, Say, silent
 from wsi_pgdips.errors import WsiPgdipsError
-from wsi_pgdips.pipeline.image import Solved
-from wsi_pgdips.records import FloatArray, SlidePrior
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.records import BoolArray, FloatArray
+from wsi_pgdips.slide.source import ArraySource
 
-Say = Callable[[str], None]
+SIDE = 256  # of the picture that `paper` is timed on
+STEPS = (30, 60, 120, 480, 960)  # of training the slide's network, beside those of the preset
+OF_CASE = "he"  # the phantom that the crop is taken of
 # rendered with the network of ``balanced``: a seam step is measured against the same render
 SEEN_BY_THE_NETWORK = (
     "balanced",
@@ -37,8 +49,8 @@ def measure_phantom(
     methods: Sequence[Method],
     *,
     shape: tuple[int, int] | None = None,
-    say: Say = lambda line: None,
-) -> Sheet:
+    say: Say = silent,
+) -> Records:
     """All records of one phantom.
 
     Args:
@@ -49,88 +61,123 @@ def measure_phantom(
         SettingsError: there are no true vectors for this seed. SlideError: a real slide whose
             tissue cannot be used.
     """
-    sheet = Sheet(case.name, "phantom", seed)
+    records = Records("quality", {"case": case.name, "kind": "phantom", "seed": seed})
+    errors: dict[str, MapError] = {}
     with (
         tempfile.TemporaryDirectory(prefix="phantom-") as name,
-        open_scene(case, seed, Path(name), shape=shape) as scene,
+        open_scene(case, seed, Path(name), shape) as scene,
     ):
-        run = _PhantomRun(scene, Scorer(scene, sheet), Path(name))
-        errors: dict[str, MapError] = {}
+        run = _PhantomRun(scene, records, Path(name))
         for method in methods:
-            if not fits(method, PHANTOM, len(scene.labels)):
-                continue
-            found = run.measure(method)
-            if found is not None:
-                errors[method.name] = found
-                say(f"  {method.name}: rmse {found.joint:.4f}")
-            else:
-                say(f"  {method.name}: no result")
-        _add_gap(sheet, scene.labels, errors)
-    return sheet
+            if fits(method, PHANTOM, len(scene.labels)):
+                found = run.measure(method)
+                if found is not None:
+                    errors[method.name] = found
+                joint = "no result" if found is None else f"rmse {found.joint:.4f}"
+                say(f"  {method.name}: {joint}")
+        _add_gap(records.at(method="fields-blended"), scene.labels, errors)
+    return records
 
 
 class _PhantomRun:
-    def __init__(self, scene: Scene, scorer: Scorer, folder: Path) -> None:
-        self.scene, self.scorer, self.folder = scene, scorer, folder
-        self._solved: Solved | None = None
-        self._prior: SlidePrior | None = None
-        self._constant: FloatArray | None = None
+    """Methods on one phantom; what two of them need is made once."""
+
+    def __init__(self, scene: Scene, records: Records, folder: Path) -> None:
+        self.scene, self.records, self.folder = scene, records, folder
+        self.scorer = Scorer(scene, records)
+        self.product = Product(scene.source, scene.stains)
+        self.seams: dict[str, float | None] = {}  # as the last run of a preset measured them
 
     def measure(self, method: Method) -> MapError | None:
+        """Record all figures of a method; None where it gives no result."""
         begin = time.perf_counter()
+        self.seams = {}
         try:
-            result, seconds = self._result(method)
+            result = self._result(method)
         except (WsiPgdipsError, ValueError):  # an extractor or a fit that cannot cope
-            self.scorer.lost(method.name, time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            self.records.add({"rmse_joint": float("nan")}, method=method.name, seconds=seconds)
             return None
-        reference = self._reference() if method.name in SEEN_BY_THE_NETWORK else None
-        return self.scorer.score(method.name, result, seconds, reference)
+        seconds = time.perf_counter() - begin
+        reference = self._constants if method.name in SEEN_BY_THE_NETWORK else None
+        found = self.scorer.score(method.name, result, seconds, reference)
+        steps = [float("nan") if step is None else step for step in self.seams.values()]
+        own = self.records.at(method=method.name, seconds=seconds)
+        add_stains(own, "seam_own_od", list(self.seams), steps)
+        return found
 
-    def _reference(self) -> FloatArray:
-        """What the render of ``balanced`` makes of the slide's constants."""
-        if self._constant is None:
-            solved = self._solve()
-            self._constant = render_under(
-                self.scene.picture.od, solved, solved.slide_matrix, solved.context.b0
-            )
-        return self._constant
+    @cached_property
+    def _constants(self) -> FloatArray:
+        """(N, H, W) that the render of ``balanced`` makes of the slide's constants."""
+        solved = self.product.balanced
+        return render_under(self.scene.picture.od, solved, solved.slide_matrix, solved.context.b0)
 
-    def _result(self, method: Method) -> tuple[Result, float]:
-        name, scene = method.name, self.scene
+    def _result(self, method: Method) -> Result:
+        name, scene, product = method.name, self.scene, self.product
         if method.family == "preset":
-            outcome = run_preset(name, scene, self.folder)
-            if name == "balanced":
-                self._prior = outcome.prior
-            return outcome.result, outcome.seconds
+            result, self.seams = product.run(name, scene, self.folder)
+            return result
         if method.family == "ablation":
-            outcome = run_ablation(name, scene, self._solve().prior)
-            return outcome.result, outcome.seconds
-        begin = time.perf_counter()
+            product.prior = product.balanced.prior
+            done = product.result(name)
+            fields = done.fields
+            return Result(done.concentration, fields.tile_stain_matrix, fields.tile_background)
         if method.family == "truth":
-            result = scene.oracle(constant=name == "oracle-constant")
-        elif method.family == "fields":
-            result = fields_result(name, scene, self._solve())
-        else:
-            result = scene.linear.result(name)
-        return result, time.perf_counter() - begin
-
-    def _solve(self) -> Solved:
-        """``balanced`` before its render, once; with the prior of its run where there was one."""
-        if self._solved is None:
-            scene = self.scene
-            self._solved = solve_in_memory(
-                "balanced", scene.source, scene.stains, str(scene.stains_file), self._prior
-            )
-        return self._solved
+            return scene.oracle(constant=name == "oracle-constant")
+        if method.family == "fields":
+            return fields_result(name, scene, product.balanced)
+        return scene.picture.result(name)
 
 
-def _add_gap(sheet: Sheet, labels: Sequence[str], errors: dict[str, MapError]) -> None:
+def _add_gap(records: Records, labels: Sequence[str], errors: dict[str, MapError]) -> None:
+    """Record the share of the way that blended fields go, where all three were measured."""
     names = [f"fields-{f}" for f in ("constant", "blended", "oracle")]
-    if not all(name in errors for name in names):
-        return
-    constant, blended, oracle = (errors[name] for name in names)
-    share = gap_closed(constant.joint, blended.joint, oracle.joint)
-    sheet.add("fields-blended", "gap_closed", share)
-    each = zip(constant.rmse, blended.rmse, oracle.rmse, strict=True)
-    shares = [gap_closed(*map(float, triple)) for triple in each]
-    sheet.add_each("fields-blended", "gap_closed", labels, shares)
+    if all(name in errors for name in names):
+        found = [errors[name] for name in names]
+        records.add({"gap_closed": gap_closed(*(error.joint for error in found))})
+        each = zip(*(map(float, error.rmse) for error in found), strict=True)
+        add_stains(records, "gap_closed", labels, [gap_closed(*three) for three in each])
+
+
+def measure_time_quality(seed: int, *, say: Say = silent) -> Records:
+    """Seconds, joint RMSE and mean PCC of ``paper``, with all its iterations, and of ``balanced``.
+
+    ``balanced-N`` trains the slide's network for N steps: the curve its default was read from.
+
+    On the 256 x 256 pixels of a phantom that hold most tissue beside some glass, as a picture of
+    one tile in which neither has a slide to draw on; the ratio of their seconds under the method
+    ``time-quality``.
+    """
+    records = Records("quality", {"case": TIME_QUALITY_CASE, "kind": "phantom", "seed": seed})
+    (case,) = choose(all_cases(None), [OF_CASE])
+    with (
+        tempfile.TemporaryDirectory(prefix="phantom-") as folder,
+        open_scene(case, seed, Path(folder)) as scene,
+    ):
+        own = _part(scene.tissue).slices
+        q, tissue = scene.q[:, *own], scene.tissue[own]
+        truth = Truth(q, tissue)
+        picture = ArraySource(scene.picture.rgb[own].copy(), mpp=scene.grid.mpp, tile=SIDE)
+        took = {}
+        runs: list[tuple[str, str, dict[str, Any]]] = [("balanced", "balanced", {})]
+        runs += [(f"balanced-{n}", "balanced", {"calibration_steps": n}) for n in STEPS]
+        for name, preset, options in [*runs, ("paper", "paper", {})]:
+            begin = time.perf_counter()
+            done = Product(picture, scene.stains).result(preset, **options)
+            took[name] = seconds = time.perf_counter() - begin
+            maps = np.nan_to_num(done.concentration, nan=0.0)
+            joint = truth.error(maps).joint
+            likeness = np.mean([pcc(a[tissue], b[tissue]) for a, b in zip(maps, q, strict=True)])
+            values = {"seconds": seconds, "rmse_joint": joint, "pcc": float(likeness)}
+            records.add(values, method=name, seconds=seconds)
+            say(f"  {name}: {seconds:.0f} s, rmse {joint:.4f}")
+        ratio = took["paper"] / took["balanced"]
+        records.add({"seconds_ratio": ratio}, method=TIME_QUALITY)
+    return records
+
+
+def _part(tissue: BoolArray) -> Region:
+    """The window whose share of tissue is nearest to three quarters; the first of equals."""
+    share = sliding_window_view(tissue, (SIDE, SIDE))[::16, ::16].mean((2, 3))
+    row, column = np.unravel_index(int(np.abs(share - 0.75).argmin()), share.shape)
+    return Region(int(row) * 16, int(column) * 16, SIDE, SIDE)

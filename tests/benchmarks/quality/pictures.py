@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.quality import similarity
-from benchmarks.quality.blur import SIGMAS
 from benchmarks.quality.cases import Case
-from benchmarks.quality.linear import LinearMethods
 from benchmarks.quality.methods import ABLATION, PICTURE, Method, fits
 from benchmarks.quality.picture import read_picture
-from benchmarks.quality.product import run_in_memory
-from benchmarks.records import Sheet
+from benchmarks.quality.product import Product
+from benchmarks.records import Records, Say, silent
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
-from wsi_pgdips.optics.density import rgb_to_od
+from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, FloatArray
 from wsi_pgdips.slide.source import ArraySource
 
 MPP = 0.25
 REGISTRATION = "registration"  # the method of what all methods share
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +47,7 @@ class Pair:
         return np.asarray(similarity.in_register(own, own, self.shift)[0], np.float32)
 
 
-def measure_picture(
-    case: Case, methods: Sequence[Method], *, say: Say = lambda line: None
-) -> Sheet:
+def measure_picture(case: Case, methods: Sequence[Method], *, say: Say = silent) -> Records:
     """All records of one picture: registration, then every method, then at equal sharpness.
 
     Raises:
@@ -64,12 +59,12 @@ def measure_picture(
     stains = load_stains(case.stains)
     rgb = read_rgb(case.slide)
     source = ArraySource(rgb, mpp=MPP, name=case.name)
-    linear = LinearMethods(read_picture(source, stains.stain_matrix))
-    sheet = Sheet(case.name, case.kind, None)
-    pairs = [_pair(case, rgb, stains.labels, truth) for truth in case.truths]
+    picture, product = read_picture(source, stains.stain_matrix), Product(source, stains)
+    records = Records("quality", {"case": case.name, "kind": case.kind})
+    pairs = [_pair(rgb, stains.labels, *truth) for truth in case.truths.items()]
     for pair in pairs:
-        for metric, value in zip(("shift_y_px", "shift_x_px"), pair.shift, strict=True):
-            sheet.add(REGISTRATION, metric, value, pair.label)
+        moved = dict(zip(("shift_y_px", "shift_x_px"), pair.shift, strict=True))
+        records.add(moved, method=REGISTRATION, stain=pair.label)
     maps: dict[str, tuple[FloatArray, float]] = {}
     for method in methods:
         if not fits(method, PICTURE, stains.n):
@@ -77,19 +72,21 @@ def measure_picture(
         begin = time.perf_counter()
         try:
             if method.family in ("linear", "closed"):
-                found = linear.result(method.name).maps
+                found = picture.result(method.name).maps
             else:
-                found = run_in_memory(method.name, source, stains, case.stains)[0].concentration
+                found = product.result(method.name).concentration
         except (WsiPgdipsError, ValueError):
-            sheet.add(method.name, "pcc", float("nan"), seconds=time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            records.add({"pcc": float("nan")}, method=method.name, seconds=seconds)
             say(f"  {method.name}: no result")
             continue
         seconds = time.perf_counter() - begin
         maps[method.name] = np.nan_to_num(found, nan=0.0), seconds
         say(f"  {method.name}: {seconds:.1f} s")
     for pair in pairs:
-        _score(sheet, pair, {name: (pair.cut(q), s) for name, (q, s) in maps.items()})
-    return sheet
+        own = {name: (pair.cut(q), seconds) for name, (q, seconds) in maps.items()}
+        _score(records.at(stain=pair.label), pair, own)
+    return records
 
 
 def read_rgb(path: Path) -> ByteArray:
@@ -137,10 +134,7 @@ def mean_od(rgb: ByteArray) -> FloatArray:
     return np.asarray(rgb_to_od(rgb).mean(-1), np.float32)
 
 
-def _pair(
-    case: Case, rgb: ByteArray, labels: tuple[str, ...], described: tuple[str, str, Path]
-) -> Pair:
-    stain, name, path = described
+def _pair(rgb: ByteArray, labels: tuple[str, ...], label: str, path: Path) -> Pair:
     truth = read_truth(path)
     if truth.shape != rgb.shape[:2]:
         raise SettingsError(
@@ -152,36 +146,29 @@ def _pair(
     od = mean_od(rgb)
     shift = similarity.best_shift(similarity.scaled(od), similarity.scaled(truth))
     own, moved = similarity.in_register(od, truth, shift)
-    return Pair(
-        labels.index(stain),
-        f"{stain}:{name}",
-        shift,
-        similarity.scaled(moved),
-        similarity.sharpness(similarity.scaled(own)),
-    )
+    source_sharpness = similarity.sharpness(similarity.scaled(own))
+    stain = labels.index(label.partition(":")[0])
+    return Pair(stain, label, shift, similarity.scaled(moved), source_sharpness)
 
 
-def _score(sheet: Sheet, pair: Pair, maps: dict[str, tuple[FloatArray, float]]) -> None:
+def _score(records: Records, pair: Pair, maps: dict[str, tuple[FloatArray, float]]) -> None:
     sharp = {name: similarity.sharpness(similarity.scaled(q)) for name, (q, _) in maps.items()}
     # an ablation may be as soft as it likes: it does not set what the others are held to
     candidates = [v for name, v in sharp.items() if v > 0 and not name.startswith(ABLATION)]
     softest = min(candidates, default=0.0)
     for name, (q, seconds) in maps.items():
-        for sigma in (0.0, *SIGMAS):
+        own = records.at(method=name, seconds=seconds)
+        for sigma in (0.0, *similarity.SIGMAS):
             values = similarity.scaled(similarity.blur(q, sigma))
-            own = similarity.sharpness(values)
-            for metric, value in (
-                ("pcc", similarity.pcc(values, pair.truth)),
-                ("ssim", similarity.ssim(values, pair.truth)),
-                ("sharpness", own),
-                ("sharpness_over_source", own / pair.source_sharpness),
-            ):
-                sheet.add(name, metric, value, pair.label, blur_px=sigma, seconds=seconds)
+            found = _likeness(values, pair.truth)
+            found["sharpness"] = edges = similarity.sharpness(values)
+            found["sharpness_over_source"] = edges / pair.source_sharpness
+            own.add(found, blur_px=sigma)
         sigma = similarity.equalising_sigma(q, softest) if sharp[name] > 0 else float("nan")
         values = similarity.scaled(similarity.blur(q, sigma))
-        for metric, value in (
-            ("pcc_equal", similarity.pcc(values, pair.truth)),
-            ("ssim_equal", similarity.ssim(values, pair.truth)),
-            ("equal_sigma_px", sigma),
-        ):
-            sheet.add(name, metric, value, pair.label, seconds=seconds)
+        equal = {f"{k}_equal": v for k, v in _likeness(values, pair.truth).items()}
+        own.add({**equal, "equal_sigma_px": sigma})
+
+
+def _likeness(values: FloatArray, truth: FloatArray) -> dict[str, float]:
+    return {"pcc": similarity.pcc(values, truth), "ssim": similarity.ssim(values, truth)}

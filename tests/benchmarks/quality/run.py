@@ -1,21 +1,18 @@
-"""The benchmark: every case, every method, one JSON file of records."""
+"""The benchmark of quality: every case, every method, one JSON file of records."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.quality import cases as known_cases
 from benchmarks.quality import methods as known_methods
 from benchmarks.quality.cases import QUICK_CASES, QUICK_SHAPE, TIME_QUALITY_CASE, Case
 from benchmarks.quality.methods import TIME_QUALITY, Method, fits
-from benchmarks.records import Results, Sheet, open_results
+from benchmarks.records import Records, Say, check_places, kept_records, silent
 from wsi_pgdips.errors import SettingsError
 
-Say = Callable[[str], None]
-SEEDS = 5
 ABLATION_SEEDS = 1  # where they are not asked for by name: each costs as much as the product
 QUICK_METHODS = (
     "oracle",
@@ -30,30 +27,19 @@ QUICK_METHODS = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be measured.
-
-    Attributes:
-        out: file of records. data: folder of real images, or None for phantoms alone.
-        methods, presets, cases: names, or None for the usual ones.
-        seeds: phantoms of each case, seeds 1, 2... extra: a slide and its stain set, of which one
-            more phantom takes its tissue.
-        quick: the fixed small slice of the regression guard. keep: go on with the file's records.
-    """
-
-    out: Path
-    data: Path | None = None
-    methods: tuple[str, ...] | None = None
-    presets: tuple[str, ...] | None = None
-    cases: tuple[str, ...] | None = None
-    seeds: int = SEEDS
-    extra: tuple[Path, str] | None = None
-    quick: bool = False
-    keep: bool = False
-
-
-def run(request: Request, say: Say = lambda line: None) -> Results:
+def run(
+    out: Path,
+    *,
+    data: Path | None = None,
+    methods: Sequence[str] | None = None,
+    presets: Sequence[str] | None = None,
+    cases: Sequence[str] | None = None,
+    seeds: int = 5,
+    extra: tuple[Path, str] | None = None,
+    quick: bool = False,
+    keep: bool = False,
+    say: Say = silent,
+) -> Records:
     """Measure what is asked for; the file is rewritten after every case and seed.
 
     Where methods are not named, ablations are measured on the first seed only. With ``keep``, a
@@ -61,6 +47,11 @@ def run(request: Request, say: Say = lambda line: None) -> Results:
     missing, a phantom is measured for those alone.
 
     Args:
+        out: file of records. data: folder of real images, or None for phantoms alone.
+        methods, presets, cases: names, or None for the usual ones.
+        seeds: phantoms of each case, seeds 1, 2... extra: a slide and its stain set, of which one
+            more phantom takes its tissue.
+        quick: the fixed small slice of the regression guard. keep: go on with the file's records.
         say: told one line a method.
 
     Raises:
@@ -68,19 +59,21 @@ def run(request: Request, say: Say = lambda line: None) -> Results:
         OutputError: the results cannot be written.
         WsiPgdipsError: a case that cannot be measured; what was measured before is in the file.
     """
-    if request.seeds < 1:
+    check_places(out, data)
+    if seeds < 1:
         raise SettingsError("a benchmark needs a phantom", expected="--seeds of at least 1")
-    methods, cases = _methods(request), _cases(request)
-    results = open_results(request.out, keep=request.keep)
-    shape = QUICK_SHAPE if request.quick else None
+    named = QUICK_METHODS if quick and methods is None else methods
+    chosen = known_methods.choose(named, presets)
+    wanted = QUICK_CASES if quick and cases is None else cases
+    there = known_cases.choose(known_cases.all_cases(data, extra), wanted)
+    records = kept_records("quality", out, keep=keep)
     # without --methods, only where all cases are asked for
-    timed = any(m.name == TIME_QUALITY for m in methods)
-    timed &= request.methods is not None or request.cases is None
-    jobs = list(_jobs(cases, methods, 1 if request.quick else request.seeds, timed))
+    timed = any(m.name == TIME_QUALITY for m in chosen) and (methods is not None or cases is None)
+    jobs = list(_jobs(there, 1 if quick else seeds, timed))
     for k, (case, seed) in enumerate(jobs, 1):
         title = f"[{k}/{len(jobs)}] {case.name}" + ("" if seed is None else f", seed {seed}")
-        missing = _missing(results, case, seed, methods)
-        if request.methods is None and (seed or 1) > ABLATION_SEEDS:
+        missing = _missing(records, case, seed, chosen)
+        if methods is None and (seed or 1) > ABLATION_SEEDS:
             missing = [m for m in missing if m.family != "ablation"]
         if not missing:
             say(f"{title}: kept")
@@ -88,35 +81,19 @@ def run(request: Request, say: Say = lambda line: None) -> Results:
         say(title)
         begin = time.perf_counter()
         try:
-            sheet = _measure(case, seed, missing, shape, say)
+            found = _measure(case, seed, missing, QUICK_SHAPE if quick else None, say)
         except SettingsError as error:
             if case.kind != "phantom":
                 raise
             say(f"  left out: {error.message}")  # no physical vectors for this seed
             continue
-        results.merge(sheet)
+        records.put(found, "kind", "case", "seed", "method")
+        records.save(out)
         say(f"  {time.perf_counter() - begin:.0f} s")
-    return results
+    return records
 
 
-def _methods(request: Request) -> tuple[Method, ...]:
-    named = request.methods
-    if named is None and request.quick:
-        named = tuple(QUICK_METHODS)
-    return known_methods.choose(named, request.presets)
-
-
-def _cases(request: Request) -> list[Case]:
-    there = known_cases.all_cases(request.data, request.extra)
-    named = request.cases
-    if named is None and request.quick:
-        named = QUICK_CASES
-    return known_cases.choose(there, named)
-
-
-def _jobs(
-    cases: Sequence[Case], methods: Sequence[Method], seeds: int, timed: bool
-) -> Iterator[tuple[Case, int | None]]:
+def _jobs(cases: Sequence[Case], seeds: int, timed: bool) -> Iterator[tuple[Case, int | None]]:
     """Seed by seed, so that what is broken off early has seen all cases; pictures once."""
     for seed in range(1, seeds + 1):
         for case in cases:
@@ -126,14 +103,15 @@ def _jobs(
                 # a second phantom tells nothing new of a shift
                 yield case, 1 if case.description is not None else None
     if timed:
-        yield Case(TIME_QUALITY_CASE, "phantom", "time", "time"), 1
+        yield Case(TIME_QUALITY_CASE, "phantom"), 1
 
 
 def _missing(
-    results: Results, case: Case, seed: int | None, methods: Sequence[Method]
+    records: Records, case: Case, seed: int | None, methods: Sequence[Method]
 ) -> list[Method]:
     """The methods that a case is to be measured for."""
-    have = results.methods(case.kind, case.name, seed)
+    place = (case.kind, case.name, seed)
+    have = {r["method"] for r in records.rows if (r["kind"], r["case"], r["seed"]) == place}
     if case.name == TIME_QUALITY_CASE:
         return [] if have else [m for m in methods if m.name == TIME_QUALITY]
     wanted = [m for m in methods if fits(m, case.scene, known_cases.stains_of(case))]
@@ -147,16 +125,11 @@ def _missing(
 
 
 def _measure(
-    case: Case,
-    seed: int | None,
-    methods: Sequence[Method],
-    shape: tuple[int, int] | None,
-    say: Say,
-) -> Sheet:
+    case: Case, seed: int | None, methods: Sequence[Method], shape: tuple[int, int] | None, say: Say
+) -> Records:
     from benchmarks.quality.consistency import measure_shift
-    from benchmarks.quality.phantoms import measure_phantom
+    from benchmarks.quality.phantoms import measure_phantom, measure_time_quality
     from benchmarks.quality.pictures import measure_picture
-    from benchmarks.quality.time_quality import measure_time_quality
 
     if case.name == TIME_QUALITY_CASE:
         return measure_time_quality(seed or 1, say=say)

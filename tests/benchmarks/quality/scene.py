@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality.cases import Case
-from benchmarks.quality.linear import LinearMethods, Result
 from benchmarks.quality.methods import CLOSED
-from benchmarks.quality.picture import Picture, read_picture, unmix_od
+from benchmarks.quality.picture import Picture, Result, read_picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
-from wsi_pgdips.phantom.make import MadePhantom, make_phantom
-from wsi_pgdips.phantom.writer import PhantomTruth
+from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.phantom.make import make_phantom
+from wsi_pgdips.phantom.truth import PhantomTruth
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
@@ -52,13 +52,9 @@ class Scene:
         return self.truth.labels
 
     @cached_property
-    def linear(self) -> LinearMethods:
-        return LinearMethods(self.picture)
-
-    @cached_property
     def reference(self) -> FloatArray:
         """(N, H, W) of ``closed-constant``: what a seam step is measured against."""
-        return self.linear.result(CLOSED).maps
+        return self.picture.result(CLOSED).maps
 
     @cached_property
     def weight(self) -> FloatArray:
@@ -89,14 +85,12 @@ class Scene:
         if not constant:
             return Result(unmix_od(self.picture.od, rows, background), *self.tile_fields)
         mean_rows = unit_rows(rows[:, :, self.tissue].mean(-1))
-        mean_background = background[:, self.tissue].mean(-1)
-        maps = unmix_od(self.picture.od, mean_rows, mean_background)
-        return Result(maps, mean_rows, mean_background)
+        return self.picture.unmixed(mean_rows, background[:, self.tissue].mean(-1))
 
 
 @contextlib.contextmanager
 def open_scene(
-    case: Case, seed: int, folder: Path, *, shape: tuple[int, int] | None = None, tile: int = 512
+    case: Case, seed: int, folder: Path, shape: tuple[int, int] | None = None
 ) -> Iterator[Scene]:
     """Write a phantom of a case into a folder, and open it.
 
@@ -116,21 +110,15 @@ def open_scene(
         texture=case.slide,
         stains=case.stains,
     )
-    with contextlib.closing(open_source(slide, mpp="native", tile=tile)) as source:
-        yield _scene(slide, made, source)
-
-
-def _scene(slide: Path, made: MadePhantom, source: PyramidSource) -> Scene:
-    from wsi_pgdips.optics.stains import load_stains
-
     truth = made.truth
-    return Scene(
-        slide,
-        made.stains,
-        load_stains(made.stains),
-        truth,
-        source,
-        read_picture(source, truth.library),
-        truth.concentration(0, 0, *truth.shape),
-        truth.tissue(0, 0, *truth.shape),
-    )
+    with contextlib.closing(open_source(slide, mpp="native")) as source:
+        yield Scene(
+            slide,
+            made.stains,
+            load_stains(made.stains),
+            truth,
+            source,
+            read_picture(source, truth.library),
+            truth.concentration(0, 0, *truth.shape),
+            truth.tissue(0, 0, *truth.shape),
+        )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.blur import SIGMAS, blurred
-from benchmarks.quality.linear import Result
 from benchmarks.quality.methods import ABLATION
+from benchmarks.quality.picture import Result
 from benchmarks.quality.scene import Scene
-from benchmarks.records import Sheet
+from benchmarks.quality.similarity import SIGMAS, blur
+from benchmarks.records import Records
 from wsi_pgdips.geometry import OutputGrid, Region, bounding_box
 from wsi_pgdips.phantom.score import background_error, stain_angles
 from wsi_pgdips.records import BoolArray, FloatArray
@@ -50,16 +51,15 @@ class Truth:
         self._true = self._taken(q)  # (N, P)
         self._pixels = self._true.shape[1]
         # regression on an intercept and the truths: with centred truths the intercept drops out
-        centre = self._true.mean(1, keepdims=True, dtype=np.float64)
-        self._centred = self._true - centre.astype(np.float32)
-        self._inverse = np.linalg.pinv(self._product(self._centred, self._centred))
+        self._centred = self._true - self._true.mean(1, keepdims=True, dtype=np.float64)
+        self._inverse = np.linalg.pinv(self._centred @ self._centred.T)
 
     def error(self, maps: FloatArray) -> MapError:
         """Error of (N, H, W) maps, finite."""
         error = self._taken(maps)
         error -= self._true
         square = np.einsum("np,np->n", error, error, dtype=np.float64) / self._pixels
-        slope = self._product(error, self._centred) @ self._inverse  # (N, N): error n on truth m
+        slope = error @ self._centred.T @ self._inverse  # (N, N): error n on truth m
         others = np.abs(slope)
         np.fill_diagonal(others, -1.0)
         crosstalk = others.max(1) if self.n > 1 else np.full(1, np.nan)
@@ -69,27 +69,26 @@ class Truth:
         """(N, P) the tissue pixels of (N, H, W)."""
         return np.take(maps.reshape(len(maps), -1), self._at, axis=1)
 
-    @staticmethod
-    def _product(a: FloatArray, b: FloatArray) -> Floats:
-        """(N, M) sums over pixels, by runs that float32 can hold."""
-        step = 1 << 16
-        total = np.zeros((len(a), len(b)))
-        for start in range(0, a.shape[1], step):
-            total += a[:, start : start + step] @ b[:, start : start + step].T
-        return total
+
+def add_stains(
+    records: Records, metric: str, labels: Sequence[str], values: Iterable[float], **where: Any
+) -> None:
+    """Add one record of a metric for each stain."""
+    for label, value in zip(labels, values, strict=True):
+        records.add({metric: float(value)}, stain=label, **where)
 
 
 class Scorer:
-    """Scores methods on one phantom, and writes what it finds on a sheet.
+    """Scores methods on one phantom, and records what it finds.
 
     A tissue pixel that a method did not measure (NaN) counts as zero.
 
     Args:
-        scene: the phantom. sheet: where figures go.
+        scene: the phantom. records: where figures go.
     """
 
-    def __init__(self, scene: Scene, sheet: Sheet) -> None:
-        self.scene, self.sheet = scene, sheet
+    def __init__(self, scene: Scene, records: Records) -> None:
+        self.scene, self.records = scene, records
         box = bounding_box(scene.tissue).grown(_MARGIN).clipped(scene.tissue.shape)
         self._box = box.slices
         self._truth = Truth(scene.q[:, *self._box], scene.tissue[self._box])
@@ -110,48 +109,32 @@ class Scorer:
             reference: (N, H, W) the method's own render of the slide's constants, which seam steps
                 are measured against; None for the closed form's.
         """
+        records, labels = self.records.at(method=method, seconds=seconds), self.scene.labels
         plain = self.scene.reference if reference is None else reference
         boxed = self._boxed(result.maps)
         found = self._truth.error(boxed)
-        self._add(method, found, 0, seconds)
-        labels, sheet = self.scene.labels, self.sheet
-        sheet.add_each(method, "crosstalk", labels, found.crosstalk, seconds=seconds)
         rows, background = self.scene.tile_fields
-        angles = stain_angles(result.stain_matrix, rows, self.scene.weight)
-        sheet.add_each(method, "angle_deg", labels, angles, seconds=seconds)
-        error = background_error(result.background, background, self.scene.weight)
-        sheet.add(method, "background_od", error.largest, seconds=seconds)
-        sheet.add_each(
-            method, "seam_step_od", labels, self._seams(result.maps, plain, 0), seconds=seconds
-        )
-        quarter = self.scene.grid.tile // 4
-        control = np.mean([self._seams(result.maps, plain, k * quarter) for k in (1, 2, 3)], axis=0)
-        sheet.add_each(method, "seam_control_od", labels, control, seconds=seconds)
-        if method.startswith((ABLATION, "fields-")):
-            return found
-        for sigma, maps in blurred(boxed, SIGMAS):
-            self._add(method, self._truth.error(maps), sigma, seconds)
+        weight, quarter = self.scene.weight, self.scene.grid.tile // 4
+        seams = [self._seams(result.maps, plain, k * quarter) for k in range(4)]
+        add_stains(records, "rmse", labels, found.rmse)
+        joint = {"rmse_joint": found.joint, "rmse_joint_over_oracle": found.joint / self.oracle}
+        records.add(joint)
+        add_stains(records, "crosstalk", labels, found.crosstalk)
+        angles = stain_angles(result.stain_matrix, rows, weight)
+        add_stains(records, "angle_deg", labels, angles)
+        error = background_error(result.background, background, weight)
+        records.add({"background_od": error.largest})
+        add_stains(records, "seam_step_od", labels, seams[0])
+        add_stains(records, "seam_control_od", labels, np.mean(seams[1:], axis=0))
+        if not method.startswith((ABLATION, "fields-")):
+            for sigma in SIGMAS:
+                softer, at = self._truth.error(blur(boxed, sigma)), records.at(blur_px=sigma)
+                add_stains(at, "rmse", labels, softer.rmse)
+                at.add({"rmse_joint": softer.joint})
         return found
-
-    def lost(self, method: str, seconds: float | None = None) -> None:
-        """A method that gave no result."""
-        self.sheet.add(method, "rmse_joint", math.nan, seconds=seconds)
-
-    def own_seam(self, method: str, label: str, step: float | None, seconds: float) -> None:
-        """The seam step that a run measured itself; None for a stain it did not find."""
-        value = math.nan if step is None else step
-        self.sheet.add(method, "seam_own_od", value, label, seconds=seconds)
 
     def _boxed(self, maps: FloatArray) -> FloatArray:
         return np.nan_to_num(maps[:, *self._box], nan=0.0)
-
-    def _add(self, method: str, error: MapError, blur: float, seconds: float | None) -> None:
-        sheet = self.sheet
-        sheet.add_each(method, "rmse", self.scene.labels, error.rmse, blur_px=blur, seconds=seconds)
-        sheet.add(method, "rmse_joint", error.joint, blur_px=blur, seconds=seconds)
-        if blur == 0:
-            ratio = error.joint / self.oracle
-            sheet.add(method, "rmse_joint_over_oracle", ratio, seconds=seconds)
 
     def _seams(self, maps: FloatArray, reference: FloatArray, offset: int) -> Floats:
         """(N,) seam summary on a tile grid that begins ``offset`` pixels down and to the right."""

@@ -10,12 +10,16 @@ blurred by the Gaussian that brings its sharpness down to that of the softest.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
 from wsi_pgdips.records import FloatArray
 
+SIGMAS = (1.0, 2.0, 4.0)  # of blurs, pixels, as of the records
 PERCENTILES = (0.1, 99.9)
 REACH = 16  # whole pixels, in y and x, by which pictures may be off
 MIN_GAIN = 0.005  # of correlation: less is no reason to move a picture
@@ -77,19 +81,8 @@ def pcc(a: FloatArray, b: FloatArray) -> float:
 def ssim(a: FloatArray, b: FloatArray) -> float:
     """Mean structural similarity of two maps in 0..1, without the half window at the border."""
     x, y = a.astype(np.float64), b.astype(np.float64)
-    unbiased = SSIM_SIDE**2 / (SSIM_SIDE**2 - 1)
-
-    def mean(v: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(uniform_filter(v, SSIM_SIDE))
-
-    mx, my = mean(x), mean(y)
-    vx = unbiased * (mean(x * x) - mx * mx)
-    vy = unbiased * (mean(y * y) - my * my)
-    vxy = unbiased * (mean(x * y) - mx * my)
-    c1, c2 = 0.01**2, 0.03**2
-    index = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    pad = SSIM_SIDE // 2
-    return float(index[pad:-pad, pad:-pad].mean())
+    untyped: Any = structural_similarity
+    return float(untyped(x, y, win_size=SSIM_SIDE, data_range=1))
 
 
 def sharpness(a: FloatArray) -> float:
@@ -99,10 +92,10 @@ def sharpness(a: FloatArray) -> float:
 
 
 def blur(values: FloatArray, sigma: float) -> FloatArray:
-    """Gaussian of ``sigma`` pixels; the map itself for 0."""
+    """Gaussian of ``sigma`` pixels over (..., H, W), reflected beyond the edges; as it is for 0."""
     if sigma <= 0:
         return values
-    return np.asarray(gaussian_filter(values, sigma, truncate=4), np.float32)
+    return np.asarray(gaussian_filter(values, sigma, axes=(-2, -1), truncate=4), np.float32)
 
 
 def equalising_sigma(values: FloatArray, wanted: float) -> float:

@@ -1,15 +1,12 @@
 """Peak memory of a run against the size of its slide.
 
-    python tests/benchmarks/memory.py [--full] [--out docs/results/memory.json]
-
 Runs preset ``fast`` on a phantom of 4096 x 4096 pixels, and on the same tissue repeated to
-12288 x 12288 (28672 x 28672 with ``--full``: some ten minutes and 2 GB of disk), each in a process
-of its own, and writes the peak resident memory of both.
+12288 x 12288 (28672 x 28672 for the full measurement: some ten minutes and 2 GB of disk), each in a
+process of its own, and writes the peak resident memory of both.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,15 +17,48 @@ import numpy as np
 import tifffile
 
 from benchmarks.speed.runs import timed_run
-from wsi_pgdips.export.pyramid_writer import PyramidWriter
+from wsi_pgdips.disk import write_atomic
+from wsi_pgdips.export.tiff import PyramidWriter
 from wsi_pgdips.phantom.make import make_phantom
+from wsi_pgdips.records import ByteArray
 
-PHANTOM = Path(__file__).parents[1] / "phantoms" / "he_drift.toml"
+PHANTOM = Path(__file__).parents[2] / "phantoms" / "he_drift.toml"
 SIDE = 4096
 STRIP = 1024
 
 
-def write_repeated(rgb: np.ndarray, times: int, path: Path) -> None:
+def run(out: Path, *, full: bool = False) -> None:
+    """Measure, and write a JSON file.
+
+    Args:
+        full: the larger slide has 28672 pixels a side.
+
+    Raises:
+        OutputError: the file cannot be written. IncompleteRunError: a run failed.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small, big = folder / "small.tiff", folder / "big.tiff"
+        made = make_phantom(small, config=PHANTOM, shape=(SIDE, SIDE))
+        times = 7 if full else 3
+        write_repeated(tifffile.imread(small, key=0), times, big)
+        for slide, side in ((small, SIDE), (big, SIDE * times)):
+            took = timed_run(slide, str(made.stains), "--preset", "fast", "--device", "cpu")
+            rows.append({"side_px": side, "peak_rss_mb": took.peak_rss_mb})
+            print(rows[-1], flush=True)
+    result = {
+        "what": "peak resident memory of one CPU process, preset fast, stains he",
+        "runs": rows,
+        "growth": round(rows[1]["peak_rss_mb"] / rows[0]["peak_rss_mb"] - 1, 3),
+        "pixels_ratio": (rows[1]["side_px"] / rows[0]["side_px"]) ** 2,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+    }
+    write_atomic(out, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def write_repeated(rgb: ByteArray, times: int, path: Path) -> None:
     """A slide of ``times`` x ``times`` copies, mirrored so that they meet without an edge."""
     side = rgb.shape[0] * times
     writer = PyramidWriter(
@@ -42,36 +72,3 @@ def write_repeated(rgb: np.ndarray, times: int, path: Path) -> None:
                 np.concatenate([strip[:, :: -1 if j % 2 else 1] for j in range(times)], axis=1)
             )
     writer.close()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="28672 pixels a side")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/memory.json"))
-    asked = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        small = folder / "small.tiff"
-        made = make_phantom(small, config=PHANTOM, shape=(SIDE, SIDE))
-        big = folder / "big.tiff"
-        times = 7 if asked.full else 3
-        write_repeated(tifffile.imread(small, key=0), times, big)
-        for slide, side in ((small, SIDE), (big, SIDE * times)):
-            run = timed_run(slide, str(made.stains), "--preset", "fast", "--device", "cpu")
-            rows.append({"side_px": side, "peak_rss_mb": run.peak_rss_mb})
-            print(rows[-1], flush=True)
-    result = {
-        "what": "peak resident memory of one CPU process, preset fast, stains he",
-        "runs": rows,
-        "growth": round(rows[1]["peak_rss_mb"] / rows[0]["peak_rss_mb"] - 1, 3),
-        "pixels_ratio": (rows[1]["side_px"] / rows[0]["side_px"]) ** 2,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-    }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(result, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,27 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.speed.plots import draw_plots, number
-from benchmarks.speed.records import (
-    CPU_SECONDS,
-    END_TO_END,
-    ESTIMATE,
-    SECONDS,
-    WITH_WORKERS,
-    SpeedRecord,
-    find,
-    load_speeds,
-)
+import pandas as pd
+
+from benchmarks.records import bar, distinct, lookup, number, only, prose, table
+from benchmarks.speed.plots import draw_plots
+from benchmarks.speed.run import CPU_SECONDS, END_TO_END, ESTIMATE, PRESETS, SECONDS, WITH_WORKERS
 from benchmarks.speed.runs import ONCE, STAGES
-from benchmarks.tables import NOTHING, ordered, table
-from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.solver.presets import PAPER_STEPS
 
-PRESETS = ("fast", "balanced")  # that are run from end to end
 METHODS = ("fast", WITH_WORKERS, "balanced", "paper")
 PEER = "tiatoolbox-"
 MACENKO = f"{PEER}macenko"
@@ -42,48 +32,22 @@ HEADED = {
 HELD_TO = ("tiles", "seconds", "disk_bytes")  # of these, those with a bar
 FLOOR = ("gflop_per_tile", SECONDS, "share_achieved")
 PER_TILE = ["seconds a tile", "CPU seconds a tile"]
-INTRODUCTION = """# Speed
-
-Written by `wsi-pgdips bench speed-page` from `{records}`, which this made on each device:
-
-    wsi-pgdips bench speed --data DIR --device cpu|cuda --out FILE.json
-
-Timings depend on the machine and on what else it does: compare what stands under one heading.
-Figures that were not measured are `-`, or left out.
-
-## How it is measured
-
-- A run is a process of its own, as a user starts it; on phantoms the fastest of three counts (one
-  with `--quick`). **Seconds a tile** are marginal: the slope over two phantoms, that is, what each
-  further tile takes. What is done once a slide stands apart. On a real slide they are all seconds
-  of the stages that grow with it, over its tiles: a small slide has few to share what each stage
-  takes to begin.
-- `fast-workers` is `fast` by one worker process of one thread on each core
-  (`--workers N --threads 1 --block 2048`): no thread waits for another one's hold on the
-  interpreter. Each process takes a gigabyte and some seconds to start, which are not in the table.
-- Two workers are run five times right after one; the bar is the median of the five ratios, the plot
-  shows the median of each.
-- `paper` is the slope of a few of its steps on one tile, times {steps}: nobody waited for the end.
-- tiatoolbox runs in as many processes as there are cores, also beside a GPU, started before the
-  clock. Each tile is read, normalised on its own, and written with the same codec as ours.
-- **x CPU seconds / cores**: wall time over CPU time spread evenly; 1 where no core is ever idle.
-- **GPU busy**: what `fit` and `render` take alone, over the whole; an estimate from above.
-- Parts are timed alone, from pixels in memory, the second of two passes, with all cores; `write`
-  in one thread. The **floor** is the operations of the slide's network on a tile at the rate of
-  large matrix products on the same device.
-"""
 
 
-@dataclass(frozen=True)
 class Figures:
-    """The records of one device."""
+    """The records of one device, by case, method, stage and metric."""
 
-    device: str
-    records: Sequence[SpeedRecord]
+    def __init__(self, device: str, records: pd.DataFrame) -> None:
+        self.device, self.records = device, records
+        self._value = lookup(records, "case", "method", "stage", "metric")
+        said = re.search(r"(\d+) cores?$", device)
+        self.cores = int(said[1]) if said else 0  # as the device's name says
+        self.gpu = bool(records["metric"].isin(GPU_ONLY).any())
+        self.slides = [c for c in distinct(records, "case") if c not in NOT_SLIDES]
 
     def at(self, case: str, method: str, metric: str = SECONDS, stage: str = END_TO_END) -> float:
         """A figure, NaN where there is none."""
-        return find(self.records, case=case, method=method, stage=stage, metric=metric)
+        return self._value(case, method, stage, metric)
 
     def ratio(self, case: str, method: str, other: str) -> float:
         """Seconds a tile of a method over those of another."""
@@ -108,63 +72,28 @@ class Figures:
 
     def methods(self, case: str) -> list[str]:
         """Those that were timed on a case: ours, then others in their order."""
-        timed = ordered(
-            r["method"]
-            for r in self.records
-            if r["case"] == case and r["metric"] == SECONDS and r["stage"] == END_TO_END
-        )
+        timed = distinct(only(self.records, case=case, metric=SECONDS, stage=END_TO_END), "method")
         peers = [m for m in timed if m.startswith(PEER)]
         return [m for m in METHODS if m in timed] + peers
 
-    @property
-    def slides(self) -> list[str]:
-        return [c for c in ordered(r["case"] for r in self.records) if c not in NOT_SLIDES]
 
-    @property
-    def cores(self) -> int:
-        """As the device's name says; 0 where it does not."""
-        said = re.search(r"(\d+) cores?$", self.device)
-        return int(said[1]) if said else 0
+def render(records: pd.DataFrame, name: str, images: Path) -> str:
+    """The page: what there are no records of is left out. Draws its plots.
 
-    @property
-    def gpu(self) -> bool:
-        return any(r["metric"] in GPU_ONLY for r in self.records)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What the project asked of itself, and what was found."""
-
-    what: str
-    found: float
-    limit: float
-    at_least: bool = False
-
-    def row(self) -> list[str]:
-        sign = "≥" if self.at_least else "≤"
-        met = self.found >= self.limit if self.at_least else self.found <= self.limit
-        verdict = ("yes" if met else "no") if math.isfinite(self.found) else NOTHING
-        return [f"{self.what} {sign} {self.limit:g}", number(self.found, 4), verdict]
-
-
-def write_speed_page(results: Path, output: Path) -> None:
-    """Render a file of records as a page, and its plots in ``images/`` beside it. Replaces them.
+    Args:
+        name: of the file of records, as the page calls it. images: folder of the plots.
 
     Raises:
-        SettingsError: the records cannot be read. OutputError: a file cannot be written.
+        OutputError: a plot cannot be written.
     """
-    records = load_speeds(results)
-    here, folder = results.resolve(), output.resolve().parent
-    named = here.relative_to(folder).as_posix() if here.is_relative_to(folder) else here.name
-    parts = [INTRODUCTION.format(records=named, steps=PAPER_STEPS)]
-    for device in ordered(r["device"] for r in records):
-        own = Figures(device, [r for r in records if r["device"] == device])
+    parts = [prose("speed")["introduction"].format(records=name, steps=PAPER_STEPS)]
+    for device, rows in records.groupby("device", sort=False):
+        own = Figures(device, rows)
         peers = [m for m in own.methods(PHANTOM) if m.startswith(PEER)]
-        stem = output.parent / "images" / f"speed-{slug(device)}"
-        plots = draw_plots(own.records, PRESETS, peers, stem)
+        plots = draw_plots(rows, peers, images / f"speed-{slug(device)}")
         links = "\n\n".join(f"![{what}](images/{path.name})" for what, path in plots)
         parts += [*_sections(own), *([f"### Plots\n\n{links}\n"] if plots else [])]
-    write_atomic(output, "\n".join(parts).encode())
+    return "\n".join(parts)
 
 
 def slug(device: str) -> str:
@@ -172,28 +101,28 @@ def slug(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"
 
 
-def bars(own: Figures) -> Iterator[Bar]:
+def bars(own: Figures) -> Iterator[list[str]]:
     """The project's bars that belong to a device; found is NaN where nothing was measured."""
     measured = [PHANTOM, *own.slides]
     if not own.gpu and own.cores == 2:
         for case in measured:
             took = own.at(case, "balanced", "seconds", "calibrate")
-            yield Bar(f"`balanced` calibrates on 2 cores, {case}: seconds", took, 15)
+            yield bar(f"`balanced` calibrates on 2 cores, {case}: seconds", took, 15)
     for case in measured:
-        yield Bar(f"`fast` / `{MACENKO}`, {case}", own.ratio(case, "fast", MACENKO), 1)
+        yield bar(f"`fast` / `{MACENKO}`, {case}", own.ratio(case, "fast", MACENKO), 1)
     if not own.gpu:  # beside a GPU cores are to be idle
         for preset in (m for m in own.methods(PHANTOM) if m in (*PRESETS, WITH_WORKERS)):
-            yield Bar(f"`{preset}`: x CPU seconds / cores", own.over_cores(preset), 1.15)
-    yield Bar("`balanced` / `fast`", own.ratio(PHANTOM, "balanced", "fast"), 8)
+            yield bar(f"`{preset}`: x CPU seconds / cores", own.over_cores(preset), 1.15)
+    yield bar("`balanced` / `fast`", own.ratio(PHANTOM, "balanced", "fast"), 8)
     two = own.at("phantom-blocks", "fast", "two_workers_over_one", "fit+render")
-    yield Bar("two workers / one", two, 1.8, at_least=True)
+    yield bar("two workers / one", two, 1.8, at_least=True)
     for metric in HELD_TO:
-        yield Bar(f"`estimate`, {HEADED[metric][0]}: share off", own.missed_by(metric), 0.25)
+        yield bar(f"`estimate`, {HEADED[metric][0]}: share off", own.missed_by(metric), 0.25)
     if own.gpu:
-        yield Bar("`fast` on a GPU: seconds a tile", own.at(PHANTOM, "fast"), 0.006)
-        yield Bar("`balanced` on a GPU: seconds a tile", own.at(PHANTOM, "balanced"), 0.03)
+        yield bar("`fast` on a GPU: seconds a tile", own.at(PHANTOM, "fast"), 0.006)
+        yield bar("`balanced` on a GPU: seconds a tile", own.at(PHANTOM, "balanced"), 0.03)
         many = own.ratio(PHANTOM, "paper", "balanced")
-        yield Bar("`paper` / `balanced` on a GPU", many, 60, at_least=True)
+        yield bar("`paper` / `balanced` on a GPU", many, 60, at_least=True)
 
 
 def _sections(own: Figures) -> Iterator[str]:
@@ -204,7 +133,7 @@ def _sections(own: Figures) -> Iterator[str]:
     yield from _foreseen(own)
     said = "What the project set itself; on the phantom where nothing else is said."
     said += " Beside a GPU, CPU seconds are not held to a bar.\n\n" if own.gpu else "\n\n"
-    yield f"### Bars\n\n{said}" + table(["bar", "found", "met?"], [b.row() for b in bars(own)])
+    yield f"### Bars\n\n{said}" + table(["bar", "found", "met?"], list(bars(own)))
     yield from _stages(own)
     yield from _parts(own)
 

@@ -7,6 +7,7 @@ the clock runs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import time
@@ -18,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from wsi_pgdips.disk import zarr_session
 from wsi_pgdips.geometry import CHUNK
+from wsi_pgdips.layers.store import zarr_session
 from wsi_pgdips.machine import quiet_threads, usable_cpus
 from wsi_pgdips.records import ByteArray
-from wsi_pgdips.stages.context import SlideJob
+from wsi_pgdips.slide.reader import open_source
 
 PEERS = {
     "tiatoolbox-macenko": "MacenkoNormalizer",
@@ -41,20 +42,19 @@ class PeerTime:
     refused: int
 
 
-def peer_time(method: str, job: SlideJob, tiles: Tiles) -> PeerTime:
-    """Time of one of ``PEERS`` on the tiles of a slide whose plan was kept.
+def peer_time(method: str, slide: Path, tiles: Tiles) -> PeerTime:
+    """Time of one of ``PEERS`` on the tiles of a slide.
 
     Args:
-        job: with ``work/plan.npz`` in its output. tiles: (ty, tx).
+        tiles: (ty, tx).
     """
     workers = usable_cpus()
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-speed-") as folder:
-        _make_array(Path(folder), job)
-        context = get_context("spawn")
+        _make_array(Path(folder), slide)
         # neighbours share decoded tiles of the file: each process takes a run of them
         parts = [[tuple(map(int, t)) for t in part] for part in np.array_split(tiles, workers * 4)]
         with ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_start, initargs=(method, job, tiles, folder)
+            workers, get_context("spawn"), _start, (method, slide, tiles, folder)
         ) as pool:
             list(pool.map(_wait, [1.0] * workers))  # until all have started
             start = time.perf_counter()
@@ -63,14 +63,15 @@ def peer_time(method: str, job: SlideJob, tiles: Tiles) -> PeerTime:
     return PeerTime(wall, sum(cpu for cpu, _ in done), sum(refused for _, refused in done))
 
 
-def _make_array(folder: Path, job: SlideJob) -> None:
+def _make_array(folder: Path, slide: Path) -> None:
     import zarr
     from zarr.codecs import BloscCodec
 
-    height, width = job.context().grid.shape
+    with contextlib.closing(open_source(slide)) as source:
+        shape = source.grid.shape
     zarr.open_group(folder, mode="a").create_array(
         "rgb",
-        shape=(height, width, 3),
+        shape=(*shape, 3),
         dtype="uint8",
         chunks=(CHUNK, CHUNK, 3),
         compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
@@ -80,19 +81,18 @@ def _make_array(folder: Path, job: SlideJob) -> None:
 _STATE: dict[str, Any] = {}
 
 
-def _start(method: str, job: SlideJob, tiles: Tiles, folder: str) -> None:
+def _start(method: str, slide: Path, tiles: Tiles, folder: str) -> None:
     import zarr
     from tiatoolbox.tools import stainnorm
 
     quiet_threads()
     logging.disable(logging.WARNING)
-    context = job.context()
+    source = open_source(slide)
     normaliser = getattr(stainnorm, PEERS[method])()
-    middle = tiles[len(tiles) // 2]
-    region = context.grid.tile_region(*middle)
-    normaliser.fit(context.source.read(region.y, region.x, region.h, region.w))
+    r = source.grid.tile_region(*tiles[len(tiles) // 2])
+    normaliser.fit(source.read(r.y, r.x, r.h, r.w))
     array: Any = zarr.open_group(folder, mode="r+")["rgb"]
-    _STATE.update(context=context, normaliser=normaliser, array=array, folder=Path(folder))
+    _STATE.update(source=source, normaliser=normaliser, array=array, folder=Path(folder))
 
 
 def _wait(seconds: float) -> None:
@@ -102,11 +102,11 @@ def _wait(seconds: float) -> None:
 def _normalise(tiles: Tiles) -> tuple[float, int]:
     """(CPU seconds, tiles refused)."""
     start, refused = time.process_time(), 0
-    context, array = _STATE["context"], _STATE["array"]
+    source, array = _STATE["source"], _STATE["array"]
     with zarr_session(_STATE["folder"]):
         for tile in tiles:
-            r = context.grid.tile_region(*tile)
-            rgb: ByteArray = context.source.read(r.y, r.x, r.h, r.w)
+            r = source.grid.tile_region(*tile)
+            rgb: ByteArray = source.read(r.y, r.x, r.h, r.w)
             try:
                 out = _STATE["normaliser"].transform(rgb.copy())
             except (ValueError, np.linalg.LinAlgError):  # too little of anything

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+import pandas as pd
 
-from benchmarks.speed.records import END_TO_END, SECONDS, SpeedRecord, find
+from benchmarks.records import lookup, number, only, save_figure
+from benchmarks.speed.run import END_TO_END, PRESETS, SECONDS
 from benchmarks.speed.runs import STAGES
-from benchmarks.tables import NOTHING
-from wsi_pgdips.disk import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,13 +26,11 @@ FAR = 2.5  # bars beyond which a peer is no longer drawn to scale
 DPI = 130
 
 
-def draw_plots(
-    records: Sequence[SpeedRecord], presets: Sequence[str], peers: Sequence[str], stem: Path
-) -> list[tuple[str, Path]]:
+def draw_plots(records: pd.DataFrame, peers: Sequence[str], stem: Path) -> list[tuple[str, Path]]:
     """Draw what there are records of, on one device.
 
     Args:
-        presets, peers: methods that are drawn by stage, and as one mark.
+        peers: methods that are drawn as one mark, not by stage.
         stem: path of the files, less ``-stages.png``, ``-batch.png`` and ``-workers.png``.
 
     Returns:
@@ -43,40 +39,26 @@ def draw_plots(
     Raises:
         OutputError: a file cannot be written.
     """
-    figures = [
-        ("Seconds a tile by stage", "stages", _stages(records, presets, peers)),
+    figures = (
+        ("Seconds a tile by stage", "stages", _stages(records, peers)),
         ("Batches of paper", "batch", _batches(records)),
         ("Workers", "workers", _workers(records)),
-    ]
+    )
     made = []
     for what, name, figure in figures:
         if figure is not None:
             path = stem.with_name(f"{stem.name}-{name}.png")
-            data = io.BytesIO()
-            # no name of a program: equal records, equal bytes
-            figure.savefig(data, dpi=DPI, format="png", metadata={"Software": None})
-            write_atomic(path, data.getvalue())
+            save_figure(figure, path, DPI)
             made.append((what, path))
     return made
 
 
-def series(records: Sequence[SpeedRecord], metric: str, case: str) -> list[tuple[int, float]]:
+def series(records: pd.DataFrame, metric: str, case: str) -> list[tuple[int, float]]:
     """(N, value) of a metric whose name ends in N, in the order of N."""
-    found = {
-        int(r["metric"].removeprefix(metric)): float(r["value"])
-        for r in records
-        if r["case"] == case and r["metric"].startswith(metric) and r["value"] is not None
-    }
-    return sorted(found.items())
-
-
-def number(value: float, digits: int = 3) -> str:
-    """So many digits, without an exponent; ``-`` where there is none."""
-    if not math.isfinite(value):
-        return NOTHING
-    if abs(value) >= 10**digits:
-        return f"{value:.0f}"
-    return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
+    own = only(records, case=case).dropna(subset="value")
+    own = own[own["metric"].str.startswith(metric)]
+    counts = own["metric"].str.removeprefix(metric).astype(int)
+    return sorted(zip(counts, own["value"], strict=True))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -85,15 +67,15 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _stages(
-    records: Sequence[SpeedRecord], presets: Sequence[str], peers: Sequence[str]
-) -> Figure | None:
+def _stages(records: pd.DataFrame, peers: Sequence[str]) -> Figure | None:
     """A panel a preset, each to its own scale: its stages, and the peers' marks below."""
 
-    def seconds(method: str, stage: str = END_TO_END) -> float:
-        return find(records, case="phantom", method=method, stage=stage, metric=SECONDS)
+    found = lookup(only(records, case="phantom", metric=SECONDS), "method", "stage")
 
-    shown = [p for p in presets if any(math.isfinite(seconds(p, s)) for s in STAGES)]
+    def seconds(method: str, stage: str = END_TO_END) -> float:
+        return found(method, stage)
+
+    shown = [p for p in PRESETS if any(math.isfinite(seconds(p, s)) for s in STAGES)]
     others = {p: v for p in peers if math.isfinite(v := seconds(p))}
     if not shown:
         return None
@@ -140,33 +122,35 @@ def _panel(
     _plain(ax)
 
 
-def _batches(records: Sequence[SpeedRecord]) -> Figure | None:
+def _batches(records: pd.DataFrame) -> Figure | None:
     found = series(records, BATCH, "phantom")
     if len(found) < 2:
         return None
-    figure = _figure(4.6, 3.1)
-    ax = figure.subplots()
+    figure, ax = _line_plot("tiles in a batch of paper", "tiles a second, one step each")
     _line(ax, found, "paper")
-    ax.set_xlabel("tiles in a batch of paper", fontsize=9)
-    ax.set_ylabel("tiles a second, one step each", fontsize=9)
     return figure
 
 
-def _workers(records: Sequence[SpeedRecord]) -> Figure | None:
+def _workers(records: pd.DataFrame) -> Figure | None:
     found = series(records, WORKERS, "phantom-blocks")
     if len(found) < 2:
         return None
-    figure = _figure(4.6, 3.1)
-    ax = figure.subplots()
+    figure, ax = _line_plot("workers of one thread", "tiles a second")
     ends = [found[0][0], found[-1][0]]
     ideal = [n * found[0][1] / found[0][0] for n in ends]
     ax.plot(ends, ideal, color="#999999", linestyle="--", linewidth=1, label="in proportion")
     _line(ax, found, "fast, fit and render")
     ax.set_ylim(0, 1.25 * max(*ideal, *(v for _, v in found)))
-    ax.set_xlabel("workers of one thread", fontsize=9)
-    ax.set_ylabel("tiles a second", fontsize=9)
     ax.legend(fontsize=8, loc="upper left", frameon=False)
     return figure
+
+
+def _line_plot(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = _figure(4.6, 3.1)
+    ax = figure.subplots()
+    ax.set_xlabel(x, fontsize=9)
+    ax.set_ylabel(y, fontsize=9)
+    return figure, ax
 
 
 def _line(ax: Axes, found: Sequence[tuple[int, float]], label: str) -> None:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import device_name, matmul_rate
-from benchmarks.speed.parts import Parts, paper_step
-from benchmarks.speed.peers import PEERS, peer_time
-from benchmarks.speed.records import (
-    CPU_SECONDS,
-    END_TO_END,
-    ESTIMATE,
-    SECONDS,
-    WITH_WORKERS,
-    Speeds,
-    check_folder,
-    save_speeds,
-)
+from benchmarks.records import Records, Say, check_places, kept_records, lookup, silent
+from benchmarks.speed.parts import PartTime, open_parts
+from benchmarks.speed.peers import PEERS, PeerTime, peer_time
 from benchmarks.speed.runs import ONCE, STAGES, TimedRun, foreseen, slope, timed_run
-from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.machine import choose_device, quiet_threads, usable_cpus
 from wsi_pgdips.phantom.make import make_phantom
 from wsi_pgdips.solver.presets import PAPER_STEPS
 
-Say = Callable[[str], None]
-PRESETS = ("fast", "balanced")
+END_TO_END, ESTIMATE = "end-to-end", "estimate"
+SECONDS, CPU_SECONDS = "seconds_per_tile", "cpu_seconds_per_tile"
+WITH_WORKERS = "fast-workers"  # the method fast, by a process of one thread on each core
+PRESETS = ("fast", "balanced")  # that are run from end to end
 SIDES, QUICK_SIDES = (4096, 12288), (3072, 6144)  # pixels of the two phantoms of a slope
 REPEATS = 3  # runs, of which the fastest counts
 WORKERS_BLOCK = 2048  # side of a block where workers are compared, so that there are 16 and more
@@ -42,173 +32,213 @@ REAL = {
 }
 
 
-@dataclass(frozen=True)
-class SpeedRequest:
-    """What is to be measured.
+def run(
+    out: Path,
+    *,
+    data: Path | None = None,
+    device: str = "auto",
+    quick: bool = False,
+    side: int | None = None,
+    say: Say = silent,
+) -> Records:
+    """Measure; the file is rewritten after each part, and keeps the records of other devices.
 
-    Attributes:
+    Args:
         out: file of records. data: folder with ``slides/``, or None for phantoms alone.
         device: as of a run. quick: a slice of a few minutes.
-        side: of the larger phantom, in place of the usual.
-    """
+        side: of the larger phantom, in place of the usual. say: told one line a method.
 
-    out: Path
-    data: Path | None = None
-    device: str = "auto"
-    quick: bool = False
-    side: int | None = None
-
-
-def run_speed(request: SpeedRequest, say: Say = lambda line: None) -> Speeds:
-    """Measure; the file is rewritten after each part.
+    Returns:
+        The records of this device.
 
     Raises:
-        SettingsError: no such folder. OutputError: the results cannot be written.
-        IncompleteRunError: a run failed.
+        SettingsError: no such folder, or the file holds something else.
+        OutputError: the results cannot be written. IncompleteRunError: a run failed.
     """
-    check_folder(request.out)
-    if request.data is not None and not (request.data / "slides").is_dir():
-        raise SettingsError(
-            "no such folder of data", expected="a folder with slides/", found=request.data
-        )
+    check_places(out, data, "slides")
+    kept = kept_records("speed", out)
     quiet_threads()
-    device = choose_device(request.device)
-    speeds = Speeds(device_name(device))
-    sides = QUICK_SIDES if request.quick else SIDES
-    sides = (sides[0], request.side or sides[1])
+    device = choose_device(device)
+    records = Records("speed", {"device": device_name(device)})
+    sides = QUICK_SIDES if quick else SIDES
+    sides = (sides[0], side or sides[1])
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-speed-") as folder:
-        say(f"{speeds.device}: two phantoms of {sides[0]} and {sides[1]} pixels")
-        slides = [_phantom(Path(folder), side) for side in sides]
-        stains = str(slides[0].with_name("small.stains.toml"))
-        for measure in (_presets, _peers, _parts, *(() if request.quick else (_workers, _paper))):
-            measure(speeds, slides, stains, device, request, say)
-            save_speeds(request.out, speeds)
-    if request.data is not None and not request.quick:
+        say(f"{device_name(device)}: two phantoms of {sides[0]} and {sides[1]} pixels")
+        made = [
+            make_phantom(Path(folder) / f"{name}.tiff", shape=(side, side), seed=1)
+            for name, side in zip(("small", "large"), sides, strict=True)
+        ]
+        slides, stains = [m.truth.path for m in made], str(made[0].stains)
+        bench = _Phantoms(records.at(case="phantom"), slides, stains, device, quick, say)
+        for measure in (bench.presets, bench.peers, bench.parts, bench.workers, bench.paper):
+            measure()
+            kept.put(records, "device")
+            kept.save(out)
+    if data is not None and not quick:
         for name, stains in REAL.items():
-            _real(speeds, request.data / "slides" / name, stains, device, say)
-            save_speeds(request.out, speeds)
-    return speeds
+            slide = data / "slides" / name
+            if slide.exists():
+                _real(records.at(case=slide.stem), slide, stains, device, say)
+                kept.put(records, "device")
+                kept.save(out)
+    return records
 
 
-def _phantom(folder: Path, side: int) -> Path:
-    """A uniform phantom; the first one's stains serve both."""
-    name = "small" if not any(folder.glob("small.tiff")) else "large"
-    make_phantom(folder / f"{name}.tiff", shape=(side, side), seed=1)
-    return folder / f"{name}.tiff"
+@dataclass(frozen=True)
+class _Phantoms:
+    """What is measured on the two phantoms."""
+
+    records: Records
+    slides: list[Path]
+    stains: str
+    device: str
+    quick: bool
+    say: Say
+
+    def presets(self) -> None:
+        """Whole runs: the slope over the two phantoms, and what is done once a slide."""
+        cores = usable_cpus()
+        ways = {preset: _options(preset, self.device) for preset in PRESETS}
+        if self.device == "cpu" and cores > 1 and not self.quick:
+            ways[WITH_WORKERS] = (*ways["fast"], *_each_on_a_core(cores))
+        for preset, options in ways.items():
+            again: list[list[TimedRun]] = [[] for _ in self.slides]
+            for _ in range(1 if self.quick else REPEATS):  # in turn: a machine has slow minutes
+                for slide, of_slide in zip(self.slides, again, strict=True):
+                    of_slide.append(timed_run(slide, self.stains, *options))
+            small, large = (min(of_slide, key=lambda r: r.seconds) for of_slide in again)
+            tiles, own = (small.tiles, large.tiles), self.records.at(method=preset)
+            for stage in STAGES:
+                own.add(
+                    {
+                        SECONDS: slope(tiles, (small.wall[stage], large.wall[stage])),
+                        CPU_SECONDS: slope(tiles, (small.cpu[stage], large.cpu[stage])),
+                    },
+                    stage=stage,
+                )
+            wall = slope(tiles, (small.seconds, large.seconds))
+            cpu = slope(tiles, (small.cpu_seconds, large.cpu_seconds))
+            found: dict[str, float] = {
+                SECONDS: wall,
+                CPU_SECONDS: cpu,
+                "tiles_per_s": 1 / wall,
+                "over_cpu_seconds_over_cores": wall * cores / cpu,
+                "tiles": large.tiles,
+                "peak_rss_mb": large.peak_rss_mb,
+                "bytes_written_per_tile": slope(tiles, (small.written, large.written)),
+            }
+            if large.peak_vram_mb:
+                found["peak_vram_mb"] = large.peak_vram_mb
+            own.add(found, stage=END_TO_END)
+            for stage in ONCE:
+                own.add({"seconds": large.wall[stage]}, stage=stage)
+            self.say(f"  {preset}: {wall:.4f} s a tile ({cpu:.4f} of CPU), {large.tiles} tiles")
+
+    def peers(self) -> None:
+        """tiatoolbox on the same tiles."""
+        tiles: list[int] = []
+        times: dict[str, list[PeerTime]] = {m: [] for m in list(PEERS)[: 1 if self.quick else None]}
+        for slide in self.slides:
+            with open_parts(slide, self.stains, "fast", "cpu") as parts:
+                tiles.append(len(parts.tiles))
+                for name, took in times.items():
+                    took.append(peer_time(name, slide, parts.tiles))
+        for name, took in times.items():
+            wall, cpu = (slope(tiles, [getattr(t, of) for t in took]) for of in ("wall", "cpu"))
+            found = {SECONDS: wall, CPU_SECONDS: cpu, "tiles_per_s": 1 / wall}
+            self.records.add(found, method=name, stage=END_TO_END)
+            self.say(f"  {name}: {wall:.4f} s a tile ({cpu:.4f} of CPU)")
+
+    def parts(self) -> None:
+        """Parts of a run by themselves, and the floor of the slide's network."""
+        rate = matmul_rate(self.device)
+        machine = self.records.at(case="machine", method="matmul")
+        machine.add({"gflops": rate / 1e9}, stage="ceiling")
+        for preset in PRESETS:
+            own = self.records.at(method=preset)
+            with open_parts(self.slides[0], self.stains, preset, self.device) as parts:
+                read = parts.read() if preset == PRESETS[0] else None
+                alone, flops = parts.solve(), parts.network_flops()
+            if read is not None:
+                for stage, took in (("read", read), ("write", alone["write"])):
+                    _add_part(self.records.at(method="ceiling"), stage, took)
+            for stage in ("fit", "render"):
+                _add_part(own, f"{stage}-alone", alone[stage])
+            self.say(
+                f"  {preset} alone: " + ", ".join(f"{k} {v.wall:.4f}" for k, v in alone.items())
+            )
+            if preset == "balanced":
+                share = flops / rate / alone["render"].wall
+                found = {"gflop_per_tile": flops / 1e9, SECONDS: flops / rate}
+                own.add({**found, "share_achieved": share}, stage="floor")
+            if self.device.startswith("cuda"):
+                seconds = lookup(self.records.frame, "case", "method", "stage", "metric")
+                whole = seconds("phantom", preset, END_TO_END, SECONDS)
+                busy = (alone["fit"].wall + alone["render"].wall) / whole
+                own.add({"gpu_busy_share": min(busy, 1.0)}, stage=END_TO_END)
+
+    def workers(self) -> None:
+        """One worker on one core against two on two, in blocks so small that there are enough.
+
+        A worker of one thread still decodes ahead and compresses in others: with cores to spare one
+        worker takes them too, and two would seem to gain nothing.
+        """
+        if self.quick:
+            return
+        took: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+        for _ in range(PAIRS):
+            for workers, seconds in took.items():
+                options = (*_options("fast", self.device), *_each_on_a_core(workers))
+                cores = workers if self.device == "cpu" else None
+                run = timed_run(self.slides[1], self.stains, *options, cores=cores)
+                seconds.append(run.wall["fit"] + run.wall["render"])
+        one, two = took.values()
+        found = {f"tiles_per_s@workers={n}": run.tiles / median(s) for n, s in took.items()}
+        found["two_workers_over_one"] = ratio = median(a / b for a, b in zip(one, two, strict=True))
+        own = self.records.at(case="phantom-blocks", method="fast")
+        own.add(found, stage="fit+render")
+        self.say(f"  two workers: {ratio:.2f} times one")
+
+    def paper(self) -> None:
+        """``paper`` by the slope of a few of its steps: a tile of them all takes hours on a CPU."""
+        if self.quick:
+            return
+        own = self.records.at(method="paper")
+        with open_parts(self.slides[0], self.stains, "paper", self.device) as parts:
+            steps = parts.paper_steps(BATCHES)
+        found = {f"tiles_per_s@batch={batch}": 1 / step for batch, step in steps.items()}
+        own.add({**found, "seconds_per_step": steps[1]}, stage="solve")
+        own.add({SECONDS: steps[1] * PAPER_STEPS}, stage=END_TO_END)
+        self.say(f"  paper: {steps[1] * PAPER_STEPS:.0f} s a tile")
 
 
-def _presets(
-    speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
-) -> None:
-    cores = usable_cpus()
-    ways = {preset: _options(preset, device) for preset in PRESETS}
-    if device == "cpu" and cores > 1 and not request.quick:
-        ways[WITH_WORKERS] = (*ways["fast"], *_each_on_a_core(cores))
-    for preset, options in ways.items():
-        again: list[list[TimedRun]] = [[] for _ in slides]
-        for _ in range(1 if request.quick else REPEATS):  # in turn: a machine has its slow minutes
-            for slide, of_slide in zip(slides, again, strict=True):
-                of_slide.append(timed_run(slide, stains, *options))
-        runs = [min(of_slide, key=lambda r: r.seconds) for of_slide in again]
-        small, large = runs
-
-        for stage in STAGES:
-            for metric, of in ((SECONDS, "wall"), (CPU_SECONDS, "cpu")):
-                ends = [(r.tiles, getattr(r, of)[stage]) for r in runs]
-                speeds.add("phantom", preset, stage, metric, slope(*ends))
-        wall, cpu = (
-            slope((small.tiles, a), (large.tiles, b))
-            for a, b in ((small.seconds, large.seconds), (small.cpu_seconds, large.cpu_seconds))
-        )
-        speeds.add("phantom", preset, END_TO_END, SECONDS, wall)
-        speeds.add("phantom", preset, END_TO_END, CPU_SECONDS, cpu)
-        speeds.add("phantom", preset, END_TO_END, "tiles_per_s", 1 / wall)
-        speeds.add("phantom", preset, END_TO_END, "over_cpu_seconds_over_cores", wall * cores / cpu)
-        speeds.add("phantom", preset, END_TO_END, "tiles", large.tiles)
-        speeds.add("phantom", preset, END_TO_END, "peak_rss_mb", large.peak_rss_mb)
-        if large.peak_vram_mb:
-            speeds.add("phantom", preset, END_TO_END, "peak_vram_mb", large.peak_vram_mb)
-        written = (large.written - small.written) / (large.tiles - small.tiles)
-        speeds.add("phantom", preset, END_TO_END, "bytes_written_per_tile", written)
-        for stage in ONCE:
-            speeds.add("phantom", preset, stage, "seconds", large.wall[stage])
-        say(f"  {preset}: {wall:.4f} s a tile ({cpu:.4f} of CPU), {large.tiles} tiles")
-
-
-def _peers(
-    speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
-) -> None:
-    names = list(PEERS)[:1] if request.quick else list(PEERS)
-    found: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
-    for slide in slides:
-        with _open(slide, stains, "fast", "cpu") as parts:
-            for name in names:
-                took = peer_time(name, parts.job, parts.tiles)
-                found[name].append((len(parts.tiles), took.wall, took.cpu))
-    for name, (small, large) in found.items():
-        wall = slope((small[0], small[1]), (large[0], large[1]))
-        cpu = slope((small[0], small[2]), (large[0], large[2]))
-        speeds.add("phantom", name, END_TO_END, SECONDS, wall)
-        speeds.add("phantom", name, END_TO_END, CPU_SECONDS, cpu)
-        speeds.add("phantom", name, END_TO_END, "tiles_per_s", 1 / wall)
-        say(f"  {name}: {wall:.4f} s a tile ({cpu:.4f} of CPU)")
-
-
-def _parts(
-    speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
-) -> None:
-    rate = matmul_rate(device)
-    speeds.add("machine", "matmul", "ceiling", "gflops", rate / 1e9)
+def _real(records: Records, slide: Path, stains: str, device: str, say: Say) -> None:
+    """A real slide from end to end; all stages but those that do not grow with it, by its tiles."""
     for preset in PRESETS:
-        with _open(slides[0], stains, preset, device) as parts:
-            if preset == PRESETS[0]:
-                read = parts.read()
-                speeds.add("phantom", "ceiling", "read", SECONDS, read.wall)
-                speeds.add("phantom", "ceiling", "read", CPU_SECONDS, read.cpu)
-            alone = parts.solve()
-            flops = parts.network_flops()
-        for stage, took in alone.items():
-            method = "ceiling" if stage == "write" else preset
-            if method == preset or preset == PRESETS[0]:
-                name = stage if method == "ceiling" else f"{stage}-alone"
-                speeds.add("phantom", method, name, SECONDS, took.wall)
-                speeds.add("phantom", method, name, CPU_SECONDS, took.cpu)
-        say(f"  {preset} alone: " + ", ".join(f"{k} {v.wall:.4f}" for k, v in alone.items()))
-        if preset == "balanced":
-            speeds.add("phantom", preset, "floor", "gflop_per_tile", flops / 1e9)
-            speeds.add("phantom", preset, "floor", SECONDS, flops / rate)
-            speeds.add(
-                "phantom", preset, "floor", "share_achieved", flops / rate / alone["render"].wall
-            )
-        if device.startswith("cuda"):
-            busy = (alone["fit"].wall + alone["render"].wall) / speeds.value(
-                "phantom", preset, END_TO_END, SECONDS
-            )
-            speeds.add("phantom", preset, END_TO_END, "gpu_busy_share", min(busy, 1.0))
+        options, own = _options(preset, device), records.at(method=preset)
+        said = foreseen(slide, stains, *options)
+        run = timed_run(slide, stains, *options)
+        own.add(said, stage=ESTIMATE)
+        own.add(run.found, stage="run")
+        seconds = run.seconds / run.tiles
+        found = {SECONDS: seconds, CPU_SECONDS: run.cpu_seconds / run.tiles, "tiles": run.tiles}
+        own.add(found, stage=END_TO_END)
+        for stage in ONCE:
+            own.add({"seconds": run.wall[stage]}, stage=stage)
+        say(
+            f"  {slide.stem}, {preset}: {seconds:.4f} s a tile; "
+            f"{said['seconds']:.1f} s foreseen, {run.found['seconds']:.1f} taken"
+        )
+    name = next(iter(PEERS))
+    with open_parts(slide, stains, "fast", "cpu") as parts:
+        took, tiles = peer_time(name, slide, parts.tiles), len(parts.tiles)
+    found = {SECONDS: took.wall / tiles, CPU_SECONDS: took.cpu / tiles}
+    records.add(found, method=name, stage=END_TO_END)
+    say(f"  {slide.stem}, {name}: {took.wall / tiles:.4f} s a tile")
 
 
-def _workers(
-    speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
-) -> None:
-    """One worker on one core against two on two, in blocks so small that there are enough.
-
-    A worker of one thread still decodes ahead and compresses in others: with cores to spare one
-    worker takes them too, and two would seem to gain nothing.
-    """
-    took: dict[int, list[float]] = {workers: [] for workers in WORKERS}
-    for _ in range(PAIRS):
-        for workers in WORKERS:
-            options = (*_options("fast", device), *_each_on_a_core(workers))
-            cores = workers if device == "cpu" else None
-            run = timed_run(slides[1], stains, *options, cores=cores)
-            took[workers].append(run.wall["fit"] + run.wall["render"])
-    for workers, seconds in took.items():
-        name = f"tiles_per_s@workers={workers}"
-        speeds.add("phantom-blocks", "fast", "fit+render", name, run.tiles / median(seconds))
-    one, most = took[WORKERS[0]], took[WORKERS[-1]]
-    ratio = median(a / b for a, b in zip(one, most, strict=True))
-    speeds.add("phantom-blocks", "fast", "fit+render", "two_workers_over_one", ratio)
-    say(f"  two workers: {ratio:.2f} times one")
+def _add_part(records: Records, stage: str, took: PartTime) -> None:
+    records.add({SECONDS: took.wall, CPU_SECONDS: took.cpu}, stage=stage)
 
 
 def _options(preset: str, device: str) -> tuple[str, ...]:
@@ -218,52 +248,3 @@ def _options(preset: str, device: str) -> tuple[str, ...]:
 def _each_on_a_core(workers: int) -> tuple[str, ...]:
     """Options of workers of one thread, and of blocks so small that each has several."""
     return ("--workers", str(workers), "--threads", "1", "--block", str(WORKERS_BLOCK))
-
-
-def _paper(
-    speeds: Speeds, slides: list[Path], stains: str, device: str, request: SpeedRequest, say: Say
-) -> None:
-    """``paper`` by the slope of a few of its steps: a tile of them all takes hours on a CPU."""
-    with _open(slides[0], stains, "paper", device) as parts:
-        for batch in BATCHES:
-            step = paper_step(parts, batch=batch)
-            speeds.add("phantom", "paper", "solve", f"tiles_per_s@batch={batch}", 1 / step)
-            if batch == 1:
-                speeds.add("phantom", "paper", "solve", "seconds_per_step", step)
-                speeds.add("phantom", "paper", END_TO_END, SECONDS, step * PAPER_STEPS)
-    say(f"  paper: {speeds.value('phantom', 'paper', END_TO_END, SECONDS):.0f} s a tile")
-
-
-def _real(speeds: Speeds, slide: Path, stains: str, device: str, say: Say) -> None:
-    """A real slide from end to end; all stages but those that do not grow with it, by its tiles."""
-    if not slide.exists():
-        return
-    for preset in PRESETS:
-        options = _options(preset, device)
-        said = foreseen(slide, stains, *options)
-        run = timed_run(slide, stains, *options)
-        for metric, value in run.found.items():
-            speeds.add(slide.stem, preset, ESTIMATE, metric, said[metric])
-            speeds.add(slide.stem, preset, "run", metric, value)
-        speeds.add(slide.stem, preset, END_TO_END, SECONDS, run.seconds / run.tiles)
-        speeds.add(slide.stem, preset, END_TO_END, CPU_SECONDS, run.cpu_seconds / run.tiles)
-        speeds.add(slide.stem, preset, END_TO_END, "tiles", run.tiles)
-        for stage in ONCE:
-            speeds.add(slide.stem, preset, stage, "seconds", run.wall[stage])
-        say(
-            f"  {slide.stem}, {preset}: {run.seconds / run.tiles:.4f} s a tile; "
-            f"{said['seconds']:.1f} s foreseen, {run.found['seconds']:.1f} taken"
-        )
-    with _open(slide, stains, "fast", "cpu") as parts:
-        name = next(iter(PEERS))
-        took = peer_time(name, parts.job, parts.tiles)
-        tiles = len(parts.tiles)
-    speeds.add(slide.stem, name, END_TO_END, SECONDS, took.wall / tiles)
-    speeds.add(slide.stem, name, END_TO_END, CPU_SECONDS, took.cpu / tiles)
-    say(f"  {slide.stem}, {name}: {took.wall / tiles:.4f} s a tile")
-
-
-@contextlib.contextmanager
-def _open(slide: Path, stains: str, preset: str, device: str) -> Iterator[Parts]:
-    with contextlib.closing(Parts(slide, stains, preset, device, usable_cpus())) as parts:
-        yield parts

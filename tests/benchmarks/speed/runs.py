@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +108,6 @@ def _confined_to(cores: int | None) -> Callable[[], None] | None:
     return lambda: os.sched_setaffinity(0, chosen)
 
 
-def slope(small: tuple[int, float], large: tuple[int, float]) -> float:
-    """Seconds that each further tile takes, from (tiles, seconds) of two slides."""
-    return (large[1] - small[1]) / (large[0] - small[0])
+def slope(tiles: Sequence[int], values: Sequence[float]) -> float:
+    """What each further tile adds, from the tiles of two slides and a value of each."""
+    return (values[1] - values[0]) / (tiles[1] - tiles[0])

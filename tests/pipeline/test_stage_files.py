@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_pgdips.pipeline.fit_files import load_prior, save_prior
+from wsi_pgdips.pipeline.stage_files import load_prior, save_prior
 from wsi_pgdips.records import Acquisition, SlidePrior
 
 PRIOR = SlidePrior(
