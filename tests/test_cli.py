@@ -236,7 +236,7 @@ def test_an_interrupted_run_says_that_it_can_go_on(
 ) -> None:
     fake_run.outcome = KeyboardInterrupt()
     assert call("run", "a", "b") == 130
-    assert "repeat the command to resume" in capsys.readouterr().err
+    assert "to resume, repeat the command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

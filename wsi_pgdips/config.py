@@ -6,6 +6,7 @@ The options of the command line and the tables of ``docs/cli.md`` are made from 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tomllib
@@ -42,6 +43,10 @@ def _setting(
     """
     extra: dict[str, Any] = {"metavar": metavar, "panel": panel, "shown": shown}
     return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+_expert = functools.partial(_setting, panel=EXPERT)
+_machine = functools.partial(_setting, panel=MACHINE)
 
 
 def _one_of(sizes: tuple[int, ...]) -> AfterValidator:
@@ -81,11 +86,10 @@ class ScientificSettings(_Frozen):
     tile: Annotated[int, _one_of(TILE_SIZES)] = _setting(
         512, "Side of a tile in output pixels.", "|".join(map(str, TILE_SIZES))
     )
-    block: Annotated[int, _one_of(BLOCK_SIZES)] = _setting(
+    block: Annotated[int, _one_of(BLOCK_SIZES)] = _expert(
         4096,
         "Side of a block in output pixels. A block is the unit of work, and one shard.",
         "|".join(map(str, BLOCK_SIZES)),
-        panel=EXPERT,
     )
     min_tissue: float = _setting(
         0.05,
@@ -106,39 +110,27 @@ class ScientificSettings(_Frozen):
     iterations: int | None = _setting(
         None, "Network steps for each tile, of `paper`.", shown="6000", ge=1
     )
-    learning_rate: float | None = _setting(
+    learning_rate: float | None = _expert(
         None,
         "Learning rate of the networks; of `balanced` the peak of its schedule.",
-        panel=EXPERT,
         shown="5e-4 for `paper`, 8e-3 for `balanced`",
         gt=0,
     )
-    alpha: float | None = _setting(
-        None,
-        "Weight of the reconstruction loss.",
-        panel=EXPERT,
-        shown="1 for `paper`, 0 for `balanced`",
-        ge=0,
+    alpha: float | None = _expert(
+        None, "Weight of the reconstruction loss.", shown="1 for `paper`, 0 for `balanced`", ge=0
     )
-    beta: float | None = _setting(
-        None,
-        "Weight of the exclusion loss.",
-        panel=EXPERT,
-        shown="0.01 for `paper`, 0 for `balanced`",
-        ge=0,
+    beta: float | None = _expert(
+        None, "Weight of the exclusion loss.", shown="0.01 for `paper`, 0 for `balanced`", ge=0
     )
-    calibration_tiles: int = _setting(
-        16, "Tiles that the slide's prior is measured on.", panel=EXPERT, ge=1
+    calibration_tiles: int = _expert(16, "Tiles that the slide's prior is measured on.", ge=1)
+    calibration_steps: int = _expert(
+        200, "Training steps of the slide's network, of `balanced`.", ge=1
     )
-    calibration_steps: int = _setting(
-        200, "Training steps of the slide's network, of `balanced`.", panel=EXPERT, ge=1
-    )
-    prior_weight: float | Literal["auto"] = _setting(
+    prior_weight: float | Literal["auto"] = _expert(
         "auto",
         "Lambda, the weight of the network's maps in the render. "
         "0 is plain non-negative least squares.",
         "auto|FLOAT",
-        panel=EXPERT,
     )
 
     def digest(self) -> str:
@@ -149,43 +141,32 @@ class ScientificSettings(_Frozen):
 class ExecutionSettings(_Frozen):
     """How a run is carried out; none of it changes a byte of the result on one kind of device."""
 
-    device: str = _setting(
-        "auto", "Device that does the work.", "auto|cpu|cuda|cuda:N", panel=MACHINE
+    device: str = _machine("auto", "Device that does the work.", "auto|cpu|cuda|cuda:N")
+    workers: int | None = _machine(
+        None, "Worker processes.", shown="one per GPU, one on a CPU", ge=1
     )
-    workers: int | None = _setting(
-        None, "Worker processes.", panel=MACHINE, shown="one per GPU, one on a CPU", ge=1
-    )
-    threads: int | None = _setting(
-        None, "Threads of each worker.", panel=MACHINE, shown="cores / workers", ge=1
-    )
-    cluster: str = _setting(
+    threads: int | None = _machine(None, "Threads of each worker.", shown="cores / workers", ge=1)
+    cluster: str = _machine(
         "local",
         "Where the workers run: on this machine, or with a dask scheduler, given by its address, "
         "such as `tcp://host:8786` or `tls://host:8786`.",
         "local|tcp://HOST:PORT",
-        panel=MACHINE,
     )
-    batch: int | Literal["auto"] = _setting(
-        "auto", "Tiles in one batch on a GPU.", "auto|N", panel=MACHINE
-    )
-    cache: str | None = _setting(
+    batch: int | Literal["auto"] = _machine("auto", "Tiles in one batch on a GPU.", "auto|N")
+    cache: str | None = _machine(
         None,
         "Folder on a local disk. The slide is copied there while it is processed, "
         "which avoids many small reads from a network share.",
         "DIR",
-        panel=MACHINE,
     )
-    keep_pixels: bool | None = _setting(
+    keep_pixels: bool | None = _machine(
         None,
         "Keep decoded pixels in the output until the run is done, so that the slide is decoded "
         "once (0.8 MB a tile).",
-        panel=MACHINE,
         shown="where the disk has room",
     )
-    overwrite: bool = _setting(False, "Replace an existing output.", panel=MACHINE)
-    resume: bool = _setting(
-        True, "Resume an unfinished output of the same settings.", panel=MACHINE
-    )
+    overwrite: bool = _machine(False, "Replace an existing output.")
+    resume: bool = _machine(True, "Resume an unfinished output of the same settings.")
 
     @field_validator("cluster")
     @classmethod

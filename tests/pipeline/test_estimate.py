@@ -8,27 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from support.cheap_runs import BALANCED, FAST, PAPER, Slide
 from wsi_pgdips.cli.say import size_text, time_text
-from wsi_pgdips.config import make_settings
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.pipeline.clock import StepClock
-from wsi_pgdips.pipeline.crew import Crew
 from wsi_pgdips.pipeline.estimate import (
     LEAST_RUN,
-    NETWORK_STEPS,
     RUNS,
     STAGES,
-    TILE_STEPS,
     Estimate,
     estimate_slide,
+    sample_runs,
+    scale,
 )
-from wsi_pgdips.pipeline.pool import make_pool
-from wsi_pgdips.pipeline.sample import sample_tiles
+from wsi_pgdips.pipeline.slide_run import SlideRun
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.tiles.blocks import BlockPlan
 
@@ -70,17 +65,20 @@ def test_a_balanced_run_is_foreseen(slide: Slide, balanced: Layers) -> None:
     agrees(predicted(slide, **BALANCED), balanced)
 
 
-def test_steps_that_are_not_taken_count(
+def test_networks_of_tiles_are_extrapolated(
     slide: Slide, fast: Estimate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StepClock, "seconds", lambda _: 1.0)
-    steps = 10**6
-    found = predicted(slide, **{**BALANCED, "calibration_steps": steps})
-    assert found.wall_s["calibrate"] >= steps - NETWORK_STEPS
-    assert found.tiles == fast.tiles
+    def fit(run: SlideRun, really: Any = SlideRun.fit) -> None:
+        really(run)
+        if run.job.settings.preset == "paper":
+            found = run.log.total()
+            found["wall_s"]["fit"] += 1000 * run.job.settings.iterations
+            monkeypatch.setattr(run.log, "total", lambda: found)
 
-    paper = predicted(slide, **{**PAPER, "iterations": steps, "threads": 1})
-    assert paper.wall_s["fit"] >= paper.tiles_to_fit * (steps - TILE_STEPS)
+    monkeypatch.setattr(SlideRun, "fit", fit)
+    paper = predicted(slide, **{**PAPER, "iterations": 10**6, "threads": 1})
+    assert paper.wall_s["fit"] == pytest.approx(1e9 * paper.tiles_to_fit, rel=0.05)
+    assert (paper.preset, paper.tiles) == ("paper", fast.tiles)
     maps = paper.tiles * load_stains(slide.stains).n * (256 + 2 * HALO) ** 2 * 2
     assert paper.peak_disk_bytes > fast.peak_disk_bytes + 0.9 * maps
 
@@ -138,13 +136,13 @@ def test_the_command_says_it_in_words(
 def test_the_command_says_it_as_json(
     call: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], fast: Estimate
 ) -> None:
-    assert call(*arguments, "--json") == 0
+    assert call(*arguments, "--workers", "2", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     same = ("slide", "preset", "device", "tiles", "tiles_to_fit", "blocks", "disk_bytes")
     assert {k: facts[k] for k in same} == {k: getattr(fast, k) for k in same}
     assert list(facts["wall_s"]) == list(STAGES)
     assert facts["total_s"] == pytest.approx(sum(facts["wall_s"].values()), abs=0.01)
-    assert facts["threads"] == 2
+    assert (facts["workers"], facts["threads"]) == (2, 2)
     assert facts["peak_rss_mb"] > 0
 
 
@@ -153,25 +151,17 @@ def test_a_missing_slide_ends_with_2(call: Any, capsys: pytest.CaptureFixture[st
     assert "no such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("threads", [None, 1, 3])
-def test_who_works_is_who_would_in_a_run(threads: int | None) -> None:
-    crew = Crew.of(make_settings({"device": "cpu", "threads": threads}).execution)
-    _, workers, each = make_pool("cpu", None, threads)
-    assert (crew.workers, crew.threads) == (workers, each)
-    assert (crew.lanes == 1) == (each == 1)
-    several = Crew.of(make_settings({"device": "cpu", "workers": 3, "threads": 2}).execution)
-    assert (several.workers, several.threads) == (3, 2)
+def seconds(load: tuple[float, float], once: float = 0.0) -> dict[str, float]:
+    area, tiles = load
+    return {"fit": once + 2 * tiles, "blend": once + 7 + tiles, "render": once + area / 2 + tiles}
 
 
-def test_blocks_are_shared_out_and_written_beside_the_next() -> None:
-    alone, pair = Crew("cpu", 1, 1, 1), Crew("cpu", 2, 1, 1)
-    assert alone.seconds([3.0, 2.0, 1.0], [1.0, 1.0, 1.0]) == 9
-    assert pair.seconds([1.0, 2.0, 3.0]) == 3
-    assert pair.seconds([4.0]) == 4  # one has nothing to do
-    lanes = Crew("cpu", 1, 2, 2)
-    # the last one's writing is waited for, or all that computing is slowed by
-    assert lanes.seconds([3.0, 2.0], [1.0, 0.5], 0.1) == 5.5
-    assert lanes.seconds([3.0, 2.0], [1.0, 0.5], 1.0) == 6.5
+def test_seconds_grow_with_tiles_and_with_the_area_of_blocks() -> None:
+    thin, full, whole = (32.0, 4.0), (48.0, 24.0), (640.0, 400.0)
+    taken = [(seconds(thin, 5.0), thin), (seconds(thin), thin), (seconds(full), full)]
+    assert scale(taken, whole) == pytest.approx(seconds(whole, 5.0))
+    # a slide as small as a sample is measured as a whole
+    assert scale(taken[:1], thin) == seconds(thin, 5.0)
 
 
 def plans(*sizes: int) -> list[BlockPlan]:
@@ -186,11 +176,12 @@ def plans(*sizes: int) -> list[BlockPlan]:
 @pytest.mark.parametrize("run", [6, 16])
 def test_a_sample_is_of_neighbours_all_over_the_slide(sizes: tuple[int, ...], run: int) -> None:
     every = [t for p in plans(*sizes) for t in p.render]
-    chosen = sample_tiles(plans(*sizes), run)
+    runs = sample_runs(plans(*sizes), run)
+    chosen = [t for r in runs for t in r]
     assert len(set(chosen)) == len(chosen) <= max(RUNS * run, 1)
     assert set(chosen) <= set(every)
     if len(every) <= RUNS * run:
-        assert chosen == every
+        assert runs == [every]
         return
     at = [every.index(t) for t in chosen]
     assert at == sorted(at)
@@ -198,31 +189,12 @@ def test_a_sample_is_of_neighbours_all_over_the_slide(sizes: tuple[int, ...], ru
     assert len(quarters) >= min(RUNS, 2)
 
 
-def test_steps_are_timed_from_outside_while_asked_to() -> None:
-    weight = torch.zeros(3, requires_grad=True)
-    optimiser = torch.optim.Adam([weight])
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            optimiser.zero_grad()
-            weight.sum().backward()
-            optimiser.step()
-
-    with StepClock("cpu") as clock:
-        assert clock.seconds() == 0
-        steps(6)
-    before = clock.seconds()
-    assert before > 0
-    steps(6)
-    assert clock.seconds() == before
-
-
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("given", "text"),
     [(0.2, "1 s"), (61, "61 s"), (125, "2 min"), (7300, "2 h 2 min"), (90_000, "25 h 0 min")],
 )
-def test_times_are_said_as_people_do(seconds: float, text: str) -> None:
-    assert time_text(seconds) == text
+def test_times_are_said_as_people_do(given: float, text: str) -> None:
+    assert time_text(given) == text
 
 
 def test_sizes_are_said_as_people_do() -> None:

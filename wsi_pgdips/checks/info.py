@@ -1,15 +1,19 @@
-"""What a slide or an output holds, as plain values that can be printed or given out as JSON."""
+"""Facts on a slide or an output, as plain values that can be printed or given out as JSON."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.errors import SlideError
 
+if TYPE_CHECKING:
+    from wsi_pgdips.slide.source import PyramidSource
+
 Facts = dict[str, Any]
+Row = tuple[str, str | None]  # name and text; None is unknown
 
 _FROM_RECORD = (
     "tiles",
@@ -25,15 +29,21 @@ _FROM_RECORD = (
     "device",
     "workers",
 )
+_STATUS = {
+    "done": "finished",
+    "incomplete": "ended with failures; repeat the command to try those parts again",
+    "unfinished": "unfinished; to resume, repeat the command",
+}
+_PLAIN = ("slide", "preset", "seed", "software", "device", "workers")  # shown as they are
 
 
 def inspect(path: Path, *, mpp_source: float | None = None) -> Facts:
-    """Facts on a slide, or on the output of a run, told apart by what lies at ``path``.
+    """Return facts on a slide, or on the output of a run, whichever lies at ``path``.
 
-    JSON-ready; ``kind`` is ``slide`` or ``layers``. Shapes are (height, width).
+    They can be written as JSON; ``kind`` is ``slide`` or ``layers``. Shapes are (height, width).
 
     Raises:
-        SlideError, OutputError: nothing there, or nothing that can be read.
+        SlideError, OutputError: nothing is there, or nothing that can be read.
     """
     if (path / "zarr.json").is_file() or path.suffix.lower() == ".zarr":
         return inspect_layers(path)
@@ -41,11 +51,11 @@ def inspect(path: Path, *, mpp_source: float | None = None) -> Facts:
 
 
 def inspect_slide(path: Path, *, mpp_source: float | None = None) -> Facts:
-    """Facts on a slide, and what a run with default settings would have to do.
+    """Return facts on a slide, and on the work of a run with default settings.
 
-    ``mpp_source`` is the slide's own mpp, where the file is silent or wrong.
-    ``output`` is None where no output grid follows from the slide, with the reason in ``problem``.
-    ``tiles_with_tissue`` is an estimate: from brightness alone, without a run's tissue mask.
+    ``mpp_source`` is the slide's own mpp, where the file states none or a wrong one. ``output`` is
+    None where the slide has no output grid, and ``problem`` says why. ``tiles_with_tissue`` is
+    estimated from brightness alone, without the tissue mask of a run.
 
     Raises:
         SlideError: missing, unreadable, or not RGB brightfield.
@@ -84,23 +94,25 @@ def inspect_slide(path: Path, *, mpp_source: float | None = None) -> Facts:
 
 
 def inspect_layers(path: Path) -> Facts:
-    """Facts on the output of a run.
+    """Return facts on the output of a run.
 
     ``status`` is ``done``, ``incomplete`` (the run ended, but something failed) or ``unfinished``.
-    What only the end of a run knows (stain matrix, seam step, times) is None before it.
+    Figures that a run has only at its end (stain matrix, seam step, times) are None before it.
 
     Raises:
-        OutputError: not layers of ours, or damaged.
+        OutputError: these are not layers of this program, or they are damaged.
     """
     from wsi_pgdips.layers.provenance import is_created, read_attributes
     from wsi_pgdips.layers.reader import open_layers
     from wsi_pgdips.layers.schema import OWN_KEY
+    from wsi_pgdips.pipeline.ledger import Ledger
 
     if OWN_KEY in read_attributes(path) and not is_created(path):
-        # broken off before there is anything to open
+        # the run was broken off before there was anything to open
         return {"kind": "layers", "name": path.name, "finished": False, "status": "unfinished"}
     layers = open_layers(path, unfinished=True)
     own, record = layers.provenance, layers.run_record
+    rendered = None if layers.finished else len(list(Ledger(path).work.glob("render/*.npz")))
     prior, settings = own.get("prior") or {}, own.get("settings") or {}
     return {
         "kind": "layers",
@@ -108,7 +120,7 @@ def inspect_layers(path: Path) -> Facts:
         "finished": layers.finished,
         "status": record.get("status", "unfinished"),
         "blocks": layers.grid.block_grid[0] * layers.grid.block_grid[1],
-        "blocks_rendered": _rendered_blocks(path) if not layers.finished else None,
+        "blocks_rendered": rendered,
         "stains": list(layers.stains.labels),
         "colors": list(layers.stains.colors),
         "shape": list(layers.grid.shape),
@@ -127,8 +139,8 @@ def inspect_layers(path: Path) -> Facts:
     }
 
 
-def _tiles_with_tissue(source: Any) -> int:
-    """How many tiles show something denser or rougher than glass on a coarse overview."""
+def _tiles_with_tissue(source: PyramidSource) -> int:
+    """Return how many tiles show something denser or rougher than glass on a coarse overview."""
     import numpy as np
 
     from wsi_pgdips.tiles.whitepoint import find_glass
@@ -136,118 +148,94 @@ def _tiles_with_tissue(source: Any) -> int:
     grid = source.grid
     rgb, scale = source.overview(max(8.0, grid.mpp))
     glass = find_glass(rgb)
-    dense = (glass.excess > glass.tolerance) & ~glass.padding
-    rows, columns = np.nonzero(dense)
-    side = grid.tile / scale
-    n_across = grid.tile_grid[1]
-    tile = (rows / side).astype(int) * n_across + (columns / side).astype(int)
-    # a tile with a speck is none with tissue
-    held = np.bincount(tile, minlength=grid.tile_grid[0] * n_across)
-    return int((held >= max(0.05 * side**2, 1)).sum())
-
-
-def _rendered_blocks(path: Path) -> int:
-    from wsi_pgdips.pipeline.ledger import Ledger
-
-    return sum(1 for _ in Ledger(path).work.glob("render/*.npz"))
+    rows, columns = np.nonzero((glass.excess > glass.tolerance) & ~glass.padding)
+    side, across = grid.tile / scale, grid.tile_grid[1]
+    tile = (rows / side).astype(int) * across + (columns / side).astype(int)
+    dense = np.bincount(tile, minlength=grid.tile_grid[0] * across)
+    # a speck does not make a tile of tissue
+    return int((dense >= max(0.05 * side**2, 1)).sum())
 
 
 def describe(facts: Facts) -> list[tuple[str, str]]:
-    """Facts as (name, text) rows for a reader; what is not known is left out."""
-    return _describe_layers(facts) if facts["kind"] == "layers" else _describe_slide(facts)
+    """Return facts as (name, text) rows for a reader; unknown facts are left out."""
+    rows = _layers_rows(facts) if facts["kind"] == "layers" else _slide_rows(facts)
+    return [(name, text) for name, text in rows if text is not None]
 
 
-def _describe_slide(facts: Facts) -> list[tuple[str, str]]:
-    mpp, bounds, output = facts["mpp"], facts["bounds_yxhw"], facts["output"]
-    rows = [
+def _slide_rows(facts: Facts) -> list[Row]:
+    bounds, output = facts["bounds_yxhw"], facts["output"]
+    rows: list[Row] = [
         ("slide", facts["name"]),
         ("vendor", facts["vendor"]),
-        ("size", _size(facts["shape"])),
-        ("mpp", "not stated" if mpp is None else f"{mpp:.4g} um/px"),
-        ("objective power", _or_unknown(facts["objective_power"], "{:g}x")),
-        ("levels", ", ".join(_size(shape) for shape in facts["levels"])),
+        ("size", _size_text(facts["shape"])),
+        ("mpp", _text("{:.4g} um/px", facts["mpp"]) or "not stated"),
+        ("objective power", _text("{:g}x", facts["objective_power"]) or "not stated"),
+        ("levels", ", ".join(map(_size_text, facts["levels"]))),
         ("ICC profile", "yes" if facts["icc_profile"] else "no"),
         ("checksum", facts["checksum"]),
     ]
     if bounds is not None:
-        y, x, h, w = bounds
-        rows.append(("scanned part", f"{_size((h, w))} at x {x}, y {y}"))
+        y, x, *shape = bounds
+        rows.append(("scanned part", f"{_size_text(shape)} at x {x}, y {y}"))
     if output is not None:
         rows += [
-            ("output", f"{_size(output['shape'])} at {output['mpp']:.4g} um/px"),
-            ("tiles", f"{output['tiles']}, about {output['tiles_with_tissue']} with tissue"),
+            ("output", f"{_size_text(output['shape'])} at {output['mpp']:.4g} um/px"),
+            ("tiles", "{tiles}, about {tiles_with_tissue} with tissue".format(**output)),
             ("blocks", str(output["blocks"])),
         ]
-    if facts["problem"] is not None:
-        rows.append(("problem", facts["problem"]))
-    return rows
+    return [*rows, ("problem", facts["problem"])]
 
 
-def _describe_layers(facts: Facts) -> list[tuple[str, str]]:
-    status = {
-        "done": "finished",
-        "incomplete": "ended with failures; the same command tries those parts again",
-        "unfinished": "unfinished; the same command goes on where the run stopped",
-    }[facts["status"]]
-    rows = [("layers", facts["name"]), ("status", status)]
+def _layers_rows(facts: Facts) -> list[Row]:
+    rows: list[Row] = [("layers", facts["name"]), ("status", _STATUS[facts["status"]])]
     if "stains" not in facts:
         return rows
-    if facts["blocks_rendered"] is not None:
-        rows.append(
-            ("rendered", f"{facts['blocks_rendered']} blocks, of at most {facts['blocks']}")
-        )
-    rows += [
+    failed = (facts["failed_tiles"] or 0, facts["failed_blocks"] or 0)
+    counts = "{tiles}, {tiles_fitted} fitted on their own, {tiles_inherited} inherited"
+    vectors = zip(facts["stains"], facts["stain_matrix"] or (), strict=False)
+    background = facts["background"]
+    return [
+        *rows,
+        ("rendered", _text(f"{{}} blocks, of at most {facts['blocks']}", facts["blocks_rendered"])),
         ("stains", ", ".join(facts["stains"])),
-        ("size", f"{_size(facts['shape'])}, {facts['levels']} levels"),
+        ("size", f"{_size_text(facts['shape'])}, {facts['levels']} levels"),
         ("mpp", f"{facts['mpp']:.4g} um/px"),
         ("tile, block", f"{facts['tile']}, {facts['block']} px"),
+        *((name, _text("{}", facts[name])) for name in _PLAIN),
+        ("tiles", None if facts["tiles"] is None else counts.format(**facts)),
+        ("failed", f"{failed[0]} tiles, {failed[1]} blocks" if any(failed) else None),
+        ("flags", ", ".join(facts["flags"] or ()) or None),
+        *((f"{label} vector", vector_text(row)) for label, row in vectors),
+        ("background", None if background is None else f"{vector_text(background)} OD"),
+        *((f"seam step, {label}", text) for label, text in seam_texts(facts["seam_step_od"])),
+        ("seconds", times_text(facts["wall_s"]) if facts["wall_s"] else None),
+        ("peak memory", _text("{:.0f} MB", facts["peak_rss_mb"])),
     ]
-    for name in ("slide", "preset", "seed", "software", "device", "workers"):
-        if facts[name] is not None:
-            rows.append((name, str(facts[name])))
-    if facts["tiles"] is not None:
-        counts = f"{facts['tiles']}, {facts['tiles_fitted']} fitted on their own"
-        rows.append(("tiles", f"{counts}, {facts['tiles_inherited']} inherited"))
-    if facts["failed_tiles"] or facts["failed_blocks"]:
-        failed = f"{facts['failed_tiles'] or 0} tiles, {facts['failed_blocks'] or 0} blocks"
-        rows.append(("failed", failed))
-    if facts["flags"]:
-        rows.append(("flags", ", ".join(facts["flags"])))
-    for label, row in zip(facts["stains"], facts["stain_matrix"] or (), strict=False):
-        rows.append((f"{label} vector", vector_text(row)))
-    if facts["background"] is not None:
-        rows.append(("background", f"{vector_text(facts['background'])} OD"))
-    rows += [(f"seam step, {label}", text) for label, text in seam_texts(facts["seam_step_od"])]
-    if facts["wall_s"]:
-        rows.append(("seconds", times_text(facts["wall_s"])))
-    if facts["peak_rss_mb"] is not None:
-        rows.append(("peak memory", f"{facts['peak_rss_mb']:.0f} MB"))
-    return rows
 
 
 def seam_texts(steps: Mapping[str, float | None] | None) -> list[tuple[str, str]]:
-    """(label, text) of seam steps in OD; None is a stain that is hardly there."""
+    """Return (label, text) of seam steps in OD; None is a stain that is hardly there."""
     return [
-        (label, "not judged, hardly any of it" if step is None else f"{step:.4f} OD")
+        (label, _text("{:.4f} OD", step) or "not judged, hardly any of it")
         for label, step in (steps or {}).items()
     ]
 
 
 def times_text(wall_s: Mapping[str, float]) -> str:
-    """``fit 12.3, render 4.0, in all 16.3``."""
+    """Return seconds such as ``fit 12.3, render 4.0, in all 16.3``."""
     parts = [f"{stage} {seconds:.1f}" for stage, seconds in wall_s.items()]
     return ", ".join([*parts, f"in all {sum(wall_s.values()):.1f}"])
 
 
 def vector_text(vector: Iterable[float]) -> str:
-    """Three numbers with three decimals."""
+    """Return the numbers of a vector with three decimals."""
     return ", ".join(f"{v:.3f}" for v in vector)
 
 
-def _size(shape: Sequence[int]) -> str:
-    """Width x height, as viewers write it."""
+def _size_text(shape: Sequence[int]) -> str:
+    """Return width x height, as viewers write it, of (height, width)."""
     return f"{shape[1]} x {shape[0]}"
 
 
-def _or_unknown(value: float | None, form: str) -> str:
-    return "not stated" if value is None else form.format(value)
+def _text(form: str, value: Any) -> str | None:
+    return None if value is None else form.format(value)

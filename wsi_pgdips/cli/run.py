@@ -44,7 +44,7 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also print warnings, and seconds of stages.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")] = False,
     stage: Annotated[
         str | None,
         typer.Option(
@@ -86,7 +86,7 @@ def run(
         in_vain = before is not None and Ledger(output).pieces() == before
         raise typer.Exit(_report_stop(stopped, in_vain)) from None
     except KeyboardInterrupt:
-        say_error("interrupted; repeat the command to resume", kind="stopped")
+        say_error("interrupted; to resume, repeat the command", kind="stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if summary is None:  # a stage before the last
         return
@@ -111,7 +111,7 @@ def _report_stop(stopped: Stopped, in_vain: bool) -> int:
     if stopped.asks_for_more and requeue_this():
         say_error("out of time; the job starts again and resumes", kind="stopped")
     else:
-        say_error(f"{stopped}; repeat the command to resume", kind="stopped")
+        say_error(f"{stopped}; to resume, repeat the command", kind="stopped")
     return stopped.exit_code
 
 

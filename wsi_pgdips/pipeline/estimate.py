@@ -89,9 +89,9 @@ class Estimate:
 def estimate_slide(slide: str | Path, *, config: Path | None = None, **options: Any) -> Estimate:
     """Predict what ``deconvolve_slide`` with the same arguments would take.
 
-    In a process that has done other things, memory is at least what those took, and imports that
-    are done already are missing in ``prepare``. ``paper`` is extrapolated from a few timed steps on
-    one tile of each thread; its layers are taken to be as large as those of ``fast``.
+    In a process that has done other work, memory is at least what that took, and imports that are
+    done already are missing in ``prepare``. ``paper`` is extrapolated from a few timed steps on one
+    tile for each thread; its layers are taken to be as large as those of ``fast``.
 
     Args:
         slide: anything a run takes. config: TOML of settings, overridden by ``options``.
@@ -156,6 +156,7 @@ class _Rehearsal:
         a_tile = (size_of(work / "fit") + size_of(work / "render")) / sampled.n_tiles
         run.finalize()
         record = provenance.read_run_record(output)
+        (output / provenance.RUN_RECORD).unlink()  # the digits of its times change its size
         self.wall_s |= record["wall_s"] | scale(taken, _load(whole, self.workers)) | networks
         arrays = [p for p in output.iterdir() if p.name.isdigit() or p.name in _ARRAYS]
         disk = size_of(output) + (_tissue(whole) / _tissue(sampled) - 1) * sum(map(size_of, arrays))
