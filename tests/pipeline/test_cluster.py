@@ -215,7 +215,7 @@ def test_a_scheduler_or_workers_without_this_program(
     who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_workers, "versions", unknown_there)
-    found = pytest.raises(ClusterError, match="found: .*No module named 'test_cluster'")
+    found = pytest.raises(ClusterError, match=r"found: .*No module named 'test_cluster'")
     with outer(tmp_path, **{who: {"PYTHONPATH": ""}}) as address, found:
         make_pool("cpu", None, None, address)
 
@@ -359,7 +359,5 @@ def test_the_last_worker_is_lost(
             with closing(pool):
                 (pid,) = pool.client.run(os.getpid).values()
                 begun(lambda: os.kill(pid, signal.SIGKILL))
-                with pytest.raises(
-                    ClusterError, match=r"were lost(.|\n)*no worker process"
-                ):
+                with pytest.raises(ClusterError, match=r"were lost(.|\n)*no worker process"):
                     list(pool.map(wait_long, job(tmp_path), [(0, 0)], lambda: None))
