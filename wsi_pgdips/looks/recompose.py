@@ -34,7 +34,7 @@ def residual_od(
     """OD - B - q S: what the model leaves unexplained, with its sign.
 
     Args:
-        od: (3, h, w) OD of the slide's pixels (``optics.density.rgb_to_od``).
+        od: (3, h, w) OD of the slide's pixels (``optics.physics.rgb_to_od``).
         q: (N, h, w), as stored and so after quantisation; NaN (not measured) counts as 0.
         stain_matrix: (N, 3), or (N, 3, h, w). background: (3,), or (3, h, w).
 
