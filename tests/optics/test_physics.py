@@ -31,11 +31,7 @@ def test_table_is_beer_lambert():
     assert (np.diff(od) < 0).all()
 
 
-def test_every_value_round_trips():
-    np.testing.assert_array_equal(od_to_rgb(rgb_to_od(ALL_VALUES)), ALL_VALUES)
-
-
-@pytest.mark.parametrize("error", [-8e-4, 8e-4])
+@pytest.mark.parametrize("error", [0.0, -8e-4, 8e-4])
 def test_every_value_survives_a_small_error_of_od(error):
     np.testing.assert_array_equal(od_to_rgb(rgb_to_od(ALL_VALUES) + error), ALL_VALUES)
 

@@ -49,7 +49,7 @@ def residual_od(
     """Compute OD - B - q S, the signed part of OD that the model leaves unexplained.
 
     Args:
-        od: (3, h, w) OD of the slide's pixels (``optics.density.rgb_to_od``).
+        od: (3, h, w) OD of the slide's pixels (``optics.physics.rgb_to_od``).
         q: (N, h, w), as stored and so after quantisation; NaN (not measured) counts as 0.
         stain_matrix: (N, 3), or (N, 3, h, w). background: (3,), or (3, h, w).
 
