@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,9 @@ def toolbox() -> Any:
         from tiatoolbox.tools.patchextraction import get_patch_extractor
         from tiatoolbox.wsicore.wsireader import WSIReader
 
-    class Parts:
-        dataset, norm, extractor, reader = (
-            WSIPatchDataset,
-            stainnorm,
-            staticmethod(get_patch_extractor),
-            WSIReader,
-        )
-
-    return Parts
+    return SimpleNamespace(
+        dataset=WSIPatchDataset, norm=stainnorm, extractor=get_patch_extractor, reader=WSIReader
+    )
 
 
 @pytest.fixture
@@ -117,7 +112,7 @@ def test_what_cannot_be_done_is_said(case: Case, fitted: PgdipsNormalizer) -> No
 def test_as_preprocessing_of_the_toolbox_patch_dataset(
     toolbox: Any, case: Case, fitted: PgdipsNormalizer
 ) -> None:
-    """Where its engines take a model's preprocessing: ``dataset.preproc_func``."""
+    """Its engines call a model's preprocessing as ``dataset.preproc_func``."""
     dataset = toolbox.dataset(
         case.slide,
         patch_input_shape=(224, 224),

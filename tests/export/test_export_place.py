@@ -1,4 +1,4 @@
-"""How exports read, what they leave behind, and what they replace, refuse and keep secret."""
+"""Exports: memory, leftovers, what may be replaced or is refused, and privacy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_is_transparent_is_white(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_memory_is_of_strips_and_cells(kind: str, tmp_path: Path) -> None:
-    """What is asked for at once does not grow with the slide."""
+    """Regions that are read at once do not grow with the slide."""
     most = {}
     for height in (1100, 3300):
         sizes: list[tuple[int, int]] = []

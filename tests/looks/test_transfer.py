@@ -1,4 +1,4 @@
-"""From one look to another: what must not change, what must arrive, and no step anywhere."""
+"""Transfers between looks: identity, colours that must arrive, and no step anywhere."""
 
 from __future__ import annotations
 

@@ -141,5 +141,6 @@ class PgdipsNormalizer:
         return make_transfer(constant_fields(own), own, target, tile=1.0, **self._options)
 
     def _measured(self, image: ByteArray) -> Reference:
+        """Measure the look of one image."""
         found = deconvolve_image(image, self._stains, preset="fast", mpp=self._mpp).look
         return cast(Reference, found)  # None only where the benchmarks ask for no look

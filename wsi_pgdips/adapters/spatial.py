@@ -101,6 +101,7 @@ def _pyramid(model: Any, stored: dict[int, Any], layers: Layers, **options: Any)
 
 
 def _squares(model: Any, layers: Layers) -> Any:
+    """Return the squares of all tiles as a shapes element."""
     import geopandas
     from shapely.geometry import box
 
@@ -111,6 +112,7 @@ def _squares(model: Any, layers: Layers) -> Any:
 
 
 def _table(model: Any, layers: Layers) -> Any:
+    """Return the table of all tiles."""
     import anndata
     import pandas as pd
 

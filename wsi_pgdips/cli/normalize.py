@@ -62,14 +62,10 @@ def normalize(
             metavar="STAIN",
         ),
     ] = None,
-    tile: Annotated[
-        int, typer.Option(help="Side of the tiles of a TIFF or a folder, pixels.")
-    ] = 512,
+    tile: Annotated[int, typer.Option(help="Side of a tile of a TIFF or a folder.")] = 512,
     quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 90,
     ngff: Annotated[str, typer.Option(help="Version of the OME-Zarr.", metavar="0.5|0.4")] = "0.5",
-    form: Annotated[
-        str, typer.Option(help="Format of the tiles in a folder.", metavar="png|jpeg")
-    ] = "png",
+    form: Annotated[str, typer.Option(help="Format of tiles.", metavar="png|jpeg")] = "png",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

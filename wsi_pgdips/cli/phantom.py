@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -39,8 +40,7 @@ def phantom(
     from wsi_pgdips.phantom.make import make_phantom
 
     shape = None if size is None else _shape(size)
-    progress = progress_of(quiet)
-    try:
+    with contextlib.closing(progress_of(quiet)) as progress:
         made = make_phantom(
             output,
             config=config,
@@ -50,8 +50,6 @@ def phantom(
             stains=stains,
             progress=progress,
         )
-    finally:
-        progress.close()
     if not quiet:
         print_rows([("slide", str(output)), ("stains", str(made.stains))])
 
@@ -70,11 +68,8 @@ def demo(
     """Write a synthetic slide, run it, and compare the result with its truth."""
     from wsi_pgdips.phantom.make import run_demo
 
-    progress = progress_of(quiet)
-    try:
+    with contextlib.closing(progress_of(quiet)) as progress:
         result = run_demo(folder, config=config, progress=progress, preset=preset, device=device)
-    finally:
-        progress.close()
     if not quiet:
         print_summary(result.summary)
         table = Table("stain", "RMSE q, OD", "bias q, OD", "angle of S", "at the start", box=None)

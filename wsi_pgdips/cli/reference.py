@@ -91,9 +91,7 @@ def compare(
     before: Annotated[
         Path | None, typer.Option(help="The slide that A was made from.", metavar="SLIDE")
     ] = None,
-    stains: Annotated[
-        str, typer.Option(help="Stain set whose vectors find the structures.")
-    ] = "he",
+    stains: Annotated[str, typer.Option(help="Stain set that finds the structures.")] = "he",
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the comparison.")] = 0.5,
     mpp_source: MppSource = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -117,6 +117,7 @@ def _host() -> str:
 
 
 def _alive(pid: int) -> bool:
+    """Return whether a process of this host is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -92,6 +92,7 @@ class _Level:
     sizes: list[int] = field(default_factory=list)
 
     def tiles(self) -> Iterator[bytes]:
+        """Yield the encoded tiles, in raster order."""
         self.spill.seek(0)
         for size in self.sizes:
             yield self.spill.read(size)
@@ -155,6 +156,7 @@ class PyramidWriter:
         self._append(0, rows)
 
     def _append(self, level: int, rows: ByteArray) -> None:
+        """Encode the full tile rows of a level, and keep the rest for later."""
         own = self.levels[level]
         rows = np.concatenate([own.pending, rows]) if len(own.pending) else rows
         whole = len(rows) // self.tile * self.tile

@@ -111,7 +111,7 @@ class NormalizedSlide(AbstractSlide):
 
     @property
     def from_layers_alone(self) -> bool:
-        """Whether the slide itself was not given, so that there is no residual."""
+        """True if the slide itself was not given, so that there is no residual."""
         return self._arguments[0][0] is None
 
     @classmethod

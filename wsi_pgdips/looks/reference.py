@@ -91,6 +91,7 @@ class Reference:
 
     @property
     def n(self) -> int:
+        """Number of stains."""
         return len(self.labels)
 
     @property

@@ -1,4 +1,4 @@
-"""From a slide's look to a reference's, pixel by pixel, without steps anywhere on the slide.
+"""Transfers from a slide's look to a reference's, pixel by pixel, with no step on the slide.
 
 With y = OD - B(x), the density over the slide's own glass, on tissue
 
@@ -86,7 +86,7 @@ class FieldTransfer(Transfer):
 
     @property
     def lifts(self) -> bool:
-        """Whether solid tissue is treated differently from other tissue."""
+        """True if solid tissue is treated differently from other tissue."""
         return False
 
     def at(self, field: FloatArray, grid: PixelGrid) -> FloatArray:
@@ -133,7 +133,7 @@ class TypicalTransfer(FieldTransfer):
 
     @property
     def lifts(self) -> bool:
-        """Whether solid tissue is treated differently from other tissue."""
+        """True if solid tissue is treated differently from other tissue."""
         return bool(self.lift.any())
 
     def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
