@@ -31,7 +31,7 @@ from wsi_pgdips.stages import blend as blending
 from wsi_pgdips.stages import fit as fitting
 from wsi_pgdips.stages import render as rendering
 from wsi_pgdips.stages.context import Context, make_context
-from wsi_pgdips.stages.render_tile import TileRenderer
+from wsi_pgdips.stages.tile_renderer import TileRenderer
 
 Item = TypeVar("Item")
 CALIBRATION_STEPS = 4  # of a network that is only timed
