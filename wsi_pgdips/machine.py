@@ -263,14 +263,14 @@ def _quieten_process() -> None:
     keep_freed_memory()
     _process.callback(_set_variable, "BLOSC_NTHREADS", os.environ.get("BLOSC_NTHREADS"))
     os.environ["BLOSC_NTHREADS"] = "1"
-    cudnn: Any = torch.backends.cudnn
-    matmul = torch.backends.cuda.matmul
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    newer = (matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
     # callbacks run last to first, so the older of torch's two interfaces is restored first
     for backend, name in (
-        *((b, "fp32_precision") for b in (matmul, cudnn.conv, cudnn.rnn)),
+        *((b, "fp32_precision") for b in newer),
         *((b, "allow_tf32") for b in (matmul, cudnn)),
     ):
-        # not in older versions; or the caller has used the newer interface alone
+        # older versions lack the newer one, and the older one refuses what was set by the newer one
         with contextlib.suppress(AttributeError, RuntimeError):
             _process.callback(setattr, backend, name, getattr(backend, name))
     cudnn.allow_tf32, matmul.allow_tf32 = True, False  # not left to the version's default

@@ -45,7 +45,7 @@ _KEPT = threading.local()
 
 @dataclass(frozen=True)
 class SlideJob:
-    """A slide and how to work on it, as a worker process is told: small, picklable, hashable.
+    """A slide and how to work on it, as a worker process gets it: small, picklable, hashable.
 
     Attributes:
         batch: tiles that a GPU solves at once, ``AUTO_BATCH`` for as many as its free memory holds.

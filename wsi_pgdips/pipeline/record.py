@@ -196,7 +196,7 @@ def _peak_rss_mb() -> float:
 
 
 def _peak_vram_mb() -> float:
-    torch = sys.modules.get("torch")  # where nobody has loaded it, nobody has used a GPU
+    torch = sys.modules.get("torch")  # not loaded: no GPU was used
     if torch is None or not torch.cuda.is_initialized():
         return 0.0
     devices = range(torch.cuda.device_count())

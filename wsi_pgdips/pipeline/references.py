@@ -1,4 +1,4 @@
-"""What is measured on slides for use on others: the vector of a stain, and the look of a reference.
+"""Stain vectors and references, measured on slides for use on other slides.
 
 A stain vector is the colour of a region that holds one stain. A look comes from finished layers, or
 from a quick run of a slide.

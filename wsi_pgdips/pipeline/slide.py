@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wsi_pgdips.config import ExecutionSettings, Settings, make_settings
+from wsi_pgdips.config import Settings, make_settings
 from wsi_pgdips.errors import AnotherRunError, OutputError, SettingsError
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.machine import device_for, quiet_machine
@@ -24,9 +24,6 @@ from wsi_pgdips.pipeline.output import claim_output, create_output
 from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.record import RunSummary, UsageLog
 from wsi_pgdips.progress import Progress, QuietProgress
-
-if TYPE_CHECKING:
-    from wsi_pgdips.stages.context import Context
 
 
 def deconvolve_slide(
@@ -150,6 +147,7 @@ def _run(
     # they bring torch and zarr
     from wsi_pgdips.optics.stains import load_stains
     from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob, forget
+    from wsi_pgdips.pipeline.kept_pixels import room_for_pixels
     from wsi_pgdips.pipeline.pool import make_pool
     from wsi_pgdips.pipeline.slide_run import SlideRun
     from wsi_pgdips.pipeline.stage_files import load_plan, save_plan, sees_more
@@ -198,6 +196,10 @@ def _run(
         )
         stack.callback(forget)
         stack.callback(pool.close)
+        keep = how.keep_pixels
+        if keep is None:
+            context = load_plan(source, stains, science, ledger.plan)
+            keep = room_for_pixels(output, context.grid, sum(len(p.fit) for p in context.plans))
         job = SlideJob(
             str(copy.absolute()),
             str(output.absolute()),
@@ -205,7 +207,7 @@ def _run(
             device,
             threads,
             AUTO_BATCH if how.batch == "auto" else how.batch,
-            _keeps_pixels(how, output, load_plan(source, stains, science, ledger.plan)),
+            keep,
         )
         pool.prepare(job)
         return SlideRun(job, pool, workers, part, progress, log).go()
@@ -229,12 +231,3 @@ def _cache_folder(cache: str | None, output: Path) -> Path | None:
             where="--cache",
         )
     return None if cache is None else Path(cache)
-
-
-def _keeps_pixels(how: ExecutionSettings, output: Path, context: Context) -> bool:
-    """True if ``fit`` is to keep the decoded pixels: as asked, or where there is room."""
-    from wsi_pgdips.pipeline.kept_pixels import room_for_pixels
-
-    if how.keep_pixels is not None:
-        return how.keep_pixels
-    return room_for_pixels(output, context.grid, sum(len(p.fit) for p in context.plans))

@@ -88,7 +88,7 @@ def save_prior(prior: SlidePrior, path: Path) -> None:
         path,
         **{name: np.asarray(getattr(prior, name)) for name in _PRIOR},
         **{f"{_NETWORK}{k}": v for k, v in prior.network.items()},
-        acquisition=np.array(_words(prior.acquisition), dtype=np.str_),
+        acquisition=np.array(_acquisition_texts(prior.acquisition), dtype=np.str_),
     )
 
 
@@ -106,16 +106,16 @@ def _named(arrays: dict[str, FloatArray], start: str) -> dict[str, FloatArray]:
     return {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
 
 
-def _acquisition(words: npt.NDArray[np.str_]) -> Acquisition | None:
-    if not len(words):
+def _acquisition(texts: npt.NDArray[np.str_]) -> Acquisition | None:
+    if not len(texts):
         return None
-    noise, quality, chroma, defocus, *coarse = (str(w) for w in words)
+    noise, quality, chroma, defocus, *coarse = (str(w) for w in texts)
     return Acquisition(
         float(noise), int(quality), chroma, float(defocus), tuple(float(c) for c in coarse)
     )
 
 
-def _words(found: Acquisition | None) -> list[str]:
+def _acquisition_texts(found: Acquisition | None) -> list[str]:
     if found is None:
         return []
     plain = (found.noise, found.quality, found.chroma, found.defocus)

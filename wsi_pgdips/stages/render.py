@@ -14,8 +14,8 @@ from wsi_pgdips.machine import in_threads
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.fit import READ_THREADS, OnFault, OnTile, Read
-from wsi_pgdips.stages.render_tile import Maps, TileRenderer
 from wsi_pgdips.stages.seams import Strips
+from wsi_pgdips.stages.tile_renderer import Maps, TileRenderer
 from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
 
 TileIndex = tuple[int, int]

@@ -27,7 +27,7 @@ from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.stages.context import Context, make_context
 from wsi_pgdips.stages.fit import calibrate
 from wsi_pgdips.stages.render import render_block
-from wsi_pgdips.stages.render_tile import TileRenderer
+from wsi_pgdips.stages.tile_renderer import TileRenderer
 
 Item = TypeVar("Item")
 CALIBRATION_STEPS = 4  # of a network that is only timed
