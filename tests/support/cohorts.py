@@ -62,6 +62,10 @@ def layers(job: Path, name: str) -> Path:
     return job / "layers" / f"{name}.ome.zarr"
 
 
+def summary(job: Path) -> dict[str, Any]:
+    return dict(json.loads((job / "summary.json").read_bytes()))
+
+
 def leftovers(job: Path) -> list[str]:
     """What only processes in hand may leave."""
     ends = (".partial", ".running")
@@ -107,7 +111,7 @@ class Study:
         return state_of_slide(read_states(self.job / "state" / name))
 
     def summary(self) -> dict[str, Any]:
-        return dict(json.loads((self.job / "summary.json").read_bytes()))
+        return summary(self.job)
 
     def standings(self) -> dict[str, str]:
         return {row["name"]: row["status"] for row in self.summary()["rows"]}
