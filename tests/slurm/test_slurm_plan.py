@@ -89,10 +89,10 @@ ARRAY = """\
 #SBATCH --account=lab
 #SBATCH --qos=high
 #SBATCH --constraint=a100
-# not -u: what sites load at the start of a job seldom stands it
+# without -u: what sites load here often uses unset variables
 set -eo pipefail
 module load cuda
-# exec: the signals of Slurm reach the program itself, which ends what it has in hand
+# exec: the signals of Slurm reach the program itself, which drops its work and exits
 exec wsi-pgdips slurm task /data/job --submission 001 --job slides-0 --task "$SLURM_ARRAY_TASK_ID"
 """
 
@@ -109,9 +109,9 @@ STAGE = """\
 #SBATCH --mem=16G
 #SBATCH --time=04:00:00
 #SBATCH --signal=B:USR1@120
-# not -u: what sites load at the start of a job seldom stands it
+# without -u: what sites load here often uses unset variables
 set -eo pipefail
-# exec: the signals of Slurm reach the program itself, which ends what it has in hand
+# exec: the signals of Slurm reach the program itself, which drops its work and exits
 exec wsi-pgdips slurm task /data/job --submission 001 --job split-0-a-blend --task 0
 """
 
@@ -127,9 +127,9 @@ REPORTS = """\
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=2G
 #SBATCH --time=00:30:00
-# not -u: what sites load at the start of a job seldom stands it
+# without -u: what sites load here often uses unset variables
 set -eo pipefail
-# exec: the signals of Slurm reach the program itself, which ends what it has in hand
+# exec: the signals of Slurm reach the program itself, which drops its work and exits
 exec wsi-pgdips cohort report /data/job
 """
 
