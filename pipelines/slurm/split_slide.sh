@@ -4,9 +4,9 @@
 #   pipelines/slurm/split_slide.sh SLIDE OUT.ome.zarr PARTS [options of `wsi-pgdips run`]
 #   SBATCH_PARTITION=gpu SBATCH_GRES=gpu:1 pipelines/slurm/split_slide.sh a.svs a.ome.zarr 8 --preset paper
 #
-# Every job begins when the one before has ended, well or not, looks whether its work is whole, and
-# ends at once where it is not: none is left waiting. Give the same command again to go on.
-# What is said in run_slide.sbatch of `wsi-pgdips`, WSI_PGDIPS and requeueing holds here too.
+# A job starts when the one before has ended, successfully or not. It checks that the work before is
+# complete, and ends at once if it is not: none is left waiting. To resume, repeat the command.
+# The notes in run_slide.sbatch on `wsi-pgdips`, WSI_PGDIPS and requeueing apply here too.
 # RESOURCES holds further options of sbatch, such as RESOURCES="--mem=32G --time=8:00:00".
 set -euo pipefail
 
@@ -24,7 +24,7 @@ after=
 submit() { # stage, further options of sbatch
   local stage=$1 part=
   shift
-  # a share of the blocks, where the stage is an array; expanded in the job
+  # a share of the blocks, if the stage is an array; expanded in the job
   [ "$#" -eq 0 ] || part="--part \"\$SLURM_ARRAY_TASK_ID/$PARTS\""
   local script
   script=$(printf '#!/usr/bin/env bash\nexec %q run %q %q --stage %s %s%s\n' \

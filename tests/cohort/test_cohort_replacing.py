@@ -12,14 +12,7 @@ import openslide
 import pytest
 
 from support.cheap_runs import differing
-from support.cohorts import (
-    GOOD,
-    OneByOne,
-    Study,
-    alone,
-    table,
-    times,
-)
+from support.cohorts import GOOD, OneByOne, Study, alone, table, times
 from wsi_pgdips.cohort.state import StateFile
 from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.looks.files import load_reference, save_reference
@@ -27,10 +20,7 @@ from wsi_pgdips.stages import fit as fitting
 
 
 def test_overwriting_is_done_once_and_goes_on(
-    two: Study,
-    here: OneByOne,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    two: Study, here: OneByOne, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert two.run() == 0
     genuine = StateFile.stage

@@ -1,4 +1,4 @@
-"""How a cohort stands: from the files of those who work on it, for people and for programs."""
+"""The report of a cohort, for people and for programs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from support.cohorts import begun
 from wsi_pgdips.cli import cohort as command
 from wsi_pgdips.cohort import report
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
@@ -30,27 +29,10 @@ from wsi_pgdips.cohort.report import (
     time_left_text,
     write_report,
 )
-from wsi_pgdips.cohort.state import (
-    State,
-    StateFile,
-    ask_for_attempt,
-    obstacle,
-    read_states,
-    state_of_slide,
-)
+from wsi_pgdips.cohort.state import State, ask_for_attempt
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline.lock import DEAD_S, Holder, lock_output, lock_path
-from wsi_pgdips.pipeline.part import STAGES, Part
-
-PARTS = [Part(), *(Part(s) for s in STAGES), *(Part("fit", i, 3) for i in (1, 2, 3))]
-STATUSES = ("running", "stage_done", "done", "incomplete", "failed", "stopped", "unready")
-ENDED = ("done", "failed", "incomplete")
-
-
-def clock_of(*seconds: float) -> Any:
-    """A clock that stops at its last time."""
-    left = list(seconds)
-    return lambda: left.pop(0) if len(left) > 1 else left[0]
+from wsi_pgdips.pipeline.part import Part
 
 
 @pytest.fixture
@@ -65,194 +47,24 @@ def cohort_of(folder: JobFolder, *names: str, **others: Any) -> Cohort:
     return cohort
 
 
-def begun(folder: JobFolder, name: str, part: Part | None = None, **changes: Any) -> StateFile:
-    file = StateFile(folder.path / "state" / name, part or Part(), "digest")
-    file.write(**changes)
-    return file
-
-
 def held(folder: JobFolder, name: str) -> AbstractContextManager[None]:
     return lock_output(folder.path / "layers" / f"{name}.ome.zarr")
 
 
-# one state of many
-
-
-@st.composite
-def states(draw: st.DrawFn) -> list[State]:
-    parts = draw(st.lists(st.sampled_from(PARTS), unique=True, max_size=6))
-    found = []
-    for part in parts:
-        begun = draw(st.floats(1, 1e6))
-        stage_begun = begun + draw(st.floats(0, 1e4))
-        found.append(
-            State(
-                part.name,
-                draw(st.sampled_from(STATUSES)),
-                draw(st.sampled_from(["", "fit"])),
-                draw(st.integers(0, 50)),
-                draw(st.integers(50, 90)),
-                begun=begun,
-                stage_begun=stage_begun,
-                updated=stage_begun + draw(st.floats(0, 1e4)),
-            )
-        )
-    return [s if s.stage else replace(s, done=0, total=0, stage_begun=0.0) for s in found]
-
-
-@given(states())
-def test_one_state_of_those_of_the_parts(found: list[State]) -> None:
-    one = state_of_slide(found)
-    if not found:
-        assert one is None
-        return
-    assert one is not None
-    statuses = {s.status for s in found}
-    ended = [s for s in ENDED if s in statuses]
-    if ended:  # nothing can follow
-        assert one.status == ended[0]
-        assert replace(one, begun=0) in [replace(s, begun=0) for s in found]
-        assert one.begun == min(s.begun for s in found)
-        return
-    assert one.status in statuses
-    assert one.begun == min(s.begun for s in found)
-    assert 0 <= one.done <= one.total or one.total == 0
-    begun = [s for s in found if s.status != "unready"]
-    if one.status == "unready":  # that says more than the end of what is done
-        assert {s.status for s in begun} <= {"stage_done"}
-        return
-    beside = [s for s in begun if s.part.partition("-")[0] == begun[-1].part.partition("-")[0]]
-    if any(s.status == "running" for s in beside):
-        assert one.status == "running"
-    elif any(s.status == "stopped" for s in beside):
-        assert one.status == "stopped"
-    if one.stage_begun:
-        assert one.stage_begun in [s.stage_begun for s in found]
-    assert bool(one.stage_begun) == any(
-        s.stage for s in beside if s.status == "running" or one.status != "running"
-    )
-
-
-@given(states())
-def test_states_are_read_in_the_order_of_their_stages(
-    tmp_path_factory: pytest.TempPathFactory, found: list[State]
-) -> None:
-    folder = tmp_path_factory.mktemp("states")
-    for state in found:
-        (folder / f"{state.part}.json").write_text(json.dumps(asdict(state)))
-    (folder / "torn.json").write_text("{")
-    (folder / "other.json").write_text('{"colour": "red"}')
-    (folder / "list.json").write_text("[]")
-    read = read_states(folder)
-    assert sorted(s.part for s in read) == sorted(s.part for s in found)
-    order = [*STAGES, "run"]
-    places = [order.index(s.part.partition("-")[0]) for s in read]
-    assert places == sorted(places)
-
-
-def test_shares_of_a_stage_are_added_up(folder: JobFolder) -> None:
-    begun(folder, "a", Part("calibrate"), status="stage_done", stage="calibrate", total=5, done=5)
-    for i, done in ((1, 3), (2, 4)):
-        begun(
-            folder, "a", Part("fit", i, 3), stage="fit", done=done, total=10, stage_begun=100.0 + i
-        )
-    begun(folder, "a", Part("fit", 3, 3))  # has not begun with its tiles
-    one = state_of_slide(read_states(folder.path / "state" / "a"))
-    assert one is not None
-    assert (one.done, one.total, one.stage_begun) == (7, 20, 101.0)
-
-
-# the file of a part
-
-
-def test_how_far_it_is_is_written_now_and_then(tmp_path: Path) -> None:
-    now = [1000.0]
-    file = StateFile(tmp_path / "a", Part("fit", 2, 3), "digest", clock=lambda: now[0])
-    path = tmp_path / "a" / "fit-2-of-3.json"
-    file.stage("fit", 10, "tiles")
-    for _ in range(3):
-        now[0] += 0.1
-        file.advance()
-    on_disk = State.read(path)
-    assert on_disk is not None
-    assert (on_disk.stage, on_disk.done, on_disk.total, on_disk.stage_begun) == ("fit", 0, 10, 1000)
-    now[0] += 1
-    file.advance(2)
-    on_disk = State.read(path)
-    assert on_disk is not None
-    assert (on_disk.done, on_disk.updated) == (5, now[0])
-    assert (on_disk.pid, on_disk.digest, on_disk.part) == (os.getpid(), "digest", "fit-2-of-3")
-    file.note("not of the state")
-    file.close()
-
-
-def test_torn_states_go_and_those_of_names_below_stay(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    torn = tmp_path / "a" / "run.json.0123.partial"
-    torn.write_text("{")
-    StateFile(tmp_path / "a", Part(), "")
-    assert not torn.exists()
-    StateFile(tmp_path / "a" / "b", Part(), "")
-    StateFile(tmp_path / "a", Part("fit", 1, 2), "")
-    assert [s.part for s in read_states(tmp_path / "a")] == ["fit-1-of-2", "run"]
-    assert len(read_states(tmp_path / "a" / "b")) == 1
-    assert read_states(tmp_path / "nothing") == ()
-
-
-def test_another_attempt_is_asked_for_and_begun(folder: JobFolder) -> None:
-    states = folder.path / "state" / "a"
-
-    def slide() -> State:
-        found = state_of_slide(read_states(states))
-        assert found is not None
-        return found
-
-    ask_for_attempt(states)
-    assert read_states(states) == ()  # nobody has begun
-    begun(folder, "a", Part("calibrate"), status="stage_done")
-    begun(folder, "a", Part("fit", 1, 2), status="failed", reason="x")
-    assert obstacle(Part("fit", 2, 2), read_states(states)) == slide()
-    for _ in range(2):  # one that is refused, and one that follows
-        ask_for_attempt(states)
-        assert (slide().status, slide().reason, slide().digest) == ("failed", "x", "digest")
-        assert (slide().is_to_be_tried, slide().has_ended) == (True, False)
-        assert obstacle(Part("calibrate"), read_states(states)) is None
-    # what was killed before it began is as before; what begins has no past
-    begun(folder, "a", Part("fit", 2, 2), status="unready", reason="no calibration")
-    assert (slide().status, slide().attempt, slide().is_to_be_tried) == ("unready", 2, False)
-    assert obstacle(Part("blend"), read_states(states)) == read_states(states)[2]
-    assert obstacle(Part("fit", 1, 2), read_states(states)) is None
-    begun(folder, "a", Part("calibrate"), status="stage_done")
-    assert (slide().status, slide().attempt) == ("stage_done", 3)
-    assert obstacle(Part("blend"), read_states(states)) is None
-    begun(folder, "a", Part("finalize"), status="done")
-    assert (slide().status, slide().has_ended) == ("done", True)
-
-
-# rows
-
-
 def test_every_way_to_stand(folder: JobFolder) -> None:
-    names = (
-        "new",
-        "running",
-        "gone",
-        "stopped",
-        "between",
-        "done",
-        "failed",
-        "again",
-        "incomplete",
-    )
-    cohort = cohort_of(folder, *names)
+    states = folder.path / "state"
+    began = ("running", "gone", "stopped", "between", "done", "failed", "again", "incomplete")
+    cohort = cohort_of(folder, "new", *began)
     for name in ("running", "gone"):
-        begun(folder, name, stage="fit", done=1, total=4, unit="tiles", stage_begun=1.0)
-    begun(folder, "stopped", status="stopped", reason="stopped: SIGTERM")
-    begun(folder, "between", Part("calibrate"), status="stage_done")
+        begun(
+            folder.path / "state", name, stage="fit", done=1, total=4, unit="tiles", stage_begun=1.0
+        )
+    begun(states, "stopped", status="stopped", reason="stopped: SIGTERM")
+    begun(states, "between", Part("calibrate"), status="stage_done")
     for name in ("done", "failed", "incomplete"):
-        begun(folder, name, status=name, reason="why", hint="what", exit_code=3)
-    begun(folder, "again", status="failed", reason="why")
-    ask_for_attempt(folder.path / "state" / "again")
+        begun(states, name, status=name, reason="why", hint="what", exit_code=3)
+    begun(states, "again", status="failed", reason="why")
+    ask_for_attempt(states / "again")
     with held(folder, "running"):
         rows = {r.entry.name: r for r in rows_of(folder, cohort)}
         queue = {"new": "job 7 pending", "gone": "job 8 pending", "between": "fit: job 9 pending"}
@@ -290,7 +102,7 @@ def test_every_way_to_stand(folder: JobFolder) -> None:
 
 def test_just_begun(folder: JobFolder) -> None:
     cohort = cohort_of(folder, "a")
-    begun(folder, "a")
+    begun(folder.path / "state", "a")
     with lock_output(folder.path / "state" / "a" / "run"):  # nobody has the output yet
         (row,) = rows_of(folder, cohort)
         assert (row.standing, row.stage_text) == ("running", "opening")
@@ -300,7 +112,7 @@ def test_just_begun(folder: JobFolder) -> None:
 
 def test_who_may_only_read_sees_it_too(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = cohort_of(folder, "a")
-    begun(folder, "a", stage="fit", total=4, unit="tiles")
+    begun(folder.path / "state", "a", stage="fit", total=4, unit="tiles")
     output = folder.path / "layers" / "a.ome.zarr"
     output.parent.mkdir()
     elsewhere = replace(Holder.this(), host="another")
@@ -344,7 +156,7 @@ def test_who_may_not_look_at_an_output_believes_its_state(
 
     cohort = cohort_of(folder, "a", "b")
     (folder.path / "layers").mkdir()
-    begun(folder, "a", stage="fit")
+    begun(folder.path / "state", "a", stage="fit")
     monkeypatch.setattr(report, "locks_of", refused)
     assert [r.standing for r in rows_of(folder, cohort)] == ["running", "waiting"]
 
@@ -362,21 +174,18 @@ def test_time_left() -> None:
     assert time_left_text([*done, *left]) == "about 1:15 left"
 
 
-# for programs
-
-
 def test_the_summary_and_the_failures(folder: JobFolder) -> None:
     cohort = cohort_of(folder, "x/a,1", "b", "c", "d", reference="he")
     begun(
-        folder,
+        folder.path / "state",
         "x/a,1",
         status="failed",
         reason='no "good",\nat all',
         hint="see\nit",
         exit_code=2,
     )
-    begun(folder, "b", status="done", exit_code=0, tiles=7, wall_s=1.5)
-    begun(folder, "c", stage="fit")
+    begun(folder.path / "state", "b", status="done", exit_code=0, tiles=7, wall_s=1.5)
+    begun(folder.path / "state", "c", stage="fit")
     rows = write_report(folder, cohort)
     found = json.loads(folder.summary.read_bytes())
     counts = {k: v for k, v in found.items() if k not in ("rows", "written")}
@@ -420,14 +229,11 @@ def test_the_summary_and_the_failures(folder: JobFolder) -> None:
     assert failures[1]["exit_code"] == ""
 
 
-# on the command line
-
-
 def test_status(
     folder: JobFolder, call: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     cohort_of(folder, "one [/] [bold]", "two")
-    begun(folder, "one [/] [bold]", status="done", tiles=7)
+    begun(folder.path / "state", "one [/] [bold]", status="done", tiles=7)
     monkeypatch.chdir(folder.path.parent)
     assert call("cohort", "status", folder.path.name) == 3
     said = capsys.readouterr().out
@@ -437,11 +243,11 @@ def test_status(
     found = json.loads(capsys.readouterr().out)
     assert [r["status"] for r in found["rows"]] == ["done", "waiting"]
     assert Path(found["rows"][0]["output"]).is_absolute()
-    begun(folder, "two", status="incomplete", reason="1 tiles and 0 blocks failed")
+    begun(folder.path / "state", "two", status="incomplete", reason="1 tiles and 0 blocks failed")
     assert call("cohort", "report", folder.path) == 3
     assert "failures" in capsys.readouterr().out
     assert folder.failures.read_text().count("\n") == 2
-    begun(folder, "two", status="done", tiles=3)
+    begun(folder.path / "state", "two", status="done", tiles=3)
     assert call("cohort", "status", folder.path) == 0
     assert call("cohort", "report", folder.path, "--quiet") == 0
     assert folder.failures.read_text().count("\n") == 1
@@ -453,7 +259,7 @@ def test_watching_ends_when_nobody_works(
     folder: JobFolder, call: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     cohort_of(folder, "a", "b")
-    begun(folder, "a", stage="fit")
+    begun(folder.path / "state", "a", stage="fit")
     looks: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -474,7 +280,7 @@ def test_of_a_large_cohort_only_what_needs_a_look_is_shown(
 ) -> None:
     names = [f"s{i}" for i in range(60)]
     cohort_of(folder, *names)
-    begun(folder, "s30", status="failed", reason="broken")
+    begun(folder.path / "state", "s30", status="failed", reason="broken")
     assert call("cohort", "status", folder.path) == 3
     said = capsys.readouterr().out
     assert "s30" in said
@@ -488,7 +294,7 @@ def test_verify_without_anything_to_verify(
     cohort_of(folder, "a", "b")
     assert call("cohort", "verify", folder.path) == 0
     assert "0 slides, 0 with faults" in capsys.readouterr().out
-    begun(folder, "a", status="done")  # says so, but there is nothing
+    begun(folder.path / "state", "a", status="done")  # says so, but there is nothing
     assert call("cohort", "verify", folder.path, "--quiet") == 3
     said = capsys.readouterr().err
     assert "a: " in said

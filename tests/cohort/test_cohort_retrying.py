@@ -11,13 +11,7 @@ from typing import Any
 import pytest
 
 from support.cheap_runs import differing
-from support.cohorts import (
-    OneByOne,
-    Study,
-    alone,
-    failing,
-    stale,
-)
+from support.cohorts import OneByOne, Study, alone, failing, stale
 from wsi_pgdips.cohort import runner, state
 from wsi_pgdips.cohort.state import StateFile, read_states
 from wsi_pgdips.errors import OutputError, SlideError
@@ -93,7 +87,7 @@ def test_a_fault_that_passes_is_waited_for(
     monkeypatch.setattr(time, "sleep", waits.append)
     raw = OSError(errno.EIO, "Input/output error")
     monkeypatch.setattr(pipeline, "run_part", failing(raw, stale()))
-    code, state = one.run(), one.state("a")
+    code, state = one.run(), one.state()
     assert (code, state.status) == (0, "done")
     assert waits == [5.0, 30.0]
     log = (one.job / "logs" / "a.log").read_text()
@@ -129,7 +123,7 @@ def test_one_that_does_not_pass_is_told(
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(pipeline, "run_part", failing(*(stale() for _ in range(3))))
-    code, state = one.run("--retries=1"), one.state("a")
+    code, state = one.run("--retries=1"), one.state()
     assert (code, state.status, state.exit_code) == (3, "failed", 2)
     assert waits == [5.0]
     raw = OSError(errno.EIO, "Input/output error")
@@ -161,7 +155,7 @@ def test_tiles_that_cannot_be_read_are_looked_at_once_more(
             away.clear()
 
     monkeypatch.setattr(time, "sleep", sleep)
-    code, state = one.run(), one.state("a")
+    code, state = one.run(), one.state()
     assert waits == [5.0]
     log = (one.job / "logs" / "a.log").read_text()
     assert "tiles failed: looking at them in 5 s" in log
@@ -187,7 +181,7 @@ def test_a_state_is_written_when_the_disk_is_back(
 
     monkeypatch.setattr(StateFile, "_write", write)
     monkeypatch.setattr(time, "sleep", waits.append)
-    code, found = one.run(), one.state("a")
+    code, found = one.run(), one.state()
     assert (code, found.status) == (0, "done")
     assert waits == list(state.AGAIN_S)
 

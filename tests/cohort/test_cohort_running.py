@@ -12,18 +12,7 @@ from typing import Any
 import pytest
 
 from support.cheap_runs import differing
-from support.cohorts import (
-    GOOD,
-    OPTIONS,
-    OneByOne,
-    Study,
-    failing,
-    failures,
-    program,
-    standings,
-    table,
-    times,
-)
+from support.cohorts import GOOD, OPTIONS, OneByOne, Study, failing, program, table, times
 from wsi_pgdips.errors import ClusterError
 from wsi_pgdips.pipeline import pool
 from wsi_pgdips.pipeline import slide as pipeline
@@ -31,18 +20,10 @@ from wsi_pgdips.pipeline import slide as pipeline
 
 def test_the_others_are_done_and_failures_are_told(ran: Study, separate: dict[str, Path]) -> None:
     found = ran.summary()
-    assert {k: found[k] for k in ("slides", "done", "failed", "exit_code")} == {
-        "slides": 4,
-        "done": 2,
-        "failed": 2,
-        "exit_code": 3,
-    }
-    assert ran.standings() == {
-        "a": "done",
-        "truncated": "failed",
-        "b": "done",
-        "blank": "failed",
-    }
+    counts = {"slides": 4, "done": 2, "failed": 2, "exit_code": 3}
+    assert {k: found[k] for k in counts} == counts
+    standings = {"a": "done", "truncated": "failed", "b": "done", "blank": "failed"}
+    assert ran.standings() == standings
     rows = ran.failures()
     assert rows.keys() == {"truncated", "blank"}
     assert "damaged or truncated" in rows["truncated"]["reason"]
@@ -64,13 +45,13 @@ def test_again_nothing_is_to_do(
     ran: Study, here: OneByOne, tmp_path: Path, call: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = ran.copied(tmp_path, call)
-    before = times(mine.job / "layers") | times(mine.job / "logs") | times(mine.job / "state")
+    folders = [mine.job / name for name in ("layers", "logs", "state")]
+    before = times(*folders)
     assert mine.run() == 3
     assert "2 done, 2 failed" in capsys.readouterr().out
     assert mine.retry() == 3
     assert here.seen == []
-    after = times(mine.job / "layers") | times(mine.job / "logs") | times(mine.job / "state")
-    assert after == before
+    assert times(*folders) == before
     assert mine.failures().keys() == {"truncated", "blank"}
 
 
@@ -108,7 +89,7 @@ def test_a_manifest_may_grow_and_settings_may_not_change(
 
 
 def test_the_plan_says_what_was_asked_for(one: Study, here: OneByOne) -> None:
-    code, state = one.run("--retries=7"), one.state("a")
+    code, state = one.run("--retries=7"), one.state()
     assert (code, state.status, state.tiles > 0) == (0, "done", True)
     plan = json.loads((one.job / "cohort.json").read_bytes())
     assert plan["retries"] == 7
@@ -142,19 +123,21 @@ def test_a_bad_row_is_told_before_anything_is_begun(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode here")
-def test_names_that_are_not_unicode(slides: Path, tmp_path: Path) -> None:
-    folder, job = tmp_path / "slides", tmp_path / "job"
+def test_names_that_are_not_unicode(
+    slides: Path, here: OneByOne, tmp_path: Path, call: Any
+) -> None:
+    folder = tmp_path / "slides"
+    study = Study(folder, folder, tmp_path / "job", call)
     folder.mkdir()
     shutil.copyfile(slides / "a.tiff", folder / os.fsdecode(b"caf\xe9.tiff"))
     shutil.copyfile(slides / "truncated.tiff", folder / os.fsdecode(b"caf\xe8.tiff"))
-    done = program("cohort", "run", folder, job, *OPTIONS, "--workers=1")
-    assert done.returncode == 3, done.stderr
+    assert study.run() == 3
     names = {r"caf\udce9": "done", r"caf\udce8": "failed"}
-    assert standings(job) == names
-    assert list(failures(job)) == [r"caf\udce8"]
-    said = program("cohort", "status", job).stdout
+    assert study.standings() == names
+    assert list(study.failures()) == [r"caf\udce8"]
+    said = program("cohort", "status", study.job).stdout  # with the encoding of a real terminal
     assert all(name in said for name in names)
-    assert program("cohort", "verify", job, "--quiet").returncode == 0
+    assert call("cohort", "verify", study.job, "--quiet") == 0
 
 
 def test_stopping_at_the_first_failure(

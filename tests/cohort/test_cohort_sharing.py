@@ -11,23 +11,15 @@ from typing import Any
 
 import pytest
 
-from support.cohorts import (
-    OPTIONS,
-    OneByOne,
-    Study,
-    program,
-)
+from support.cohorts import OPTIONS, OneByOne, Study, program
 from wsi_pgdips.cohort import runner
-from wsi_pgdips.cohort.state import read_states
+from wsi_pgdips.cohort.state import StateFile, read_states
 from wsi_pgdips.pipeline import lock, pool
 from wsi_pgdips.pipeline import slide as pipeline
 
 
 def test_what_another_process_holds_is_left_to_it(
-    two: Study,
-    here: OneByOne,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    two: Study, here: OneByOne, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEATS", 0)  # it has shown for long enough that it works
     with lock.lock_output(two.layers("a")):
@@ -100,27 +92,35 @@ def test_of_two_at_once_one_is_refused(two: Study, monkeypatch: pytest.MonkeyPat
     assert two.standings() == {"a": "done", "b": "done"}
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_a_folder_of_a_group_stays_the_groups(mask: int, one: Study, here: OneByOne) -> None:
+@pytest.mark.parametrize(
+    ("mode", "mask"), [(0o2770, 0o022), (0o2770, 0o077), (0o2755, 0o022), (0o700, 0o077)]
+)
+def test_whoever_may_write_to_the_folder_may_write_to_all_that_is_made_in_it(
+    mode: int, mask: int, one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, others = mode & stat.S_IWGRP, stat.S_IWOTH
     one.job.mkdir()
-    one.job.chmod(0o2770)
+    one.job.chmod(mode)
+    genuine = StateFile.stage
+
+    def check() -> int:
+        modes = {p: p.stat().st_mode for p in [one.job, *one.job.rglob("*")]}
+        assert {p: m for p, m in modes.items() if m & (stat.S_IWGRP | others) != group} == {}
+        return len(modes)
+
+    def stage(self: StateFile, name: str, total: int, unit: str) -> None:
+        genuine(self, name, total, unit)
+        check()  # it may be killed here, and somebody else of the group goes on
+
+    monkeypatch.setattr(StateFile, "stage", stage)
     before = os.umask(mask)
+    monkeypatch.setattr(os, "umask", pytest.fail)  # it is one for all threads
     try:
         assert one.run("--reference=self") == 0
+        assert check() > 20
     finally:
-        os.umask(before)
-    everything = [one.job, *one.job.rglob("*")]
-    assert len(everything) > 20
-    closed = [p for p in everything if not p.stat().st_mode & stat.S_IWGRP]
-    assert closed == []
-    open_to_all = [p for p in everything if p.stat().st_mode & stat.S_IWOTH]
-    assert open_to_all == []
-
-
-def test_a_folder_of_ones_own_stays_so(one: Study, here: OneByOne) -> None:
-    before = os.umask(0o077)
-    try:
-        assert one.run() == 0
-    finally:
-        os.umask(before)
-    assert all(p.stat().st_mode & 0o077 == 0 for p in one.job.rglob("*"))
+        monkeypatch.undo()
+        assert os.umask(before) == mask
+    if mask == 0o077:
+        readable = [p for p in one.job.rglob("*") if p.stat().st_mode & stat.S_IRGRP]
+        assert bool(readable) == bool(group)

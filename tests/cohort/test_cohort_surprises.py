@@ -1,4 +1,4 @@
-"""What goes wrong with one slide stays with it."""
+"""Errors, processes that die, and signals: what happens to one slide leaves the others alone."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.cohorts import (
-    OneByOne,
-    Study,
-    failing,
-    table,
-)
+from support.cheap_runs import differing
+from support.cohorts import GOOD, OPTIONS, OneByOne, Study, alone, failing, table
 from wsi_pgdips.cohort import runner, work
 from wsi_pgdips.cohort.folder import JobFolder
+from wsi_pgdips.cohort.state import StateFile
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline import pool
 from wsi_pgdips.pipeline import slide as pipeline
@@ -73,7 +72,7 @@ def test_who_was_taken_for_dead_does_not_spoil_what_another_has_finished(
         raise OutputError("the files are gone")
 
     monkeypatch.setattr(pipeline, "run_part", run_part)
-    code, found = one.run(), one.state("a")
+    code, found = one.run(), one.state()
     assert (code, found.status, found.tiles > 0) == (0, "done", True)
     assert "another process has finished the slide" in (one.job / "logs" / "a.log").read_text()
     # what was done before says nothing of this run
@@ -132,14 +131,82 @@ def test_a_worker_that_cannot_read_the_plan_fails_its_slide_alone(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
-@pytest.mark.parametrize("surprise", [False, True])
-def test_a_log_that_cannot_be_written_is_no_fault_of_the_slide(
-    surprise: bool, one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (None, 0, "done"),
+        (RuntimeError("a surprise"), 3, "failed"),
+        (KeyboardInterrupt("a signal"), 130, "stopped"),
+    ],
+)
+def test_a_log_that_cannot_be_written_hides_nothing(
+    error: BaseException | None,
+    code: int,
+    status: str,
+    one: Study,
+    here: OneByOne,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (one.job / "logs").mkdir(parents=True)
     (one.job / "logs" / "a.log").symlink_to("/dev/full")
-    if surprise:
-        monkeypatch.setattr(pipeline, "run_part", failing(RuntimeError("a surprise")))
-    code, found = one.run(), one.state("a")
-    assert (code, found.status) == ((3, "failed") if surprise else (0, "done"))
-    assert not surprise or "a surprise" in one.failures()["a"]["reason"]
+    monkeypatch.setattr(pipeline, "run_part", failing(*filter(None, [error])))
+    assert (one.run(), one.state().status) == (code, status)
+    assert str(error or "") in one.state().reason
+
+
+def test_a_signal_ends_it_and_it_goes_on(
+    two: Study,
+    here: OneByOne,
+    call: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    separate: dict[str, Path],
+) -> None:
+    genuine = StateFile.stage
+
+    def stage(self: StateFile, name: str, total: int, unit: str) -> None:
+        genuine(self, name, total, unit)
+        if name == "render":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as hurried:
+        hurried.setattr(StateFile, "stage", stage)
+        assert two.run() == 130
+    assert "repeat the command" in capsys.readouterr().err
+    state = two.state()
+    assert state is not None
+    assert (state.status, state.stage) == ("stopped", "render")
+    assert two.leftovers() == []
+    assert call("cohort", "status", two.job) == 3
+    assert "interrupted" in capsys.readouterr().out
+    assert two.retry() == 0  # nothing has failed
+    for name in GOOD:
+        assert differing(separate[name], two.layers(name)) == []
+
+
+def test_a_signal_ends_worker_processes_too(
+    slides: Path, two: Study, call: Any, here: OneByOne
+) -> None:
+    slow = ("--preset=balanced", *OPTIONS[1:])
+    arguments = ["cohort", "run", two.manifest, two.job, *slow, "--workers=1"]
+    command = [sys.executable, "-m", "wsi_pgdips", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            state = two.state()
+            if state is not None and state.stage:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.05)
+        said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    folder, cohort = two.opened()
+    first, second = (r.standing for r in runner.rows_of(folder, cohort))
+    # the worker is asked to end, and may have had but one file left to write
+    assert first in ("interrupted", "done")
+    assert second in ("waiting", "interrupted")
+    assert two.standings()["b"] == second  # it is reported all the same
+    assert call("cohort", "run", two.manifest, two.job, *slow, "--quiet") == 0
+    whole = alone(slides / "a.tiff", two.slides / "a.ome.zarr", preset="balanced")
+    assert differing(whole, two.layers("a")) == []
+    assert two.leftovers() == []

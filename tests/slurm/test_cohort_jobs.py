@@ -12,19 +12,9 @@ import pytest
 from PIL import Image
 
 from support.cheap_runs import differing
-from support.cluster import (
-    CHEAP,
-    JOB,
-    PROGRAM,
-    jobs_of,
-    leftovers,
-    logs,
-    program,
-    slurm,
-    summary,
-    until,
-)
+from support.cluster import CHEAP, JOB, PROGRAM, jobs_of, logs, program, slurm, until
 from support.cluster import wait_for_jobs as wait
+from support.cohorts import leftovers, summary
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 

@@ -12,19 +12,9 @@ from pathlib import Path
 import pytest
 
 from support.cheap_runs import differing
-from support.cluster import (
-    CHEAP,
-    JOB,
-    jobs_of,
-    leftovers,
-    logs,
-    program,
-    slurm,
-    states,
-    summary,
-    until,
-)
+from support.cluster import CHEAP, JOB, jobs_of, logs, program, slurm, states, until
 from support.cluster import wait_for_jobs as wait
+from support.cohorts import leftovers, summary
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

@@ -184,11 +184,7 @@ def test_a_stage_that_nobody_has_done_interrupts_the_slide(
 
 
 def test_out_of_time(
-    slides: Path,
-    tmp_path: Path,
-    whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_slurm: list[str],
+    slides: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, no_slurm: list[str]
 ) -> None:
     jobs = Jobs(tmp_path / "job", slides, "a.tiff", split=False)
     with monkeypatch.context() as short:

@@ -61,12 +61,3 @@ def wait_for_jobs(folder: Path, submission: str = "001") -> None:
 def states(job: str) -> list[str]:
     """Of a job, or of each task of an array."""
     return slurm("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%T").split()
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "summary.json").read_bytes()))
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """What only a run in hand may leave."""
-    return [p for p in folder.rglob("*") if p.suffix in (".partial", ".running")]

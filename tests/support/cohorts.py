@@ -19,9 +19,10 @@ from PIL import Image
 
 from support.cheap_runs import CHEAP, phantom
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
-from wsi_pgdips.cohort.state import State, read_states, state_of_slide
+from wsi_pgdips.cohort.state import StateFile, read_states, state_of_slide
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline import slide as pipeline
+from wsi_pgdips.pipeline.part import Part
 from wsi_pgdips.pipeline.slide import deconvolve_slide
 
 OPTIONS = ("--preset=fast", *(f"--{k.replace('_', '-')}={v}" for k, v in CHEAP.items()))
@@ -59,6 +60,10 @@ def alone(slide: Path, output: Path, **options: Any) -> Path:
 
 def layers(job: Path, name: str) -> Path:
     return job / "layers" / f"{name}.ome.zarr"
+
+
+def summary(job: Path) -> dict[str, Any]:
+    return dict(json.loads((job / "summary.json").read_bytes()))
 
 
 def leftovers(job: Path) -> list[str]:
@@ -102,11 +107,11 @@ class Study:
     def layers(self, name: str) -> Path:
         return layers(self.job, name)
 
-    def state(self, name: str = "a") -> State | None:
+    def state(self, name: str = "a") -> Any:
         return state_of_slide(read_states(self.job / "state" / name))
 
     def summary(self) -> dict[str, Any]:
-        return dict(json.loads((self.job / "summary.json").read_bytes()))
+        return summary(self.job)
 
     def standings(self) -> dict[str, str]:
         return {row["name"]: row["status"] for row in self.summary()["rows"]}
@@ -118,6 +123,13 @@ class Study:
 
     def leftovers(self) -> list[str]:
         return leftovers(self.job)
+
+
+def begun(folder: Path, name: str, part: Part | None = None, **changes: Any) -> StateFile:
+    """The state of a slide that was begun, in the folder of a cohort's states."""
+    file = StateFile(folder / name, part or Part(), "digest")
+    file.write(**changes)
+    return file
 
 
 def failing(*errors: BaseException) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +25,7 @@ from wsi_pgdips.cli.say import (
 )
 
 if TYPE_CHECKING:
-    from wsi_pgdips.cohort.folder import Cohort, JobFolder
+    from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.cohort.report import Row
 
 cohort_app = typer.Typer(help="Many slides: run, watch, try again, verify.", no_args_is_help=True)
@@ -98,14 +97,12 @@ def cohort_run(
     _run(folder, quiet, planned=cohort, skip_errors=asked.skip_errors)
 
 
-def _run(
-    folder: JobFolder,
-    quiet: bool,
-    *,
-    planned: Cohort | None = None,
-    skip_errors: bool = True,
-    failed_too: bool = False,
-) -> None:
+def _run(folder: JobFolder, quiet: bool, **asked: Any) -> None:
+    """Run a cohort, and print how it ends.
+
+    Args:
+        asked: further arguments of ``run_cohort``.
+    """
     from wsi_pgdips.cohort.report import exit_code
     from wsi_pgdips.cohort.runner import run_cohort
     from wsi_pgdips.pipeline.signals import stoppable
@@ -113,13 +110,7 @@ def _run(
     progress = progress_of(quiet)
     try:
         with stoppable():
-            rows = run_cohort(
-                folder,
-                progress=progress,
-                planned=planned,
-                skip_errors=skip_errors,
-                failed_too=failed_too,
-            )
+            rows = run_cohort(folder, progress=progress, **asked)
     except KeyboardInterrupt:
         progress.close()
         say_error("interrupted; to resume, repeat the command", kind="stopped")
@@ -152,21 +143,15 @@ def cohort_status(
     begun = time.monotonic()
     rows = read_rows()
     pause_s = max(LOOK_S, REST * (time.monotonic() - begun))
-
-    def rows_later() -> list[Row]:
-        time.sleep(pause_s)
-        return read_rows()
-
     if as_json:
         typer.echo(json.dumps(summary_of(folder, rows), indent=1))
-    elif not (watch and sys.stdout.isatty()):
-        while watch and _in_hand(rows):
-            rows = rows_later()
+    elif not watch:
         stdout().print(_table(rows))
-    else:
+    else:  # what is no terminal gets the last table alone
         with Live(_table(rows), console=stdout(), refresh_per_second=2) as live:
             while _in_hand(rows):
-                rows = rows_later()
+                time.sleep(pause_s)
+                rows = read_rows()
                 live.update(_table(rows))
     raise typer.Exit(exit_code(rows))
 

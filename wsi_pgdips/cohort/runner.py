@@ -76,19 +76,19 @@ def _check(cohort: Cohort) -> None:
         if not os.path.isfile(path):  # noqa: PTH113 - it never raises
             raise SettingsError("there is no such file", found=path, where="--mask, --roi")
 
-    looked: set[tuple[Callable[[str], Any], str | None]] = {(load_reference, "self")}
+    checked: set[tuple[Callable[[str], Any], str | None]] = {(load_reference, "self")}
     for entry in cohort.entries:
         science = cohort.settings(entry).science
         try:
-            for look, text in (
+            for check, text in (
                 (load_stains, science.stains),
                 (load_reference, entry.reference),
                 (is_file, science.mask),
                 (is_file, science.roi),
             ):
-                if text is not None and (look, text) not in looked:
-                    look(text)
-                    looked.add((look, text))
+                if text is not None and (check, text) not in checked:
+                    check(text)
+                    checked.add((check, text))
         except WsiPgdipsError as error:
             where = f"{error.where}, slide {entry.name}"
             raise SettingsError.like(error, where=where) from None
