@@ -355,7 +355,7 @@ def test_stains_fit_refuses_regions_outside_and_glass(
 def test_phantom_writes_a_slide_with_stains_to_run_it(
     call: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from wsi_pgdips.phantom.truth import open_truth
+    from wsi_pgdips.phantom.phantom import open_truth
 
     out = tmp_path / "p.tiff"
     assert call("phantom", out, "--config", TINY, "--seed", 3, "--size", "700x600") == 0
@@ -376,7 +376,7 @@ def test_phantom_writes_a_slide_with_stains_to_run_it(
 
 
 def test_phantom_takes_the_tissue_of_a_slide(call: Any, dab_slide: Path, tmp_path: Path) -> None:
-    from wsi_pgdips.phantom.truth import open_truth
+    from wsi_pgdips.phantom.phantom import open_truth
 
     out, stains = tmp_path / "p.tiff", tmp_path / "dab.toml"
     vector = [round(float(v), 3) for v in DAB]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from wsi_pgdips.looks.files import load_reference
     from wsi_pgdips.looks.normalized_slide import NormalizedSlide
     from wsi_pgdips.pipeline.estimate import estimate_slide
-    from wsi_pgdips.pipeline.fit_reference import fit_reference
     from wsi_pgdips.pipeline.image import deconvolve_image
+    from wsi_pgdips.pipeline.references import fit_reference
     from wsi_pgdips.pipeline.slide import deconvolve_slide
 
 __version__ = "0.1.0"

@@ -23,6 +23,11 @@ PARTIAL = ".partial"  # zarr uses this suffix for its unfinished files, too
 _GROUPS = stat.S_IWGRP | stat.S_ISGID
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+PYRAMID = 4 / 3
+CODE_BYTES = 2
+# compressed size of a tile's codes, as a share; `estimate` measures it on the slide itself
+COMPRESSED = 0.4
+_MIB = 2**20
 
 
 @contextlib.contextmanager
@@ -156,13 +161,6 @@ def sha256(path: Path) -> str:
     """The hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-PYRAMID = 4 / 3
-CODE_BYTES = 2
-# compressed size of a tile's codes, as a share; `estimate` measures it on the slide itself
-COMPRESSED = 0.4
-_MIB = 2**20
 
 
 def layers_bytes(grid: OutputGrid, tiles: int, stains: int) -> int:

@@ -1,4 +1,4 @@
-"""What can go wrong, said once: expected, found, where, and what to do.
+"""The errors a user may meet: what was expected and found, where, and what to do.
 
 Every exception a user may meet derives from :class:`WsiPgdipsError` and carries the exit code of
 the command line: 2 for bad input or usage, 3 for a run that ended with failures. Anything else
@@ -51,9 +51,9 @@ class WsiPgdipsError(Exception):
 
     @classmethod
     def like(cls, error: WsiPgdipsError, **parts: Any) -> Self:
-        """What another error says, but for some of its parts."""
-        said = {name: getattr(error, name) for name in ("expected", "found", "where", "hint")}
-        return cls(error.message, **{**said, **parts})
+        """Return an error with the text of another one, except for some of its parts."""
+        kept = {name: getattr(error, name) for name in ("expected", "found", "where", "hint")}
+        return cls(error.message, **{**kept, **parts})
 
     def __reduce__(self) -> tuple[object, ...]:
         # keyword-only arguments do not survive the default pickling between worker processes
@@ -99,7 +99,7 @@ class DeviceError(WsiPgdipsError):
 
 
 class ClusterError(WsiPgdipsError):
-    """A cluster of dask or Slurm that cannot be reached, was lost, or has nobody who works."""
+    """A cluster of dask or Slurm that cannot be reached, was lost, or has no worker."""
 
 
 class IncompleteRunError(WsiPgdipsError):
@@ -109,7 +109,7 @@ class IncompleteRunError(WsiPgdipsError):
 
 
 class NotReadyError(IncompleteRunError):
-    """A stage cannot begin, as one before it has not come to its end."""
+    """A stage cannot begin, because one before it is not finished."""
 
 
 class SlurmError(WsiPgdipsError):

@@ -79,7 +79,7 @@ class LineProgress:
     """Progress as lines of a log: stage, done of total, rate, time left.
 
     Args:
-        stream: receives the lines; each is flushed, so that the log can be followed.
+        stream: receives the lines, each through ``note``; flushed, so that the log can be followed.
         interval: minimum of seconds between two lines of a stage; the first and the last line of a
             stage are always written.
         clock: monotonic seconds.

@@ -17,7 +17,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class TileFlag(enum.IntFlag):
-    """Why a tile was not fitted on its own, or what was odd about it (bit mask)."""
+    """Reasons why a tile was not fitted on its own, and oddities of it (bit mask)."""
 
     NONE = 0
     LOW_TISSUE = 1  # below --min-tissue: rendered, not fitted
@@ -64,7 +64,7 @@ class StainSet:
 
 @dataclass(frozen=True)
 class SlideMeta:
-    """What is known of a slide, nothing personal in it.
+    """The metadata of a slide, with nothing personal in it.
 
     ``mpp_l0`` is the slide's own micrometres per level-0 pixel, or None; ``properties`` holds only
     allowed keys (see ``slide.reader``).
@@ -86,7 +86,7 @@ class Pixels(Protocol):
     """RGB pixels on an output grid. Thread-safe."""
 
     def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
-        """(h, w, 3) uint8 RGB of the output grid; what lies outside is white."""
+        """Return (h, w, 3) uint8 RGB of the output grid; pixels outside are white."""
         ...
 
 
@@ -100,7 +100,7 @@ class TileSource(Pixels, Protocol):
     def meta(self) -> SlideMeta: ...
 
     def overview(self, mpp: float) -> tuple[ByteArray, float]:
-        """((H, W, 3) uint8 of the whole slide, output pixels per overview pixel).
+        """Return ((H, W, 3) uint8 of the whole slide, output pixels per overview pixel).
 
         The overview's mpp is about ``mpp`` but never finer than the grid; overview pixel (i, j)
         covers output pixels [i*s, (i+1)*s) with s the second value returned.
@@ -112,7 +112,7 @@ class TileSource(Pixels, Protocol):
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What happened to a slide's pixels before they were read (decision 22).
+    """The acquisition of a slide's pixels, before they were read (decision 22).
 
     Attributes:
         noise: standard deviation in counts at white; falls as the root of the intensity.
@@ -134,7 +134,7 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class SlidePrior:
-    """What ``calibrate`` knows of a slide before any tile is fitted.
+    """The estimates of ``calibrate`` for a slide, before any tile is fitted.
 
     Attributes:
         stain_matrix: (N, 3) unit rows S0, the slide's own robust estimate.
@@ -143,10 +143,10 @@ class SlidePrior:
         presence: (N,) OD: a tile whose 99th percentile of q_n is below holds none of that stain.
         noise_od: standard deviation of pixel noise in OD on tissue.
         pooled_noise_od: of OD pooled 4x4, across the rays (decision 15).
-        prior_weight: (N,) Lambda of the data-consistent render, >= 0 (decision 19).
+        prior_weight: (N,) Lambda of the data-consistent render, >= 0 (decision 22).
         measured: (N,) bool, stains whose vector the slide itself supports.
         network: name -> array of the slide's network, empty where there is none.
-        flags: words on what could not be done (``no_glass``, ``stain_gated:DAB``...).
+        flags: what could not be done (``no_glass``, ``stain_gated:DAB``...).
         loss: of the slide's network, mean squared error of q on simulated pixels, OD.
         acquisition: under which the network was trained, or None.
     """
@@ -227,7 +227,7 @@ class Fields:
 
 
 def at_tiles(field: npt.NDArray[Any], tile_grid: tuple[int, int]) -> npt.NDArray[Any]:
-    """(GY, GX, ...) values of a field on cells at the centres of the tiles."""
+    """Return (GY, GX, ...) values of a field on cells at the centres of the tiles."""
     gy, gx = tile_grid
     split = field.reshape(gy, field.shape[0] // gy, gx, field.shape[1] // gx, *field.shape[2:])
     return np.asarray(split.mean((1, 3)), field.dtype)

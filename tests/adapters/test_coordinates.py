@@ -85,32 +85,3 @@ def test_coordinates_of_the_original_on_the_export_and_the_reader(
                 for dx, dy in ((2, 0), (-2, 0), (0, 2), (0, -2)):
                     aside = grey(read(slide, (coord[0] + dx, coord[1] + dy)))
                     assert correlation(grey(other), aside) < here
-
-
-def test_through_a_loader_as_clam_has_it(case: Case, coords: npt.NDArray[np.int32]) -> None:
-    """The slide is an attribute of a dataset whose workers are forked."""
-    import torch
-    from torch.utils.data import DataLoader, Dataset
-
-    class Bag(Dataset[Any]):
-        def __init__(self, wsi: Any) -> None:
-            self.wsi = wsi
-
-        def __len__(self) -> int:
-            return 4
-
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            return {"img": torch.from_numpy(read(self.wsi, coords[index])), "coord": coords[index]}
-
-    with NormalizedSlide(case.slide, case.layers, "he") as normalized:
-        wanted = [read(normalized, coord) for coord in coords[:4]]
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forking
-            loader = DataLoader(
-                Bag(normalized), batch_size=2, num_workers=1, multiprocessing_context="fork"
-            )
-            found = list(loader)
-    np.testing.assert_array_equal(torch.cat([b["img"] for b in found]).numpy(), np.stack(wanted))
-    np.testing.assert_array_equal(torch.cat([b["coord"] for b in found]).numpy(), coords[:4])

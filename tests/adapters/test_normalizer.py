@@ -74,15 +74,6 @@ def test_maps_a_tile_as_the_normalized_slide_does(case: Case, fitted: PgdipsNorm
     assert np.abs(out - wanted).mean() < 0.3 * moved
 
 
-def test_one_function_of_colour_for_all_tiles_of_a_slide(
-    case: Case, fitted: PgdipsNormalizer
-) -> None:
-    """Two halves by themselves are the whole: no seam, whatever is on either side."""
-    image = case.tile()
-    halves = [fitted.transform(half) for half in np.split(image, [77], axis=1)]
-    np.testing.assert_array_equal(np.concatenate(halves, 1), fitted.transform(image))
-
-
 def test_a_pickled_copy_gives_the_same_bytes(case: Case, fitted: PgdipsNormalizer) -> None:
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.transform(case.tile()), fitted.transform(case.tile()))

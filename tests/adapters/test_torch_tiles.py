@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,9 @@ from wsi_pgdips.adapters.augment import StainAugment
 from wsi_pgdips.adapters.dataset import NormalizedTiles
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
+
+# Python 3.12 warns of forking with threads
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
 def tiles(case: Case, **options: Any) -> NormalizedTiles:
@@ -94,12 +96,8 @@ def test_workers_give_the_same_tiles(case: Case, start: str, workers: int, alone
     dataset = NormalizedTiles(None if alone else case.slide, case.layers, "he", size=256)
     subset = torch.utils.data.Subset(dataset, range(4))
     wanted = [dataset[k] for k in range(4)]  # before the fork: everything is open by then
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forking with threads
-        loader = DataLoader(
-            subset, batch_size=2, num_workers=workers, multiprocessing_context=start
-        )
-        batches = list(loader)
+    loader = DataLoader(subset, batch_size=2, num_workers=workers, multiprocessing_context=start)
+    batches = list(loader)
     images = torch.cat([b["image"] for b in batches])
     assert torch.equal(images, torch.stack([item["image"] for item in wanted]))
     assert torch.cat([b["x_l0"] for b in batches]).tolist() == [item["x_l0"] for item in wanted]
@@ -113,16 +111,10 @@ def test_augmented_loading_is_repeated_by_the_loaders_seed(case: Case) -> None:
 
     def epochs(seed: int) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            loader = DataLoader(
-                same,
-                batch_size=2,
-                num_workers=2,
-                generator=generator,
-                multiprocessing_context="fork",
-            )
-            return [torch.cat([b["image"] for b in loader]) for _ in range(2)]
+        loader = DataLoader(
+            same, 2, num_workers=2, generator=generator, multiprocessing_context="fork"
+        )
+        return [torch.cat([b["image"] for b in loader]) for _ in range(2)]
 
     first, second = epochs(5)
     again, other = epochs(5), epochs(6)

@@ -7,49 +7,38 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cohort.kills import FAULTS
+from benchmarks.cohort.kills import FAULTS, KILLS
 from benchmarks.cohort.moments import MOMENTS, Place, blocks_of, difference
-from benchmarks.cohort.page import write_cohort_page
-from benchmarks.cohort.records import (
-    KILLS,
-    SLIDES,
-    CohortFigures,
-    CohortRecord,
-    figure,
-    load_figures,
-    save_figures,
-)
-from benchmarks.cohort.run import QUICK_KILLS, QUICK_SLIDES, CohortRequest, run_cohort_bench
-from wsi_pgdips.errors import OutputError, SettingsError
+from benchmarks.cohort.page import render
+from benchmarks.cohort.run import QUICK_KILLS, QUICK_SLIDES, run
+from benchmarks.cohort.slides import SLIDES
+from benchmarks.records import Records, load_records, lookup
+from wsi_pgdips.errors import OutputError
 from wsi_pgdips.pipeline.ledger import Ledger
-
-
-def total(records: list[CohortRecord], metric: str) -> int:
-    return sum(r["value"] for r in records if r["metric"] == metric)
 
 
 def test_the_small_slice_loses_no_byte(tmp_path: Path) -> None:
     out = tmp_path / "cohort.json"
     said: list[str] = []
-    run_cohort_bench(CohortRequest(out, quick=True), said.append)
-    records = load_figures(out)
-    assert figure(records, case=SLIDES, metric="slides") == QUICK_SLIDES
-    assert 1 <= figure(records, metric="worker_processes") <= 2
-    assert 0.5 < figure(records, metric="worker_mb_growth") < 1.5
-    assert figure(records, metric="work_s") > 0
-    assert total(records, "kills") == QUICK_KILLS
-    assert sum(total(records, f"killed_in_{m}") for m in MOMENTS) == QUICK_KILLS
-    assert total(records, "runs") >= 1
-    assert total(records, "files_compared") > 100
-    assert {f: total(records, f) for f in FAULTS} == dict.fromkeys(FAULTS, 0), said
-    page = tmp_path / "cohort.md"
-    write_cohort_page(out, page)
-    assert f"### {QUICK_SLIDES} small slides" in page.read_text()
+    run(out, quick=True, say=said.append)
+    records = load_records("cohort", out).frame
+    value = lookup(records, "case", "metric")
+    total = records.groupby("metric")["value"].sum()
+    assert value(SLIDES, "slides") == QUICK_SLIDES
+    assert 1 <= value(SLIDES, "worker_processes") <= 2
+    assert 0.5 < value(SLIDES, "worker_mb_growth") < 1.5
+    assert value(SLIDES, "work_s") > 0
+    assert total["kills"] == QUICK_KILLS
+    assert sum(total[f"killed_in_{m}"] for m in MOMENTS) == QUICK_KILLS
+    assert total["runs"] >= 1
+    assert total["files_compared"] > 100
+    assert {f: total[f] for f in FAULTS} == dict.fromkeys(FAULTS, 0), said
+    assert f"### {QUICK_SLIDES} small slides" in render(records, "cohort.json", tmp_path)
 
 
 def test_a_place_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
-        run_cohort_bench(CohortRequest(tmp_path / "nowhere" / "a.json"))
+        run(tmp_path / "nowhere" / "a.json")
 
 
 def test_where_a_kill_falls_is_told_by_the_files(tmp_path: Path) -> None:
@@ -97,28 +86,15 @@ def test_what_was_lost_and_what_is_wrong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("wrong", "growth", "said"), [(0, 1.1, "yes"), (2, 1.3, "no")])
-def test_a_page_says_whether_bars_are_met(
-    wrong: int, growth: float, said: str, tmp_path: Path
-) -> None:
-    figures = CohortFigures("Some Processor, 2 cores")
-    figures.add(SLIDES, "fast", "slides", 200)
-    figures.add(SLIDES, "fast", "overhead_s_per_slide", 0.1 if said == "yes" else 0.6)
-    figures.add(SLIDES, "fast", "worker_mb_growth", growth)
-    for metric in FAULTS:
-        figures.add(KILLS, "fast, one process", metric, wrong)
-    figures.add(KILLS, "fast, one process", "killed_in_fit", 3)
-    out, page = tmp_path / "cohort.json", tmp_path / "page.md"
-    save_figures(out, figures)
-    write_cohort_page(out, page)
-    text = page.read_text()
+def test_a_page_says_whether_bars_are_met(wrong: int, growth: float, said: str) -> None:
+    records = Records("cohort", {"device": "Some Processor, 2 cores"})
+    overhead = 0.1 if said == "yes" else 0.6
+    found = {"slides": 200, "overhead_s_per_slide": overhead, "worker_mb_growth": growth}
+    records.add(found, case=SLIDES, how="fast")
+    faults = dict.fromkeys(FAULTS, wrong)
+    records.add({**faults, "killed_in_fit": 3}, case=KILLS, how="fast, one process")
+    text = render(records.frame, "cohort.json", Path())
     bars = [line for line in text.splitlines() if " ≤ " in line]
     assert len(bars) == 3
     assert all(line.endswith(f"| {said} |") for line in bars)
     assert "| all | 0 | 0 | 0 | 3 | 0 | 0 | 0 | 0 |" in text
-
-
-def test_records_of_something_else_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.json"
-    path.write_text('[{"device": "x"}]')
-    with pytest.raises(SettingsError, match="benchmark of cohorts"):
-        load_figures(path)

@@ -6,15 +6,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.looks.bars import bars, ratios
+from benchmarks.looks.bars import bars, ratios, values_of
 from benchmarks.looks.cameras import CAMERAS, Camera
 from benchmarks.looks.features import TILE, Features, drift
 from benchmarks.looks.methods import METHODS, Studio
-from benchmarks.looks.page import render_looks, write_looks_page
+from benchmarks.looks.page import render
 from benchmarks.looks.pairs import PHANTOM, REAL, SIMULATED, LookPair, phantom_pairs
-from benchmarks.looks.plots import panel
+from benchmarks.looks.plots import draw_panels, panel
 from benchmarks.looks.reading import (
     FAITHFUL,
     IDENTICAL,
@@ -25,8 +26,7 @@ from benchmarks.looks.reading import (
     RATIO,
     READING,
 )
-from benchmarks.looks.records import Looks, figure, load_looks, save_looks
-from benchmarks.looks.run import LooksRequest, measure_pair, run_looks
+from benchmarks.looks.run import measure_pair, run
 from benchmarks.looks.scores import (
     LAB,
     NUCLEAR,
@@ -39,7 +39,7 @@ from benchmarks.looks.scores import (
     gradient_ssim,
     structures,
 )
-from wsi_pgdips.errors import SettingsError
+from benchmarks.records import Records, lookup
 from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE, wasserstein
 from wsi_pgdips.records import ByteArray
 
@@ -166,44 +166,30 @@ def test_nuclei_are_counted_at_the_threshold_of_the_target() -> None:
 
 
 def test_all_methods_on_a_small_phantom(phantom: LookPair, tmp_path: Path) -> None:
-    looks = Looks()
-    results = measure_pair(looks, phantom, Studio("fast"))
+    records = Records("looks")
+    results = measure_pair(records, phantom, Studio("fast"))
     assert set(results) == set(METHODS)
     assert all(rgb.shape == phantom.truth.shape for rgb in results.values())
-    save_looks(tmp_path / "looks.json", looks)
-    records = load_looks(tmp_path / "looks.json")
-    assert records == looks.records
+    value = lookup(records.frame, "method", "metric", "part")
     for metric in (OD, LAB):
         for part in (TISSUE, NUCLEI, STROMA):
-            ours, none = (
-                figure(records, method=m, metric=metric, part=part) for m in ("typical", "none")
-            )
-            assert ours < 0.5 * none
-    assert figure(records, method="none", metric=SSIM) == 1
-    write_looks_page(tmp_path / "looks.json", tmp_path / "looks.md", [panel(phantom, results)])
-    text = (tmp_path / "looks.md").read_text()
-    assert "images/looks.png" in text
+            assert value("typical", metric, part) < 0.5 * value("none", metric, part)
+    assert value("none", SSIM, TISSUE) == 1
+    draw_panels([panel(phantom, results)], tmp_path / "images" / "looks.png")
     assert (tmp_path / "images" / "looks.png").stat().st_size > 10_000
+    text = render(records.frame, "looks.json", tmp_path / "images")
+    assert "images/looks.png" in text
 
 
 def test_with_keep_what_is_measured_already_is_not_measured_again(tmp_path: Path) -> None:
-    looks, out = Looks(), tmp_path / "looks.json"
+    kept, out = Records("looks"), tmp_path / "looks.json"
     for case in ("phantom -> phantom, other", "phantom, other -> phantom"):
-        looks.add(PHANTOM, case, "typical", OD, 0.5)
-    save_looks(out, looks)
-    found, panels = run_looks(LooksRequest(out, quick=True, keep=True))
-    assert found.records == looks.records
-    assert panels == []
+        kept.add({OD: 0.5}, kind=PHANTOM, case=case, method="typical")
+    kept.save(out)
+    assert run(out, quick=True, keep=True, page=tmp_path / "looks.md").rows == kept.rows
+    assert [p.name for p in tmp_path.iterdir()] == ["looks.json"]  # and no figure
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "looks.json"
-    path.write_text('[{"case": "he"}]')
-    with pytest.raises(SettingsError, match="not results of the benchmark of looks"):
-        load_looks(path)
-
-
-# invented: W1 of tissue, nuclei, stroma and DAB, the same in both spaces, and SSIM
 MADE_UP = {
     "none": (9, 9, 9, 9, 1),
     "macenko": (5, 5, 5, 5, 0.97),
@@ -213,39 +199,38 @@ MADE_UP = {
 }
 
 
-def made_up() -> Looks:
+def made_up() -> pd.DataFrame:
     """Ours beats Macenko in all, Reinhard in structures, and loses one part to Vahadane."""
-    looks = Looks()
+    records = Records("looks")
     for kind, case in ((REAL, "a -> b"), (SIMULATED, "c"), (SIMULATED, "d")):
         for method, (*values, ssim) in MADE_UP.items():
+            own = records.at(kind=kind, case=case, method=method)
             for part, value in zip(PARTS, values, strict=True):
                 if kind == SIMULATED and part == DAB:
                     value = math.nan  # H&E
-                looks.add(kind, case, method, OD, 0.01 * value, part)
                 better = case == "d" and method == "typical"
-                looks.add(kind, case, method, LAB, 0.1 if better else value, part)
-            looks.add(kind, case, method, SSIM, 0.96 if case == "d" else ssim)
-            looks.add(kind, case, method, TEXTURE, 0.4)
-            looks.add(kind, case, method, NUCLEAR, math.nan)
+                own.add({OD: 0.01 * value, LAB: 0.1 if better else value}, part=part)
+            own.add({SSIM: 0.96 if case == "d" else ssim, TEXTURE: 0.4, NUCLEAR: math.nan})
     for order, ratio in ((RASTER, 3.5), (RANDOM, 4.5)):
-        looks.add(READING, "s.svs", order, RATIO, ratio, "level 0")
-    looks.add(FAITHFUL, "s.svs", "self", PSNR, IDENTICAL, "level 0")
-    looks.add(FAITHFUL, "s.svs", "self", PSNR, 59.0, "level 1")
-    looks.add(FAITHFUL, "s.svs", "layers alone", LAYERS_PSNR, math.nan)
-    return looks
+        records.add({RATIO: ratio}, kind=READING, case="s.svs", method=order, part="level 0")
+    faithful = records.at(kind=FAITHFUL, case="s.svs")
+    faithful.add({PSNR: IDENTICAL}, method="self", part="level 0")
+    faithful.add({PSNR: 59.0}, method="self", part="level 1")
+    faithful.add({LAYERS_PSNR: math.nan}, method="layers alone")
+    return records.frame
 
 
 def test_ratios_are_of_structures_alone_against_reinhard() -> None:
-    records = made_up().records
-    assert set(ratios(records, REAL, "a -> b", "reinhard")) == {
+    value = values_of(made_up())
+    assert set(ratios(value, REAL, "a -> b", "reinhard")) == {
         (space, part) for space in (OD, LAB) for part in (NUCLEI, STROMA, DAB)
     }
-    assert ratios(records, REAL, "a -> b", "vahadane")[OD, STROMA] == pytest.approx(1.5)
-    assert (OD, DAB) not in ratios(records, SIMULATED, "c", "macenko")
+    assert ratios(value, REAL, "a -> b", "vahadane")[OD, STROMA] == pytest.approx(1.5)
+    assert (OD, DAB) not in ratios(value, SIMULATED, "c", "macenko")
 
 
 def test_bars_say_what_is_met_and_by_how_much() -> None:
-    found = {bar.what: bar for bar in bars(made_up().records)}
+    found = {bar.what: bar for bar in bars(made_up())}
 
     def bar(*words: str) -> tuple[str, bool | None]:
         (what,) = [w for w in found if all(word in w for word in words)]
@@ -272,8 +257,8 @@ def test_bars_say_what_is_met_and_by_how_much() -> None:
 
 
 def test_the_page_holds_every_bar_and_leaves_out_what_was_not_measured() -> None:
-    records = made_up().records
-    text = render_looks(records)
+    records = made_up()
+    text = render(records, "looks.json", Path("nowhere"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     for bar in bars(records):
         verdict = {True: "met", False: "**not met**", None: "-"}[bar.met]

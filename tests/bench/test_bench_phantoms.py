@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,9 @@ from benchmarks.quality import consistency, phantoms, product
 from benchmarks.quality.cases import all_cases, choose
 from benchmarks.quality.methods import SHIFT, TIME_QUALITY
 from benchmarks.quality.methods import choose as choose_methods
-from benchmarks.records import Record, Sheet, select
-from wsi_pgdips.config import ScientificSettings
+from benchmarks.records import Records, lookup
 
+Value = Callable[..., float]
 SHAPE = (768, 1024)
 CHEAP = {"calibration_tiles": 2, "calibration_steps": 2}
 METHODS = (
@@ -37,78 +40,74 @@ METHODS = (
 def cheap() -> object:
     """Runs of the product with few steps."""
     with pytest.MonkeyPatch.context() as patch:
-        real_run, real_settings = product.deconvolve_slide, product._settings
+        real_run, real_settings = product.deconvolve_slide, product.make_settings
 
         def run(*arguments: object, **options: object) -> object:
             return real_run(*arguments, **{**options, "preset": "fast", **CHEAP})
 
-        def settings(*arguments: object) -> ScientificSettings:
-            made = real_settings(*arguments)
-            return made.model_copy(update=CHEAP)
+        def settings(asked: dict[str, object]) -> object:
+            return real_settings({**asked, **CHEAP})
 
         patch.setattr(product, "deconvolve_slide", run)
-        patch.setattr(product, "_settings", settings)
+        patch.setattr(product, "make_settings", settings)
         yield
 
 
 @pytest.fixture(scope="module")
-def records() -> list[Record]:
+def records() -> Records:
     (case,) = choose(all_cases(None), ["ramp_hdab"])
-    return phantoms.measure_phantom(case, 3, choose_methods(METHODS), shape=SHAPE).records
+    return phantoms.measure_phantom(case, 3, choose_methods(METHODS), shape=SHAPE)
 
 
-def value(
-    records: list[Record], method: str, metric: str, stain: str = "all", blur: float = 0
-) -> float:
-    (found,) = select(records, method=method, metric=metric, stain=stain, blur_px=blur)
-    return found["value"]
+@pytest.fixture(scope="module")
+def value(records: Records) -> Value:
+    found = lookup(records.frame, "method", "metric", "stain", "blur_px")
+    return lambda method, metric, stain="all", blur=0: found(method, metric, stain, blur)
 
 
-def test_methods_come_out_in_the_order_they_must(records):
+def test_methods_come_out_in_the_order_they_must(value):
     def joint(method: str, blur: float = 0) -> float:
-        return value(records, method, "rmse_joint", blur=blur)
+        return value(method, "rmse_joint", blur=blur)
 
     assert joint("oracle") < joint("fixed-glass") < joint("fixed")
     assert joint("oracle") < joint("oracle", 1) < joint("oracle", 2) < joint("oracle", 4)
-    assert value(records, "oracle", "rmse_joint_over_oracle") == 1
-    assert value(records, "fixed", "rmse_joint_over_oracle") == pytest.approx(
+    assert value("oracle", "rmse_joint_over_oracle") == 1
+    assert value("fixed", "rmse_joint_over_oracle") == pytest.approx(
         joint("fixed") / joint("oracle"), rel=2e-3
     )
-    each = [value(records, "fixed", "rmse", stain) for stain in ("Hematoxylin", "DAB")]
+    each = [value("fixed", "rmse", stain) for stain in ("Hematoxylin", "DAB")]
     assert joint("fixed") == pytest.approx(np.sqrt(np.mean(np.square(each))), rel=2e-3)
     # the same network under the true fields: what it takes away of the noise
     assert joint("fields-oracle") < joint("oracle")
 
 
-def test_what_is_known_of_s_and_b_is_scored(records):
-    assert value(records, "oracle", "angle_deg", "DAB") < 1e-3
-    assert value(records, "fixed", "angle_deg", "DAB") >= 9
-    assert value(records, "oracle-constant", "angle_deg", "DAB") < 5
-    glass = value(records, "fixed-glass", "background_od")
-    assert (
-        value(records, "oracle", "background_od") < glass < value(records, "fixed", "background_od")
-    )
+def test_what_is_known_of_s_and_b_is_scored(value):
+    assert value("oracle", "angle_deg", "DAB") < 1e-3
+    assert value("fixed", "angle_deg", "DAB") >= 9
+    assert value("oracle-constant", "angle_deg", "DAB") < 5
+    glass = value("fixed-glass", "background_od")
+    assert value("oracle", "background_od") < glass < value("fixed", "background_od")
     # constant vectors cannot make a step, tiles on their own do
-    assert value(records, "closed-constant", "seam_step_od", "DAB") == 0
-    assert value(records, "macenko-tile-glass", "seam_step_od", "DAB") > 0.005
+    assert value("closed-constant", "seam_step_od", "DAB") == 0
+    assert value("macenko-tile-glass", "seam_step_od", "DAB") > 0.005
 
 
-def test_the_gap_is_between_constant_and_true_fields(records):
+def test_the_gap_is_between_constant_and_true_fields(value):
     constant, blended, oracle = (
-        value(records, f"fields-{f}", "rmse_joint") for f in ("constant", "blended", "oracle")
+        value(f"fields-{f}", "rmse_joint") for f in ("constant", "blended", "oracle")
     )
-    gap = value(records, "fields-blended", "gap_closed")
+    gap = value("fields-blended", "gap_closed")
     if constant > oracle * 1.02:
         assert gap == pytest.approx((constant - blended) / (constant - oracle), rel=0.1)
     else:
-        assert gap is None or abs(gap) > 0
+        assert math.isnan(gap) or abs(gap) > 0
 
 
 def test_every_record_is_explained(records):
     explained = (Path(__file__).parents[2] / "docs" / "results" / "README.md").read_text()
-    places = [(r["method"], r["metric"], r["stain"], r["blur_px"]) for r in records]
+    places = [(r["method"], r["metric"], r["stain"], r["blur_px"]) for r in records.rows]
     assert len(places) == len(set(places))
-    for name in {r["metric"] for r in records} | set(METHODS):
+    for name in {r["metric"] for r in records.rows} | set(METHODS):
         assert re.search(rf"`{name}`", explained), name
 
 
@@ -118,7 +117,7 @@ def test_a_method_that_cannot_cope_leaves_a_null(monkeypatch):
     def nothing(*_: object) -> None:
         raise ValueError("no stain vectors")
 
-    monkeypatch.setattr("benchmarks.quality.linear._macenko", nothing)
+    monkeypatch.setattr("benchmarks.quality.picture.extract", nothing)
     said: list[str] = []
     made = phantoms.measure_phantom(
         case,
@@ -128,7 +127,7 @@ def test_a_method_that_cannot_cope_leaves_a_null(monkeypatch):
         say=said.append,
     )
     # and fields are for phantoms whose fields vary
-    assert [(r["method"], r["metric"], r["value"]) for r in made.records] == [
+    assert [(r["method"], r["metric"], r["value"]) for r in made.rows] == [
         ("macenko-slide", "rmse_joint", None)
     ]
     assert said == ["  macenko-slide: no result"]
@@ -136,33 +135,33 @@ def test_a_method_that_cannot_cope_leaves_a_null(monkeypatch):
 
 def test_a_shifted_grid_changes_tiles_more_than_fields():
     (case,) = choose(all_cases(None), ["shift_ramp_hdab"])
-    assert (case.scene, case.group) == (SHIFT, "shift")
+    assert case.scene == SHIFT
     made = consistency.measure_shift(
         case, 1, choose_methods(["fast", "macenko-tile", "oracle"]), shape=SHAPE, tile=256
     )
-    found = {(r["method"], r["stain"]): r["value"] for r in made.records}
+    found = {(r["method"], r["stain"]): r["value"] for r in made.rows}
     assert {m for m, _ in found} == {"fast", "macenko-tile"}
     for stain in ("Hematoxylin", "DAB"):
         assert 0 < found["fast", stain] < found["macenko-tile", stain]
 
 
 def test_time_and_quality_compares_paper_with_balanced(monkeypatch):
-    from benchmarks.quality import time_quality
+    asked: list[tuple[str, dict[str, int]]] = []
+    real, now = product.Product.result, [0.0]
 
-    asked: list[dict[str, int]] = []
+    def result(self: product.Product, method: str, **options: int) -> object:
+        asked.append((method, options))
+        now[0] += 60 if method == "paper" else 2
+        return real(self, "fast")
 
-    def run(method: str, picture: object, *rest: object, **options: int) -> object:
-        done, _ = product.run_in_memory("fast", picture, *rest)
-        asked.append(options)
-        return done, {"paper": 60.0, "balanced": 2.0}[method]
-
-    monkeypatch.setattr(time_quality, "run_in_memory", run)
-    made: Sheet = time_quality.measure_time_quality(1)
-    found = {(r["method"], r["metric"]): r["value"] for r in made.records}
-    assert found[TIME_QUALITY, "seconds_ratio"] == 30
-    assert found["paper", "rmse_joint"] == found["balanced", "rmse_joint"] > 0
-    assert 0.5 < found["paper", "pcc"] <= 1
+    monkeypatch.setattr(product.Product, "result", result)
+    monkeypatch.setattr(phantoms, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    found = lookup(phantoms.measure_time_quality(1).frame, "method", "metric")
+    assert found(TIME_QUALITY, "seconds_ratio") == 30
+    assert found("paper", "rmse_joint") == found("balanced", "rmse_joint") > 0
+    assert 0.5 < found("paper", "pcc") <= 1
     # the curve of the slide's network: each number of steps is asked for, and named
-    steps = [o["calibration_steps"] for o in asked if o]
-    assert steps == list(time_quality.STEPS)
-    assert {f"balanced-{n}" for n in steps} < {r["method"] for r in made.records}
+    steps = [options["calibration_steps"] for _, options in asked if options]
+    assert steps == list(phantoms.STEPS)
+    assert all(found(f"balanced-{n}", "seconds") == 2 for n in steps)
+    assert asked[-1] == ("paper", {})

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.quality.cases import all_cases, choose
 from benchmarks.quality.methods import choose as choose_methods
 from benchmarks.quality.pictures import measure_picture, read_truth
-from benchmarks.records import select
+from benchmarks.records import only
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.optics.physics import compose_od, od_to_rgb
 from wsi_pgdips.optics.stains import load_stains
@@ -54,13 +54,12 @@ def data(tmp_path_factory) -> Path:
 )
 def test_what_made_the_picture_is_found_again(data, name, labels):
     (case,) = choose(all_cases(data), [name])
-    records = measure_picture(case, choose_methods(["fixed", "macenko-slide"])).records
+    records = measure_picture(case, choose_methods(["fixed", "macenko-slide"])).frame
     for label in labels:
-        own = select(records, stain=label)
 
-        def value(method: str, metric: str, blur: float = 0, own: list = own) -> float:
-            (found,) = select(own, method=method, metric=metric, blur_px=blur)
-            return found["value"]
+        def value(method: str, metric: str, blur: float = 0, stain: str = label) -> float:
+            where = {"stain": stain, "metric": metric, "blur_px": blur}
+            return only(records, method=method, **where)["value"].item()
 
         shift = tuple(value("registration", f"shift_{axis}_px") for axis in "yx")
         assert shift == SHIFT

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.quality.cases import all_cases, choose
 from benchmarks.quality.methods import choose as choose_methods
 from benchmarks.quality.pictures import measure_picture
-from benchmarks.records import select
+from benchmarks.records import lookup
 
 pytestmark = pytest.mark.realslide
 
@@ -23,19 +23,15 @@ KNOWN = {
 
 def test_lung1_is_what_it_was(data_dir: Path) -> None:
     (case,) = choose(all_cases(data_dir), ["Lung1"])
-    records = measure_picture(case, choose_methods(["fixed", "macenko-slide"])).records
+    records = measure_picture(case, choose_methods(["fixed", "macenko-slide"])).frame
+    found = lookup(records, "method", "blur_px", "metric", "stain")
     for (method, blur), known in KNOWN.items():
-
-        def value(metric: str, label: str, method: str = method, blur: float = blur) -> float:
-            found = select(records, method=method, blur_px=blur, metric=metric, stain=label)
-            return float(found[0]["value"])
-
         h, dapi, ki67 = "Hematoxylin:H", "Hematoxylin:DAPI", "DAB:Ki67"
         for label, wanted in zip((h, dapi, ki67), known, strict=False):
-            assert value("pcc", label) == pytest.approx(wanted, abs=0.002)
+            assert found(method, blur, "pcc", label) == pytest.approx(wanted, abs=0.002)
         for label, wanted in zip((h, dapi), known[3:], strict=False):
-            assert value("ssim", label) == pytest.approx(wanted, abs=0.01)
-        assert value("sharpness", h) == pytest.approx(known[5], abs=0.001)
+            assert found(method, blur, "ssim", label) == pytest.approx(wanted, abs=0.01)
+        assert found(method, blur, "sharpness", h) == pytest.approx(known[5], abs=0.001)
 
 
 def test_every_kind_of_real_image_is_a_case(data_dir: Path) -> None:

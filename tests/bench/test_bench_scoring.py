@@ -1,13 +1,11 @@
-"""Scores against truths whose error is known, and blur against SciPy's."""
+"""Scores against truths whose error is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
 
 from benchmarks.quality.ablation import gap_closed
-from benchmarks.quality.blur import blurred
 from benchmarks.quality.scoring import Truth
 
 
@@ -39,14 +37,6 @@ def test_one_stain_has_no_crosstalk(truth):
     found = Truth(q[:1], tissue).error(q[:1] + 0.1)
     assert np.isnan(found.crosstalk).all()
     np.testing.assert_allclose(found.joint, 0.1, rtol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(80, 96), (61, 33), (11, 40)])
-def test_blur_is_a_gaussian_filter(shape):
-    maps = np.random.default_rng(1).random((2, *shape)).astype(np.float32)
-    for sigma, found in blurred(maps, (1.0, 2.5)):
-        wanted = np.stack([gaussian_filter(m, sigma, mode="reflect", truncate=4) for m in maps])
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_the_gap_is_a_share_of_what_can_be_gained():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.records import number
-from benchmarks.speed.page import Figures, bars, slug, write_speed_page
+from benchmarks.records import Records, kept_records, write_page
+from benchmarks.speed.page import Figures, bars, slug
 from benchmarks.speed.plots import series
-from benchmarks.speed.records import Speeds, check_folder, find, load_speeds, save_speeds
 from benchmarks.speed.run import CPU_SECONDS, END_TO_END, ESTIMATE, SECONDS, WITH_WORKERS
 from benchmarks.speed.runs import STAGES, slope
-from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.errors import OutputError
 
 CPU, GPU = "Some Processor(R) @ 2.10GHz, 2 cores", "Some GPU, 16 cores"
 # seconds a tile, then CPU seconds a tile
@@ -37,71 +36,68 @@ SHARES = dict(zip(STAGES, (0.22, 0.04, 0.7, 0.04), strict=True))
 
 def measured(
     device: str, methods: dict[str, tuple[float, float]], *, quick: bool = False
-) -> Speeds:
+) -> Records:
     """Figures as a run of the benchmark leaves them, invented."""
-    speeds, gpu = Speeds(device), device == GPU
+    records, gpu = Records("speed", {"device": device}), device == GPU
+    phantom, cores = records.at(case="phantom"), int(device.split()[-2])
+
+    def add(at: Records, stage: str, wall: float, cpu: float, **more: float) -> None:
+        at.add({SECONDS: wall, CPU_SECONDS: cpu, **more}, stage=stage)
+
     for name, (wall, cpu) in methods.items():
-        speeds.add("phantom", name, END_TO_END, SECONDS, wall)
-        speeds.add("phantom", name, END_TO_END, CPU_SECONDS, cpu)
-        speeds.add("phantom", name, END_TO_END, "tiles_per_s", 1 / wall)
+        own = phantom.at(method=name)
+        add(own, END_TO_END, wall, cpu, tiles_per_s=1 / wall)
         if name.startswith("tiatoolbox"):
             continue
-        for stage, share in SHARES.items():
-            speeds.add("phantom", name, stage, SECONDS, share * wall)
-            speeds.add("phantom", name, stage, CPU_SECONDS, share * cpu)
-        cores = int(device.split()[-2])
-        for metric, value in (
-            ("over_cpu_seconds_over_cores", wall * cores / cpu),
-            ("tiles", 1600),
-            ("peak_rss_mb", 1834.5),
-            ("bytes_written_per_tile", 153_210),
-            *((("peak_vram_mb", 2210), ("gpu_busy_share", 0.82)) if gpu else ()),
-        ):
-            speeds.add("phantom", name, END_TO_END, metric, value)
-        speeds.add("phantom", name, "prepare", "seconds", 1.2)
-        speeds.add("phantom", name, "calibrate", "seconds", 11.7 if name == "balanced" else 2.5)
-        for part, share in (("fit-alone", 0.2), ("render-alone", 0.65)):
-            speeds.add("phantom", name, part, SECONDS, share * wall)
-            speeds.add("phantom", name, part, CPU_SECONDS, share * cpu)
-    speeds.add("machine", "matmul", "ceiling", "gflops", 212_000 if gpu else 153)
+        parts = {"fit-alone": 0.2, "render-alone": 0.65}
+        for stage, share in (SHARES | parts).items():
+            add(own, stage, share * wall, share * cpu)
+        whole = {"over_cpu_seconds_over_cores": wall * cores / cpu, "tiles": 1600}
+        whole |= {"peak_rss_mb": 1834.5, "bytes_written_per_tile": 153_210}
+        whole |= {"peak_vram_mb": 2210, "gpu_busy_share": 0.82} if gpu else {}
+        own.add(whole, stage=END_TO_END)
+        own.add({"seconds": 1.2}, stage="prepare")
+        own.add({"seconds": 11.7 if name == "balanced" else 2.5}, stage="calibrate")
+    matmul = records.at(case="machine", method="matmul")
+    matmul.add({"gflops": 212_000 if gpu else 153}, stage="ceiling")
     for part in ("read", "write"):
-        speeds.add("phantom", "ceiling", part, SECONDS, 0.0041)
-        speeds.add("phantom", "ceiling", part, CPU_SECONDS, 0.0079)
-    speeds.add("phantom", "balanced", "floor", "gflop_per_tile", 14.3)
-    speeds.add("phantom", "balanced", "floor", SECONDS, 0.093)
-    speeds.add("phantom", "balanced", "floor", "share_achieved", 0.461)
+        add(phantom.at(method="ceiling"), part, 0.0041, 0.0079)
+    floor = {"gflop_per_tile": 14.3, SECONDS: 0.093, "share_achieved": 0.461}
+    phantom.add(floor, method="balanced", stage="floor")
     if quick:
-        return speeds
-    for workers, rate in ((1, 13.1), (2, 24.6)):
-        name = f"tiles_per_s@workers={workers}"
-        speeds.add("phantom-blocks", "fast", "fit+render", name, rate)
-    speeds.add("phantom-blocks", "fast", "fit+render", "two_workers_over_one", 24.6 / 13.1)
-    step = 0.0004 if gpu else 1.9
-    for batch, gain in ((1, 1), (2, 1.1), (4, 1.15)):
-        speeds.add("phantom", "paper", "solve", f"tiles_per_s@batch={batch}", gain / step)
-    speeds.add("phantom", "paper", "solve", "seconds_per_step", step)
-    speeds.add("phantom", "paper", END_TO_END, SECONDS, step * 6000)
+        return records
+    workers = {"tiles_per_s@workers=1": 13.1, "tiles_per_s@workers=2": 24.6}
+    workers["two_workers_over_one"] = 24.6 / 13.1
+    records.add(workers, case="phantom-blocks", method="fast", stage="fit+render")
+    paper, step = phantom.at(method="paper"), 0.0004 if gpu else 1.9
+    gains = {f"tiles_per_s@batch={n}": gain / step for n, gain in ((1, 1), (2, 1.1), (4, 1.15))}
+    paper.add({**gains, "seconds_per_step": step}, stage="solve")
+    paper.add({SECONDS: step * 6000}, stage=END_TO_END)
     for name in ("fast", "balanced", "tiatoolbox-macenko"):
-        speeds.add("some_slide", name, END_TO_END, SECONDS, methods[name][0] * 1.25)
-        speeds.add("some_slide", name, END_TO_END, CPU_SECONDS, methods[name][1] * 1.2)
+        own, (wall, cpu) = records.at(case="some_slide", method=name), methods[name]
+        add(own, END_TO_END, wall * 1.25, cpu * 1.2)
         if name != "tiatoolbox-macenko":
-            speeds.add("some_slide", name, END_TO_END, "tiles", 431)
-            speeds.add("some_slide", name, "calibrate", "seconds", 9.25)
+            own.add({"tiles": 431}, stage=END_TO_END)
+            own.add({"seconds": 9.25}, stage="calibrate")
             for stage, much in ((ESTIMATE, 1.2), ("run", 1.0)):
-                speeds.add("some_slide", name, stage, "tiles", 431)
-                speeds.add("some_slide", name, stage, "seconds", 50 * much)
-                speeds.add("some_slide", name, stage, "disk_bytes", 2e8 * much)
-                speeds.add("some_slide", name, stage, "peak_rss_mb", 1000 * much)
-    return speeds
+                found = {"seconds": 50 * much, "disk_bytes": 2e8 * much}
+                own.add({"tiles": 431, **found, "peak_rss_mb": 1000 * much}, stage=stage)
+    return records
 
 
-def page_of(folder: Path, *devices: Speeds) -> str:
+def save(path: Path, *devices: Records) -> None:
+    """Take the records of each device into a file, as the benchmark does."""
+    for records in devices:
+        kept = kept_records("speed", path)
+        kept.put(records, "device")
+        kept.save(path)
+
+
+def page_of(folder: Path, *devices: Records) -> str:
     """The page of what was saved, device after device."""
     results, page = folder / "results" / "speed.json", folder / "speed.md"
-    results.parent.mkdir(exist_ok=True)
-    for speeds in devices:
-        save_speeds(results, speeds)
-    write_speed_page(results, page)
+    save(results, *devices)
+    write_page("speed", results, page)
     return page.read_text()
 
 
@@ -116,17 +112,17 @@ def row(text: str, first: str, after: str) -> list[str]:
     return [c.strip() for c in found.strip("|").split("|")]
 
 
-def verdicts(speeds: Speeds) -> dict[str, str]:
-    rows = [bar.row() for bar in bars(Figures(speeds.device, speeds.records))]
-    return {what: met for what, _, met in rows}
+def verdicts(records: Records) -> dict[str, str]:
+    device = records.rows[0]["device"]
+    return {what: met for what, _, met in bars(Figures(device, records.frame))}
 
 
-def altered(speeds: Speeds, value: float | None, **wanted: str) -> Speeds:
+def altered(records: Records, value: float | None, **wanted: str) -> Records:
     """A copy with another value in the records that are meant."""
-    meant = [r for r in speeds.records if all(r[k] == v for k, v in wanted.items())]
+    meant = [r for r in records.rows if all(r[k] == v for k, v in wanted.items())]
     assert meant
-    return Speeds(
-        speeds.device, [{**r, "value": value} if r in meant else dict(r) for r in speeds.records]
+    return replace(
+        records, rows=[{**r, "value": value} if r in meant else dict(r) for r in records.rows]
     )
 
 
@@ -179,15 +175,15 @@ def test_plots_lie_beside_the_page_and_are_made_again_alike(tmp_path):
 
 
 def test_fast_by_a_process_on_each_core_has_a_row_and_a_bar(tmp_path):
-    speeds = measured(CPU, {**ON_CPU, WITH_WORKERS: (0.03, 0.0588)})
-    text = section(page_of(tmp_path, speeds), CPU)
+    records = measured(CPU, {**ON_CPU, WITH_WORKERS: (0.03, 0.0588)})
+    text = section(page_of(tmp_path, records), CPU)
     assert row(text, "fast-workers", "The phantom")[:6] == (
         ["fast-workers", "0.03", "0.0588", "33.3", "0.667", "1.02"]
     )
     bar = "`fast-workers`: x CPU seconds / cores ≤ 1.15"
     slow = {"method": WITH_WORKERS, "metric": "over_cpu_seconds_over_cores"}
-    assert verdicts(speeds)[bar] == "yes"
-    assert verdicts(altered(speeds, 1.16, **slow))[bar] == "no"
+    assert verdicts(records)[bar] == "yes"
+    assert verdicts(altered(records, 1.16, **slow))[bar] == "no"
     assert not any(WITH_WORKERS in what for what in verdicts(measured(CPU, ON_CPU)))
 
 
@@ -201,21 +197,18 @@ def test_a_quick_file_makes_a_page_of_what_it_has(tmp_path):
 
 
 def test_a_page_of_nearly_nothing(tmp_path):
-    speeds = Speeds("x")
-    speeds.add("phantom", "fast", END_TO_END, SECONDS, math.nan)
-    text = section(page_of(tmp_path, speeds), "x")
+    records = Records("speed", {"device": "x", "case": "phantom", "method": "fast"})
+    records.add({SECONDS: math.nan}, stage=END_TO_END)
+    text = section(page_of(tmp_path, records), "x")
     assert row(text, "fast", "The phantom")[1:] == ["-"] * 8
     assert "nan" not in text
     assert not (tmp_path / "images").exists()
 
 
-def test_a_page_needs_records_and_a_place(tmp_path):
-    with pytest.raises(SettingsError, match="none"):
-        write_speed_page(tmp_path / "none.json", tmp_path / "speed.md")
-    save_speeds(tmp_path / "speed.json", measured(CPU, ON_CPU))
+def test_a_page_needs_a_place_for_its_plots(tmp_path):
     (tmp_path / "images").touch()
     with pytest.raises(OutputError, match="images"):
-        write_speed_page(tmp_path / "speed.json", tmp_path / "speed.md")
+        page_of(tmp_path, measured(CPU, ON_CPU))
 
 
 @pytest.mark.parametrize(
@@ -279,96 +272,28 @@ def test_bars_belong_to_their_devices():
     assert not any("CPU seconds / cores" in what for what in on_gpu)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0123456, "0.0123"),
-        (15.0, "15"),
-        (0.99999, "1"),
-        (999.7, "1000"),
-        (11_400.4, "11400"),
-        (8.77e-5, "0.0000877"),
-        (0, "0"),
-        (-0.00012, "-0.00012"),
-        (math.nan, "-"),
-        (math.inf, "-"),
-    ],
-)
-def test_numbers_have_no_exponent(value, text):
-    assert number(value) == text
-
-
 def test_devices_become_names_of_files():
     assert slug("Some Processor(R) @ 2.10GHz, 2 cores") == "some-processor-r-2-10ghz-2-cores"
     assert slug("µ") == "device"
 
 
 def test_series_are_in_the_order_of_their_number():
-    speeds = Speeds("x")
-    for batch, value in ((16, 3), (2, 1), (4, math.nan)):
-        speeds.add("phantom", "paper", "solve", f"tiles_per_s@batch={batch}", value)
-    assert series(speeds.records, "tiles_per_s@batch=", "phantom") == [(2, 1), (16, 3)]
-
-
-def test_a_figure_is_rounded_or_null():
-    speeds = Speeds("x")
-    for value in (0.0123456, math.nan, math.inf, 0):
-        speeds.add("phantom", "fast", "fit", f"m{value}", value)
-    assert [r["value"] for r in speeds.records] == [0.01235, None, None, 0]
-    assert speeds.records[0] == {
-        "device": "x",
-        "case": "phantom",
-        "method": "fast",
-        "stage": "fit",
-        "metric": "m0.0123456",
-        "value": 0.01235,
-    }
-    assert speeds.value("phantom", "fast", "fit", "m0.0123456") == 0.01235
-    assert math.isnan(speeds.value("phantom", "fast", "fit", "mnan"))
-
-
-def test_a_figure_is_found_by_any_of_its_keys():
-    records = measured(CPU, ON_CPU).records
-    assert find(records, method="balanced", stage="calibrate", case="phantom") == 11.7
-    assert find(records, metric=SECONDS) == 0.045
-    assert math.isnan(find(records, method="none"))
-    assert math.isnan(find([], metric=SECONDS))
+    records = Records("speed", {"device": "x", "case": "phantom", "method": "paper"})
+    counts = ((16, 3), (2, 1), (4, math.nan))
+    records.add({f"tiles_per_s@batch={n}": value for n, value in counts}, stage="solve")
+    assert series(records.frame, "tiles_per_s@batch=", "phantom") == [(2, 1), (16, 3)]
 
 
 def test_saving_keeps_other_devices(tmp_path):
     path = tmp_path / "speed.json"
     for device, value in (("a", 1), ("b", 2), ("a", 3)):
-        speeds = Speeds(device)
-        speeds.add("phantom", "fast", END_TO_END, SECONDS, value)
-        save_speeds(path, speeds)
-    assert [(r["device"], r["value"]) for r in load_speeds(path)] == [("b", 2), ("a", 3)]
-    assert [p.name for p in tmp_path.iterdir()] == ["speed.json"]
-    assert len(path.read_text().splitlines()) == 4  # a line a figure, and brackets
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"device": "x"}]', "nonsense"])
-def test_other_files_are_refused_and_kept(tmp_path, text):
-    path = tmp_path / "speed.json"
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=r"speed\.json"):
-        load_speeds(path)
-    with pytest.raises(SettingsError, match=r"speed\.json"):
-        save_speeds(path, Speeds("x"))
-    assert path.read_text() == text
-
-
-def test_records_of_quality_are_refused(tmp_path):
-    path = tmp_path / "quality.json"
-    path.write_text(json.dumps([{"case": "he", "method": "fast", "metric": "rmse", "value": 1}]))
-    with pytest.raises(SettingsError, match="benchmark of speed"):
-        write_speed_page(path, tmp_path / "speed.md")
-
-
-def test_results_need_a_folder(tmp_path):
-    check_folder(tmp_path / "speed.json")
-    with pytest.raises(OutputError, match="folder"):
-        check_folder(tmp_path / "no" / "speed.json")
+        where = {"case": "phantom", "method": "fast", "stage": END_TO_END}
+        records = Records("speed", {"device": device, **where})
+        records.add({SECONDS: value})
+        save(path, records)
+    rows = kept_records("speed", path).rows
+    assert [(r["device"], r["value"]) for r in rows] == [("b", 2), ("a", 3)]
 
 
 def test_the_slope_is_free_of_what_is_done_once():
-    assert slope((10, 7 + 10 * 0.5), (90, 7 + 90 * 0.5)) == pytest.approx(0.5)
+    assert slope((10, 90), (7 + 10 * 0.5, 7 + 90 * 0.5)) == pytest.approx(0.5)

@@ -226,7 +226,7 @@ def test_places_without_pure_pixels_do_not_bend_the_field() -> None:
 def test_many_tiles_are_pooled_to_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = drifting(4, 4)
     whole = stain_field(slide(truth, HDAB), HDAB, every(2))
-    monkeypatch.setattr(cells, "_MAX_PLACES", 24)
+    monkeypatch.setattr(cells, "MAX_SQUARES", 24)
     pooled = stain_field(slide(truth, HDAB), HDAB, every(2))
     assert angle_deg(pooled.stain_matrix, whole.stain_matrix).max() < 2.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Scene:
     residual_rms: pyramid.CodeArray
     residual_od: FloatArray
 
-    @property
+    @functools.cached_property
     def codes(self) -> pyramid.CodeArray:
         return pyramid.encode(self.q, self.measured)
 
@@ -62,7 +63,7 @@ class Scene:
         return sums
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stains() -> StainSet:
     return StainSet(
         "hdab",
@@ -73,8 +74,9 @@ def stains() -> StainSet:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_scene() -> Callable[..., Scene]:
+    @functools.cache
     def make(shape: tuple[int, int], *, block: int = 1024, mpp: float = 0.5) -> Scene:
         rng = np.random.default_rng(7)
         y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
@@ -86,12 +88,12 @@ def make_scene() -> Callable[..., Scene]:
         od[:, ~measured] = np.nan
         q[:, ~measured] = np.nan
         grid = OutputGrid(shape, 1.0, mpp, tile=256, block=block)
-        side = 1 << residual_level(grid)
-        rms = np.zeros(grid.level_shape(residual_level(grid)))
-        for i, j in np.ndindex(*rms.shape):
-            part = od[:, i * side : (i + 1) * side, j * side : (j + 1) * side]
-            known = part[np.isfinite(part)]
-            rms[i, j] = max(np.sqrt((known**2).mean()) / SCALE_FACTOR, 1) if known.size else 0
+        side, (h, w) = 1 << residual_level(grid), grid.level_shape(residual_level(grid))
+        cells = np.full((3, h * side, w * side), np.nan)
+        cells[:, : shape[0], : shape[1]] = od
+        cells = cells.reshape(3, h, side, w, side)
+        power, known = (np.nansum(a, (0, 2, 4)) for a in (cells**2, np.isfinite(cells)))
+        rms = np.maximum(np.sqrt(power / np.maximum(known, 1)) / SCALE_FACTOR, 1) * (known > 0)
         return Scene(
             grid,
             q,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +24,25 @@ from wsi_pgdips.records import StainSet
 MakeScene = Callable[..., Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scene(make_scene: MakeScene) -> Any:
     return make_scene((1500, 1100), mpp=0.2527)
 
 
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory, scene: Any, stains: StainSet) -> Layers:
+    out = tmp_path_factory.mktemp("layers") / "out"
+    scene.write(out, stains, residual=True)
+    finalize_levels(out, scene.grid)
+    write_metadata(out, {OWN_KEY: {"slide": {"name": "s"}}})
+    mark_done(out, {"host": "here"})
+    return open_layers(out)
+
+
 @pytest.fixture
-def layers(tmp_path: Path, scene: Any, stains: StainSet) -> Layers:
-    scene.write(tmp_path / "out", stains, residual=True)
-    finalize_levels(tmp_path / "out", scene.grid)
-    write_metadata(tmp_path / "out", {OWN_KEY: {"slide": {"name": "s"}}})
-    mark_done(tmp_path / "out", {"host": "here"})
-    return open_layers(tmp_path / "out")
+def own_layers(tmp_path: Path, layers: Layers) -> Layers:
+    """A copy that a test may damage."""
+    return open_layers(shutil.copytree(layers.path, tmp_path / "out"))
 
 
 def test_grid_and_stains_come_back_exactly(layers: Layers, scene: Any, stains: StainSet) -> None:
@@ -106,10 +114,10 @@ def test_a_residual_that_was_not_stored(tmp_path: Path, scene: Any, stains: Stai
         layers.residual()
 
 
-def test_a_missing_array_is_said(layers: Layers) -> None:
-    (layers.path / "1" / "zarr.json").unlink()
+def test_a_missing_array_is_said(own_layers: Layers) -> None:
+    (own_layers.path / "1" / "zarr.json").unlink()
     with pytest.raises(OutputError, match="missing or damaged"):
-        layers.concentration(1)
+        own_layers.concentration(1)
 
 
 def test_layers_travel_to_workers(layers: Layers) -> None:
@@ -129,14 +137,14 @@ def test_unfinished_layers_are_refused_unless_asked_for(
     assert np.isnan(layers.read(0, 0, 4, 4)).all()
 
 
-def test_what_is_not_ours_is_refused(tmp_path: Path, layers: Layers) -> None:
+def test_what_is_not_ours_is_refused(tmp_path: Path, own_layers: Layers) -> None:
     zarr.create_group(tmp_path / "foreign")
     (tmp_path / "file.svs").write_text("x")
     for name in ("foreign", "file.svs", "nothing"):
         with pytest.raises(OutputError, match="not layers of wsi-pgdips"):
             open_layers(tmp_path / name)
 
-    root = layers.path / "zarr.json"
+    root = own_layers.path / "zarr.json"
     good = json.loads(root.read_text())
     for own, message in (
         ({"schema": 2}, "another schema version"),
@@ -145,10 +153,10 @@ def test_what_is_not_ours_is_refused(tmp_path: Path, layers: Layers) -> None:
         changed = {**good, "attributes": {**good["attributes"], OWN_KEY: own}}
         root.write_text(json.dumps(changed))
         with pytest.raises(OutputError, match=message):
-            open_layers(layers.path)
+            open_layers(own_layers.path)
     root.write_text("{")
     with pytest.raises(OutputError, match="is damaged"):
-        open_layers(layers.path)
+        open_layers(own_layers.path)
 
 
 def test_colours_written_without_hash(tmp_path: Path, scene: Any, stains: StainSet) -> None:

@@ -16,9 +16,10 @@ import pytest
 from openslide.deepzoom import DeepZoomGenerator
 
 import wsi_pgdips
+from support.array_slide import psnr
 from support.cheap_runs import FAST, Slide, phantom
 from wsi_pgdips.errors import OutputError, SlideError, StainError
-from wsi_pgdips.layers.reader import Layers, open_layers
+from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.slide_look import slide_look
@@ -42,21 +43,6 @@ def target(finished: Layers) -> Reference:
         tuple(1.3 * m for m in own.spectral_correction),
         tuple(tuple(map(float, row)) for row in typical),
     )
-
-
-def psnr(a, b, where=None) -> float:
-    difference = np.asarray(a, float)[..., :3] - np.asarray(b, float)[..., :3]
-    if where is not None:
-        difference = difference[where]
-    return float(10 * np.log10(255**2 / max(np.mean(difference**2), 1e-12)))
-
-
-def test_a_run_measures_its_look(finished: Layers):
-    own = slide_look(finished)
-    assert own.labels == finished.stains.labels
-    assert np.isfinite(own.typical_od).all()
-    assert "name" not in own.sources[0]
-    assert finished.provenance["look"]["percentiles"]["99"][0] > 0
 
 
 def test_self_is_the_slide_byte_for_byte_at_every_level(slide: Slide, finished: Layers):
@@ -204,17 +190,6 @@ def test_an_open_slide_is_taken_too(slide: Slide, finished: Layers, target: Refe
         plain.read_region((0, 0), 0, (4, 4))  # still open
 
 
-def test_layers_of_before_looks_were_measured(slide: Slide, finished: Layers):
-    old = open_layers(finished.path)
-    measured = old.provenance.pop("look")
-    from wsi_pgdips.slide.reader import open_source
-
-    source = open_source(slide.path, mpp=old.grid.mpp, tile=256, block=1024)
-    again = slide_look(old, source)
-    assert np.allclose(again.typical_od, measured["typical_od"], atol=0.02)
-    assert np.isnan(slide_look(old).typical_od).all()
-
-
 def test_what_does_not_belong_together_is_refused(slide: Slide, finished: Layers, tmp_path: Path):
     other = phantom(tmp_path, "tiny", (512, 512))
     with pytest.raises(SlideError, match="not the one that these layers were made of"):
@@ -250,7 +225,7 @@ def test_reference_command(call, tmp_path: Path, slide: Slide, finished: Layers,
 
 
 def test_reference_from_a_slide_that_was_not_run(slide: Slide, finished: Layers):
-    from wsi_pgdips.pipeline.fit_reference import fit_reference
+    from wsi_pgdips.pipeline.references import fit_reference
 
     fitted = fit_reference([slide.path], "new", stains=str(slide.stains), **FAST)
     own = slide_look(finished)

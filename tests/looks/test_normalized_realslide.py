@@ -8,6 +8,7 @@ import numpy as np
 import openslide
 import pytest
 
+from support.array_slide import psnr
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.distance import distances, structures
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
@@ -35,10 +36,6 @@ def scanners(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             preset="fast",
         )
     return {name: open_layers(folder / f"{name}.ome.zarr") for name in SCANNERS}
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
 
 
 @pytest.mark.parametrize(

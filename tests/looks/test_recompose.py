@@ -1,15 +1,28 @@
-"""Recomposition: with its residual it is the slide, without it the model."""
+"""Recomposition: the slide with its residual, the model without it, and one stain alone."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import binary_erosion
 
-from wsi_pgdips.looks.recompose import model_od, recompose, residual_od
-from wsi_pgdips.optics.physics import compose_od, rgb_to_od, unit_rows
+from support.array_slide import pixels_of, psnr
+from support.cheap_runs import Slide
+from support.looks import TILE, look
+from wsi_pgdips.errors import SettingsError, StainError
+from wsi_pgdips.export.source import read_rgb
+from wsi_pgdips.geometry import Region
+from wsi_pgdips.layers.reader import Layers
+from wsi_pgdips.looks.normalized_slide import NormalizedSlide
+from wsi_pgdips.looks.recompose import model_od, recompose, residual_od, single_stain
+from wsi_pgdips.looks.slide_look import slide_look
+from wsi_pgdips.looks.transfer import constant_fields
+from wsi_pgdips.optics.physics import compose_od, od_to_rgb, rgb_to_od, unit_rows
 from wsi_pgdips.optics.unmix import unmix
 
 ROWS = unit_rows([[0.65, 0.704, 0.286], [0.072, 0.99, 0.105], [0.269, 0.568, 0.778]])
@@ -43,14 +56,8 @@ def test_the_slide_comes_back_byte_for_byte(n):
     assert residual.dtype == np.float32
     assert residual.shape == od.shape
     np.testing.assert_array_equal(recompose(q, ROWS[:n], B, residual), rgb)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_residual_in_stored_steps_is_still_lossless(n):
-    rgb = any_pixels(1)
-    q = stored(od_of(rgb), ROWS[:n], B)
-    residual = np.rint(residual_od(od_of(rgb), q, ROWS[:n], B) / STEP) * STEP
-    np.testing.assert_array_equal(recompose(q, ROWS[:n], B, residual), rgb)
+    in_steps = np.rint(residual / STEP) * STEP  # as it is stored
+    np.testing.assert_array_equal(recompose(q, ROWS[:n], B, in_steps), rgb)
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 3), scale=st.floats(0, 3))
@@ -100,11 +107,43 @@ def test_the_model_alone_returns_a_mixture_within_its_quantisation():
     assert np.abs(again.astype(int) - rgb).max() <= 2
 
 
-def test_one_scalar_residual_would_not_do():
-    # the reason for three signed channels: their mean loses what colour the rest had
-    rgb = any_pixels(5)
-    od = od_of(rgb)
-    q = stored(od, ROWS[:1], B)
-    residual = residual_od(od, q, ROWS[:1], B)
-    grey = np.broadcast_to(residual.mean(0), residual.shape)
-    assert (recompose(q, ROWS[:1], B, grey) != rgb).mean() > 0.5
+def test_one_stain_from_layers_is_its_vector_on_white(finished: Layers) -> None:
+    region = Region(200, 300, 400, 500)
+    q = np.nan_to_num(finished.read(region.y, region.x, region.h, region.w))
+    rows = np.asarray(finished.provenance["stain_matrix"], np.float32)
+    # well inside tissue, where its weight is 1
+    inside = np.asarray(finished.tissue()[region.slices].compute())
+    inside = binary_erosion(inside, iterations=90)
+    assert inside.sum() > 1000
+    for k, label in enumerate(finished.stains.labels):
+        with NormalizedSlide(None, finished, "self", only=label) as alone:
+            got = read_rgb(alone, region)
+            assert alone.properties["wsi-pgdips.only"] == label
+        expected = od_to_rgb(q[k][..., None] * rows[k])
+        assert np.abs(got[inside].astype(int) - expected[inside]).max() <= 1
+        assert got[inside].std() > 5
+
+
+def test_one_stain_of_the_slide_has_its_detail(slide: Slide, finished: Layers) -> None:
+    reference = dataclasses.replace(slide_look(finished), background=(0.1, 0.2, 0.3), name="grey")
+    with NormalizedSlide(slide.path, finished, reference, only="eosin") as alone:
+        got = pixels_of(alone)
+    with NormalizedSlide(None, finished, reference, only="EOSIN") as model:
+        layered = pixels_of(model)
+    assert psnr(got, layered) > 30  # the phantom is at the layers' own resolution
+    glass = ~np.asarray(finished.tissue(2).compute())
+    far = np.kron(glass, np.ones((4, 4), bool))[: got.shape[0], : got.shape[1]]
+    expected = od_to_rgb(np.array([0.1, 0.2, 0.3]))
+    assert far.sum() > 100
+    assert np.abs(got[far].astype(int) - expected).max() <= 1
+
+
+def test_a_stain_that_is_not_there_is_refused(finished: Layers) -> None:
+    with pytest.raises(StainError, match="Hematoxylin or Eosin"):
+        NormalizedSlide(None, finished, "self", only="DAB")
+
+
+def test_a_view_of_one_stain_knows_the_ways_too():
+    own = look()
+    with pytest.raises(SettingsError, match="unknown method"):
+        single_stain(constant_fields(own), own, None, "A", tile=TILE, method="best")

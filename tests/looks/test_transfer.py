@@ -9,46 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.looks import TILE, look
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.looks.frame import (
-    MAX_OFF_PLANE,
     keep_black,
-    linear_map,
-    off_plane_gain,
-    typical_pair,
 )
 from wsi_pgdips.looks.pixels import PixelGrid, planes_od, write_rgb
-from wsi_pgdips.looks.recompose import single_stain
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.looks.slide_look import measure_sample
-from wsi_pgdips.looks.transfer import (
-    METHODS,
-    constant_fields,
-    make_transfer,
-)
+from wsi_pgdips.looks.transfer import METHODS, constant_fields, make_transfer
 from wsi_pgdips.looks.weight import even_weight
 from wsi_pgdips.optics.physics import od_to_rgb, rgb_to_od
 from wsi_pgdips.records import Fields
-
-TILE = 64
-
-
-def unit(row):
-    return tuple(np.asarray(row, float) / np.linalg.norm(row))
-
-
-def look(n=2, scale=1.0, tilt=0.0, glass=0.02, name="look") -> Reference:
-    vectors = [(0.65, 0.70 + tilt, 0.29), (0.27 + tilt, 0.57, 0.78), (0.15, 0.9, 0.2 + tilt)][:n]
-    typical = [tuple(scale * 0.5 * np.array(unit(v))) for v in vectors]
-    return Reference(
-        name,
-        ("A", "B", "C")[:n],
-        ("ff0000", "00ff00", "0000ff")[:n],
-        tuple(unit(v) for v in vectors),
-        (glass, glass + 0.01, glass),
-        tuple(scale * m for m in (1.2, 1.5, 0.9)[:n]),
-        tuple(typical),
-    )
 
 
 def drifting_fields(own: Reference, tiles=(3, 4), seed=0) -> Fields:
@@ -210,60 +181,6 @@ def test_a_window_of_another_size_is_refused():
         )
 
 
-def test_a_stain_that_is_not_there_keeps_its_amount():
-    own = dataclasses.replace(look(), typical=(look().typical[0], None))
-    source, target = typical_pair(own, look(2, 1.4, 0.1))
-    assert np.linalg.norm(source[1]) == pytest.approx(np.linalg.norm(target[1]), rel=1e-5)
-    assert np.allclose(source[1] / np.linalg.norm(source[1]), own.stain_matrix[1], atol=1e-5)
-    bare = dataclasses.replace(look(2, 1.4, 0.1), typical=(), spectral_correction=None)
-    source, target = typical_pair(look(), bare)
-    assert np.allclose(np.linalg.norm(source, axis=1), np.linalg.norm(target, axis=1))
-
-
-def test_what_is_typical_of_background_staining_is_not_taken_for_the_stain():
-    """DAB in one focus: its typical pixels are pale, but its M is as dark as the reference's."""
-    pale = dataclasses.replace(look(), typical=(look().typical[0], (0.05, 0.06, 0.06)))
-    source, target = typical_pair(pale, look())
-    assert np.linalg.norm(target[1]) == pytest.approx(np.linalg.norm(source[1]), rel=1e-5)
-    assert np.allclose(source[1] / np.linalg.norm(source[1]), pale.stain_matrix[1], atol=1e-5)
-    assert np.allclose(source[0], look().typical_od[0])
-
-
-def test_typical_colours_are_medians_of_a_stain_s_own_pixels():
-    rng = np.random.default_rng(0)
-    rows = look().stain_matrix
-    amounts = np.zeros((2, 9000), np.float32)
-    amounts[0, :3000] = rng.uniform(0.4, 0.6, 3000)
-    amounts[1, 3000:6000] = rng.uniform(0.7, 0.9, 3000)
-    amounts[:, 6000:] = 0.01
-    od = np.einsum("np,nc->cp", amounts, rows) + 0.02
-    around = amounts.sum(0)
-    found = measure_sample(od, amounts, np.full(2, 0.05), around)
-    assert np.allclose(found["typical_od"][0], 0.5 * rows[0] + 0.02, atol=0.01)
-    assert np.allclose(found["typical_od"][1], 0.8 * rows[1] + 0.02, atol=0.01)
-    assert found["percentiles"]["50"] == pytest.approx(np.median(amounts, 1).tolist(), abs=1e-3)
-    # twice as much glass, or half as many cells: the same look
-    fewer = np.r_[0:1500, 3000:9000]
-    again = measure_sample(od[:, fewer], amounts[:, fewer], np.full(2, 0.05), around[fewer])
-    assert np.allclose(again["typical_od"], found["typical_od"], atol=0.01)
-    absent = measure_sample(od[:, :3000], amounts[:, :3000], np.full(2, 0.05), around[:3000])
-    assert absent["typical_od"][1] is None
-    nothing = measure_sample(np.zeros((3, 0)), np.zeros((2, 0)), np.full(2, 0.05), np.zeros(0))
-    assert nothing["typical_od"] == [None, None]
-    assert nothing["palest_od"] is None
-
-
-def test_what_is_palest_in_tissue_leaves_gaps_out():
-    rng = np.random.default_rng(0)
-    amounts = np.zeros((2, 9000), np.float32)
-    amounts[0, 6000:] = rng.uniform(0.4, 0.6, 3000)
-    od = np.einsum("np,nc->cp", amounts, look().stain_matrix)
-    od[:, 3000:] += np.array([0.03, 0.02, 0.025])[:, None]  # under all tissue, not under gaps
-    around = np.repeat([0.0, 0.2, 0.4], 3000)
-    found = measure_sample(od, amounts, np.full(2, 0.05), around)
-    assert np.allclose(found["palest_od"], [0.03, 0.02, 0.025], atol=1e-3)
-
-
 def test_what_is_palest_arrives_within_bounds_and_typical_colours_all_the_same():
     own = dataclasses.replace(look(), palest=(0.030, 0.025, 0.020))
     other = dataclasses.replace(look(2, 1.4, 0.1, 0.05), palest=(0.035, 0.030, 0.200))
@@ -325,59 +242,6 @@ def test_what_is_no_solid_tissue_is_not_lifted():
     assert np.abs(transfer.lift).max() > 0.003
 
 
-def test_colours_spread_off_the_plane_of_two_stains_as_the_reference_s_do():
-    own = dataclasses.replace(look(), off_plane=0.01)
-    other = dataclasses.replace(look(2, 1.4, 0.1, 0.05), off_plane=0.02)
-    pair = typical_pair(own, other)
-    fields = constant_fields(own)
-    maps = make_transfer(fields, own, other, tile=TILE).change[0, 0] + np.eye(3)
-    normal, wanted = (np.cross(*rows) for rows in pair)
-    normal, wanted = normal / np.linalg.norm(normal), wanted / np.linalg.norm(wanted)
-    assert np.allclose(maps @ normal, 2.0 * wanted, atol=2e-3)
-    assert np.allclose(maps @ pair[0].T, pair[1].T, atol=2e-3)  # the stains' own are as before
-    # blood on one slide is not the other camera's colour
-    odd = dataclasses.replace(other, off_plane=0.2)
-    assert off_plane_gain(own, odd, *pair) == pytest.approx(1.4 * MAX_OFF_PLANE, rel=1e-3)
-    kept = make_transfer(fields, own, odd, tile=TILE, keep_amounts=True)
-    plain = make_transfer(fields, own, look(2, 1.4, 0.1, 0.05), tile=TILE, keep_amounts=True)
-    assert np.allclose(kept.change, plain.change)
-    assert off_plane_gain(own, look(), *pair) is None
-
-
-@pytest.mark.parametrize(("degrees", "believed"), [(4, 0.0257), (9.936, 0.5), (40, 0.996)])
-def test_typical_colours_that_lie_close_say_little_of_what_lies_beyond(degrees, believed):
-    """Two stains, one of which is to be four times as dark: how much of that is done."""
-    half = np.radians(degrees) / 2
-    middle, across = np.array([0.6, 0.64, 0.48]), np.array([0.8, -0.48, -0.36])
-    rows = np.stack([np.cos(half) * middle + sign * np.sin(half) * across for sign in (1, -1)])
-    target = np.array([[1.0], [4.0]]) * rows
-    # both by the gain they share but for what their difference says
-    said = (target[0] - target[1]) / (2 * np.sin(half)) - 2 * across
-    turned = linear_map(rows, target) - 2 * np.eye(3)
-    assert np.linalg.norm(turned @ across) / np.linalg.norm(said) == pytest.approx(
-        believed, rel=0.02
-    )
-    # what both are, is as it was said
-    assert np.allclose(linear_map(rows, target) @ rows.sum(0), target.sum(0), rtol=1e-3)
-
-
-def test_the_spread_off_the_plane_is_of_tissue_and_not_of_its_tails():
-    rng = np.random.default_rng(0)
-    rows = look().stain_matrix
-    amounts = np.zeros((2, 8000), np.float32)
-    amounts[0, :4000], amounts[1, 4000:] = 0.5, 0.5
-    normal = np.cross(*rows) / np.linalg.norm(np.cross(*rows))
-    off = rng.normal(0, 0.02, 8000)
-    off[::100] = 1.0  # a pigment
-    od = np.einsum("np,nc->cp", amounts, rows) + normal[:, None] * off
-    found = measure_sample(od, amounts, np.full(2, 0.05), amounts.sum(0))
-    assert found["off_plane_od"] == pytest.approx(0.02, rel=0.1)
-    alone = measure_sample(
-        od[:, :4000], amounts[:, :4000], np.full(2, 0.05), amounts[:, :4000].sum(0)
-    )
-    assert alone["off_plane_od"] is None  # one colour has no plane
-
-
 @pytest.mark.parametrize("method", ["typical", "augmented"])
 def test_of_a_slide_that_knows_vectors_alone_glass_and_amounts_stay(method):
     bare = dataclasses.replace(look(), background=None, spectral_correction=None, typical=())
@@ -397,9 +261,3 @@ def test_fields_that_are_not_finite_never_reach_compiled_code():
     transfer = make_transfer(fields, own, look(2, 1.4), tile=TILE)
     with pytest.raises(ValueError, match="not finite"):
         changed(transfer, pixels())
-
-
-def test_a_view_of_one_stain_knows_the_ways_too():
-    own = look()
-    with pytest.raises(SettingsError, match="unknown method"):
-        single_stain(constant_fields(own), own, None, "A", tile=TILE, method="best")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from wsi_pgdips import cli
 from wsi_pgdips.layers.reader import open_layers
-from wsi_pgdips.phantom.demo import DemoResult, compare, run_demo
-from wsi_pgdips.phantom.truth import open_truth
+from wsi_pgdips.phantom.make import DemoResult, run_demo
+from wsi_pgdips.phantom.phantom import open_truth
+from wsi_pgdips.phantom.score import score_layers
 from wsi_pgdips.report.overview import field_at_level
 
 TINY = Path(__file__).parents[1] / "phantoms" / "tiny.toml"
@@ -49,22 +48,16 @@ def test_errors_are_small_and_the_stains_nearer_than_at_the_start(made: DemoResu
 
 
 def test_errors_come_from_the_layers_alone(made: DemoResult) -> None:
-    again, background = compare(open_layers(made.summary.path), open_truth(made.slide))
+    again, background = score_layers(open_layers(made.summary.path), open_truth(made.slide))
     assert again == made.stains
     assert background == made.background_od
 
 
 def test_the_layers_can_be_inspected_and_run_again(
-    made: DemoResult, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: DemoResult, call: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def call(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["wsi-pgdips", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert not ended.value.code
-        return capsys.readouterr().out
-
-    facts = json.loads(call("info", made.summary.path, "--json"))
+    assert call("info", made.summary.path, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
     assert facts["status"] == "done"
     assert (facts["tiles"], facts["preset"], facts["device"]) == (4, "fast", "cpu")
     assert np.shape(facts["stain_matrix"]) == (2, 3)
@@ -75,8 +68,8 @@ def test_the_layers_can_be_inspected_and_run_again(
     stains = made.slide.with_suffix(".stains.toml")
     same = ("--stains", stains, "--mpp", "native", "--preset", "fast", "--device", "cpu")
     small = ("--calibration-tiles", 2, "--calibration-steps", 3)
-    said = call("run", made.slide, made.summary.path, *same, *small)
-    assert "nothing to do" in said
+    assert call("run", made.slide, made.summary.path, *same, *small) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_field_at_a_coarse_level_is_the_mean_of_its_pixels() -> None:

@@ -14,9 +14,9 @@ from wsi_pgdips.slide.source import PyramidSource
 
 
 def test_the_copy_is_read_and_removed(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, cache = tmp_path / "out.ome.zarr", tmp_path / "scratch"
+    cache = tmp_path / "scratch"
     genuine, read_from = PyramidSource.read, set()
 
     def read(self: PyramidSource, *region: int) -> Any:
@@ -31,17 +31,16 @@ def test_the_copy_is_read_and_removed(
 
 
 def test_an_interrupted_run_takes_its_copy_along(
-    slide: Slide, finished: Layers, tmp_path: Path
+    slide: Slide, finished: Layers, output: Path, tmp_path: Path
 ) -> None:
-    output, cache = tmp_path / "out.ome.zarr", tmp_path / "scratch"
+    cache = tmp_path / "scratch"
     stop_at(slide, output, "render", cache=str(cache), **FAST)
     assert list(cache.iterdir()) == []
     assert slide.run(output, **FAST).exit_code == 0  # without a copy: the same run
     assert differing(finished.path, output) == []
 
 
-def test_the_output_is_no_place_for_it(slide: Slide, tmp_path: Path) -> None:
-    output = tmp_path / "out.ome.zarr"
+def test_the_output_is_no_place_for_it(slide: Slide, output: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be staged in the output"):
         slide.run(output, cache=str(output / "scratch"), **FAST)
     assert not output.exists()

@@ -214,7 +214,7 @@ def test_a_scheduler_or_workers_without_this_program(
     who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_workers, "versions", unknown_there)
-    found = pytest.raises(ClusterError, match="found: .*No module named 'test_cluster'")
+    found = pytest.raises(ClusterError, match=r"found: .*No module named 'test_cluster'")
     with outer(tmp_path, **{who: {"PYTHONPATH": ""}}) as address, found:
         make_pool("cpu", None, None, address)
 

@@ -89,13 +89,12 @@ def test_a_tile_that_cannot_be_read(
     preset: str,
     slide: Slide,
     unreadable: Breaks,
-    tmp_path: Path,
+    output: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
     clean: Layers = request.getfixturevalue("finished" if preset == "fast" else preset)
     options = FAST if preset == "fast" else BALANCED
-    output = tmp_path / "out.ome.zarr"
     unreadable(TISSUE_TILE.grown(-40))
     done = slide.run(output, **options)
     assert (done.exit_code, done.incomplete, done.failed_blocks) == (3, True, 0)
@@ -126,9 +125,8 @@ def test_a_tile_that_cannot_be_read(
 
 
 def test_a_tile_whose_halo_cannot_be_read_is_measured(
-    slide: Slide, unreadable: Breaks, tmp_path: Path
+    slide: Slide, unreadable: Breaks, output: Path
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     r = TISSUE_TILE
     unreadable(Region(r.y + 64, r.x + 2, 64, 64))  # within the halo of the tile to the left
     assert slide.run(output, **BALANCED).exit_code == 3
@@ -147,10 +145,9 @@ def test_pixels_that_calibration_misses_are_taken_in_later(
     slide: Slide,
     finished: Layers,
     unreadable: Breaks,
-    tmp_path: Path,
+    output: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     unreadable(bad)
     done = slide.run(output, **FAST)
     assert done.exit_code == 3
@@ -167,10 +164,9 @@ def test_what_the_overview_cannot_read_does_not_pass_for_glass(
     slide: Slide,
     finished: Layers,
     unreadable: Breaks,
-    tmp_path: Path,
+    output: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     monkeypatch.setattr(source, "SMALLEST_LVL", 1)  # the overview of so small a slide is one read
     unreadable(Region(300, 500, 500, 500), level_0_only=False)
     done = slide.run(output, **FAST)
@@ -188,9 +184,9 @@ def test_what_the_overview_cannot_read_does_not_pass_for_glass(
 
 
 def test_tiles_whose_fit_raises(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, log = tmp_path / "out.ome.zarr", io.StringIO()
+    log = io.StringIO()
     genuine = fitting.fit_tiles
     errors = [ArithmeticError("a surprise"), ArithmeticError("another"), LookupError("a third")]
 
@@ -228,9 +224,8 @@ def test_tiles_whose_fit_raises(
 
 
 def test_a_block_that_breaks(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     genuine = rendering.render_block
 
     def render_block(
@@ -279,12 +274,11 @@ def test_a_block_that_a_passing_fault_has_struck_is_tried_again(
 
 
 def test_where_no_block_can_be_fitted_it_says_so(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit_block(*_: Any, **__: Any) -> None:
         raise ArithmeticError("a surprise")
 
-    output = tmp_path / "out.ome.zarr"
     monkeypatch.setattr(fitting, "fit_block", fit_block)
     with pytest.raises(IncompleteRunError, match="a surprise") as caught:
         slide.run(output, **FAST)
@@ -295,7 +289,7 @@ def test_where_no_block_can_be_fitted_it_says_so(
 
 
 def test_a_network_that_diverges(
-    slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = optimise.solve
 
@@ -305,7 +299,6 @@ def test_a_network_that_diverges(
         return solution
 
     monkeypatch.setattr(optimise, "solve", solve)
-    output = tmp_path / "out.ome.zarr"
     done = slide.run(output, **PAPER)
     flags = flags_of(open_layers(output, unfinished=True))
     assert has(flags, TileFlag.DIVERGED).sum() >= done.tiles // 2
@@ -313,16 +306,14 @@ def test_a_network_that_diverges(
     assert_no_nan(output)
 
 
-def test_an_absurd_learning_rate_leaves_numbers(slide: Slide, tmp_path: Path) -> None:
-    output = tmp_path / "out.ome.zarr"
+def test_an_absurd_learning_rate_leaves_numbers(slide: Slide, output: Path) -> None:
     slide.run(output, learning_rate=1e30, **BALANCED)
     assert_no_nan(output)
 
 
-def test_blank_tiles_are_flagged_and_inherit(slide: Slide, tmp_path: Path) -> None:
+def test_blank_tiles_are_flagged_and_inherit(slide: Slide, output: Path, tmp_path: Path) -> None:
     everything = tmp_path / "mask.png"
     Image.fromarray(np.full((110, 150), 255, np.uint8)).save(everything)
-    output = tmp_path / "out.ome.zarr"
     assert slide.run(output, mask=str(everything), **FAST).exit_code == 0
     flags = flags_of(open_layers(output))
     assert (flags >= 0).all()
@@ -331,7 +322,7 @@ def test_blank_tiles_are_flagged_and_inherit(slide: Slide, tmp_path: Path) -> No
     assert_no_nan(output)
 
 
-def test_tiles_of_one_stain_are_flagged(tmp_path: Path) -> None:
+def test_tiles_of_one_stain_are_flagged(output: Path, tmp_path: Path) -> None:
     stains = load_stains("he").stain_matrix
     rng = np.random.default_rng(4)
     q = gaussian_filter(rng.gamma(0.3, 1.0, (2, 512, 1536)), (0, 3, 3)).astype(np.float32)
@@ -340,7 +331,6 @@ def test_tiles_of_one_stain_are_flagged(tmp_path: Path) -> None:
     path = tmp_path / "halves.png"
     od = np.einsum("nhw,nc->hwc", q, stains) + np.float32(0.03)
     Image.fromarray(od_to_rgb(od)).save(path)
-    output = tmp_path / "out.ome.zarr"
     halves = Slide(path, Path("he"))
     assert halves.run(output, mpp="native", mpp_source=0.5, **BALANCED).exit_code == 0
     scarce = has(flags_of(open_layers(output)), TileFlag.SCARCE_STAIN)

@@ -73,10 +73,9 @@ def test_each_block_has_one_owner_and_shares_are_even(tiles: dict[Block, int], c
 
 @pytest.mark.parametrize("preset", ["fast", "balanced"])
 def test_stage_by_stage_in_shares_is_the_whole(
-    preset: str, slide: Slide, tmp_path: Path, request: pytest.FixtureRequest
+    preset: str, slide: Slide, output: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     whole: Layers = request.getfixturevalue("finished" if preset == "fast" else preset)
-    output = tmp_path / "out.ome.zarr"
     options = FAST if preset == "fast" else BALANCED
     assert do_all(slide, output, **options).exit_code == 0
     assert differing(whole.path, output) == []
@@ -89,9 +88,8 @@ def test_stage_by_stage_in_shares_is_the_whole(
 
 
 def test_a_stage_does_not_begin_before_those_before_it(
-    slide: Slide, finished: Layers, tmp_path: Path
+    slide: Slide, finished: Layers, output: Path
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     with pytest.raises(NotReadyError, match=r"fit cannot begin(.|\n)*calibrate"):
         do(slide, output, "fit", "1/2", **FAST)
     assert not output.exists()
@@ -113,9 +111,8 @@ def test_a_stage_does_not_begin_before_those_before_it(
 
 @pytest.mark.parametrize("stage", ["render", "finalize"])
 def test_a_fit_that_is_gone_after_blend_is_missed(
-    stage: str, slide: Slide, finished: Layers, tmp_path: Path
+    stage: str, slide: Slide, finished: Layers, output: Path
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     for done in ("calibrate", "fit", "blend", *(["render"] if stage == "finalize" else [])):
         do(slide, output, done, **FAST)
     Ledger(output).fit((0, 1)).unlink()
@@ -126,9 +123,9 @@ def test_a_fit_that_is_gone_after_blend_is_missed(
 
 
 def test_a_plan_may_come_late(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, waits = tmp_path / "out.ome.zarr", []
+    waits = []
     do(slide, output, "calibrate", **FAST)
     hidden = Ledger(output).plan.rename(tmp_path / "hidden")
 
@@ -147,9 +144,8 @@ def test_a_plan_may_come_late(
 
 
 def test_a_block_that_fails_holds_nobody_up_and_is_tried_again(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     monkeypatch.setattr(fitting, "fit_block", breaking())
     done = do_all(slide, output, **FAST)
     assert (done.exit_code, done.failed_blocks) == (3, 1)
@@ -163,9 +159,8 @@ def test_a_block_that_fails_holds_nobody_up_and_is_tried_again(
 
 
 def test_a_failure_before_an_interruption_is_made_good(
-    slide: Slide, finished: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, finished: Layers, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     with monkeypatch.context() as broken:
         broken.setattr(fitting, "fit_block", breaking())
         do(slide, output, "calibrate", **FAST)
@@ -176,9 +171,8 @@ def test_a_failure_before_an_interruption_is_made_good(
 
 
 def test_a_shard_that_is_gone_is_written_again(
-    slide: Slide, finished: Layers, tmp_path: Path
+    slide: Slide, finished: Layers, output: Path
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     for stage in ("calibrate", "fit", "blend", "render"):
         do(slide, output, stage, **FAST)
     assert len(list(Ledger(output).work.glob("render/*.npz"))) == 3

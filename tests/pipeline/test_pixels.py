@@ -13,7 +13,7 @@ import pytest
 from support.cheap_runs import BALANCED, FAST, Slide, differing, stop_at
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers.reader import Layers
-from wsi_pgdips.pipeline.kept_pixels import KeptPixels, PixelWriter, room_for_pixels
+from wsi_pgdips.pipeline.kept_pixels import KeptPixels, keeping_pixels, room_for_pixels
 from wsi_pgdips.pipeline.ledger import Ledger
 from wsi_pgdips.slide.source import ArraySource, PyramidSource
 
@@ -40,11 +40,11 @@ def source() -> Counting:
 
 def keep(source: PyramidSource, folder: Path, lacking: tuple[int, int] | None = None) -> KeptPixels:
     ledger = Ledger(folder)
-    with PixelWriter(ledger.pixels((0, 0)), source.grid, TILES) as writer:
+    with keeping_pixels(ledger.pixels((0, 0)), source.grid, TILES) as put:
         for tile in TILES:
             if tile != lacking:
                 r = source.grid.tile_region(*tile)
-                writer.put(tile, source.read(r.y, r.x, r.h, r.w))
+                put(tile, source.read(r.y, r.x, r.h, r.w))
     return KeptPixels(source, ledger, {(0, 0): TILES})
 
 
@@ -76,8 +76,8 @@ def test_a_file_is_whole_or_not_there(source: Counting, tmp_path: Path) -> None:
     path = tmp_path / "pixels" / "0_0.rgb"
 
     def interrupted() -> None:
-        with PixelWriter(path, source.grid, TILES) as writer:
-            writer.put((0, 0), source.read(0, 0, 256, 256))
+        with keeping_pixels(path, source.grid, TILES) as put:
+            put((0, 0), source.read(0, 0, 256, 256))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -99,11 +99,10 @@ def test_kept_or_not_the_layers_are_the_same(
     preset: str,
     keep_pixels: bool,
     slide: Slide,
-    tmp_path: Path,
+    output: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     reference: Layers = request.getfixturevalue("finished" if preset == "fast" else preset)
-    output = tmp_path / "out.ome.zarr"
     options = FAST if preset == "fast" else BALANCED
     assert slide.run(output, keep_pixels=keep_pixels, **options).exit_code == 0
     assert differing(reference.path, output) == []
@@ -116,9 +115,9 @@ def test_resampled_pixels_are_the_same_kept_or_not(slide: Slide, tmp_path: Path)
 
 
 def test_fitted_tiles_are_decoded_once(
-    slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, seen = tmp_path / "out.ome.zarr", Counter[tuple[int, int]]()
+    seen = Counter[tuple[int, int]]()
     stop_at(slide, output, "fit", **FAST)
     genuine = PyramidSource.read
 

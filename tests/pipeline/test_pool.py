@@ -36,6 +36,7 @@ def record_device(job: SlideJob, block: Block, on_tile: Any = None) -> BlockRepo
 def test_each_worker_has_a_device_of_its_own() -> None:
     workers = local_pool(2, ("fake:0", "fake:1"))
     try:
+        list(workers.map(record_device, JOB, [(1, 0), (1, 1)], lambda: None))  # imports take longer
         done = dict(workers.map(record_device, JOB, [(0, i) for i in range(6)], lambda: None))
     finally:
         workers.close()

@@ -21,7 +21,7 @@ from wsi_pgdips.looks.recompose import recompose, residual_od
 from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.phantom.config import load_phantom_config, make_phantom_config
-from wsi_pgdips.phantom.writer import write_phantom
+from wsi_pgdips.phantom.phantom import write_phantom
 from wsi_pgdips.pipeline.image import deconvolve_image
 
 WORDS = ("SECRETUSER", "01/02/03", "CASE123", "BARCODE77", "SECRETHOST", "2003:02:01", "WARD9")
@@ -71,7 +71,7 @@ def assert_in_register(layers: Layers, intensity: npt.NDArray[Any], side: int = 
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.25], ids=["native", "factor 2"])
-def test_level_0_lies_on_the_slide(mpp: float, tmp_path: Path) -> None:
+def test_level_0_lies_on_the_slide(mpp: float, output: Path, tmp_path: Path) -> None:
     description = load_phantom_config(PHANTOMS / "tiny.toml").model_dump()
     scale = round(0.5 / mpp)
     config = make_phantom_config(
@@ -79,7 +79,6 @@ def test_level_0_lies_on_the_slide(mpp: float, tmp_path: Path) -> None:
         {**description, "shape": (601 * scale + scale - 1, 903 * scale), "mpp": mpp, "glass": False}
     )
     truth = write_phantom(config, tmp_path / "p.tiff")
-    output = tmp_path / "out.ome.zarr"
     assert Slide(truth.path, Path("he")).run(output, mpp=0.5, **FAST).exit_code == 0
     layers = open_layers(output)
     assert layers.grid.shape == (601, 903)
@@ -94,9 +93,8 @@ def test_dense_tissue_is_measured(slide: Slide, finished: Layers) -> None:
 
 
 @pytest.mark.parametrize("name", ["single", "he_flat", "three_flat"])
-def test_recomposed_from_the_slide_it_is_the_slide(name: str, tmp_path: Path) -> None:
+def test_recomposed_from_the_slide_it_is_the_slide(name: str, output: Path, tmp_path: Path) -> None:
     made = phantom(tmp_path, name, (520, 700))
-    output = tmp_path / "out.ome.zarr"
     assert made.run(output, **FAST).exit_code == 0
     layers = open_layers(output)
     rgb = pixels(made.path)
@@ -114,8 +112,7 @@ def test_recomposed_from_the_slide_it_is_the_slide(name: str, tmp_path: Path) ->
     assert mse == 0 or 10 * np.log10(255**2 / mse) >= 60
 
 
-def test_a_stored_residual_recomposes_too(slide: Slide, tmp_path: Path) -> None:
-    output = tmp_path / "out.ome.zarr"
+def test_a_stored_residual_recomposes_too(slide: Slide, output: Path, tmp_path: Path) -> None:
     roi = tmp_path / "roi.geojson"
     roi.write_text(
         '{"type": "Polygon", "coordinates": '
@@ -168,7 +165,7 @@ def aperio_slide(path: Path, rgb: npt.NDArray[np.uint8]) -> Path:
     return path
 
 
-def test_nothing_personal_comes_out(slide: Slide, tmp_path: Path) -> None:
+def test_nothing_personal_comes_out(slide: Slide, output: Path, tmp_path: Path) -> None:
     folder = tmp_path / "WARD9"
     folder.mkdir()
     path = aperio_slide(folder / "s.svs", pixels(slide.path)[:700, :900])
@@ -178,7 +175,6 @@ def test_nothing_personal_comes_out(slide: Slide, tmp_path: Path) -> None:
         assert opened.properties["openslide.vendor"] == "aperio"
         assert opened.properties["aperio.User"] == "SECRETUSER"
         assert "label" in opened.associated_images
-    output = tmp_path / "out.ome.zarr"
     assert Slide(path, slide.stains).run(output, **FAST).exit_code == 0
     for file in output.rglob("*"):
         assert not [w for w in WORDS if w in str(file.relative_to(output))]
@@ -193,11 +189,12 @@ def test_nothing_personal_comes_out(slide: Slide, tmp_path: Path) -> None:
     assert {p.name for p in (output / "labels").iterdir()} == {"zarr.json", "tissue"}
 
 
-def test_an_image_in_memory_gives_what_its_file_gives(slide: Slide, tmp_path: Path) -> None:
+def test_an_image_in_memory_gives_what_its_file_gives(
+    slide: Slide, output: Path, tmp_path: Path
+) -> None:
     rgb = pixels(slide.path)[200:860, 300:1100]
     path = tmp_path / "part.png"
     Image.fromarray(rgb).save(path)
-    output = tmp_path / "out.ome.zarr"
     part = Slide(path, slide.stains)
     assert part.run(output, mpp="native", mpp_source=0.5, **BALANCED).exit_code == 0
     layers = open_layers(output)
@@ -212,14 +209,15 @@ def test_an_image_in_memory_gives_what_its_file_gives(slide: Slide, tmp_path: Pa
     assert np.isfinite(result.residual[:, result.tissue]).all()
 
 
-def test_a_region_does_not_need_the_whole(slide: Slide, finished: Layers, tmp_path: Path) -> None:
+def test_a_region_does_not_need_the_whole(
+    slide: Slide, finished: Layers, output: Path, tmp_path: Path
+) -> None:
     """Blocks outside a region of interest are neither planned nor written."""
     roi = tmp_path / "roi.geojson"
     roi.write_text(
         '{"type": "Polygon", "coordinates": '
         "[[[300, 300], [700, 300], [700, 600], [300, 600], [300, 300]]]}"
     )
-    output = tmp_path / "out.ome.zarr"
     done = slide.run(output, roi=str(roi), **FAST)
     assert 0 < done.tiles < finished.tiles.num_rows / 2
     shards = [p.relative_to(output / "0" / "c").as_posix() for p in (output / "0").rglob("0/*/*")]

@@ -49,11 +49,10 @@ def tear_what_is_not_done(output: Path) -> None:
 
 @pytest.mark.parametrize(("preset", "workers"), [("fast", 1), ("balanced", 2)])
 def test_killed_in_fit_and_in_render_and_resumed(
-    preset: str, workers: int, slide: Slide, tmp_path: Path, request: pytest.FixtureRequest
+    preset: str, workers: int, slide: Slide, output: Path, request: pytest.FixtureRequest
 ) -> None:
     reference: Layers = request.getfixturevalue("finished" if preset == "fast" else preset)
     options = FAST if preset == "fast" else BALANCED
-    output = tmp_path / "out.ome.zarr"
     stop_at(slide, output, "calibrate", **options)  # what needs no second process
     for stage in ("fit", "render"):
         run_until(slide, output, output / "work" / stage, workers=workers, **options)
@@ -66,33 +65,27 @@ def test_killed_in_fit_and_in_render_and_resumed(
 
 
 def test_interrupted_at_every_stage_and_resumed(
-    slide: Slide, finished: Layers, tmp_path: Path
+    slide: Slide, finished: Layers, output: Path
 ) -> None:
-    output = tmp_path / "out.ome.zarr"
     for stage in STAGES:
         stop_at(slide, output, stage, **FAST)
     assert slide.run(output, **FAST).exit_code == 0
     assert differing(finished.path, output) == []
 
 
-def test_one_worker_or_two(slide: Slide, finished: Layers, tmp_path: Path) -> None:
-    output = tmp_path / "out.ome.zarr"
+def test_one_worker_or_two(slide: Slide, finished: Layers, output: Path) -> None:
     assert slide.run(output, workers=2, **FAST).exit_code == 0
     assert open_layers(output).run_record["workers"] == 2
     assert differing(finished.path, output) == []
 
 
-def test_threads_do_not_count(slide: Slide, balanced: Layers, tmp_path: Path) -> None:
+def test_threads_do_not_count(slide: Slide, balanced: Layers, output: Path) -> None:
     threads = 3 if (os.cpu_count() or 1) != 3 else 2
-    output = tmp_path / "out.ome.zarr"
     slide.run(output, threads=threads, **BALANCED)
     assert differing(balanced.path, output) == []
 
 
-def test_interrupted_before_the_plan_was_kept(
-    slide: Slide, finished: Layers, tmp_path: Path
-) -> None:
-    output = tmp_path / "out.ome.zarr"
+def test_interrupted_before_the_plan_was_kept(slide: Slide, finished: Layers, output: Path) -> None:
     stop_at(slide, output, "calibrate", **FAST)
     (output / "work" / "plan.npz").unlink()
     assert slide.run(output, **FAST).exit_code == 0

@@ -54,9 +54,8 @@ def test_level_0_lies_on_the_slide(cmu: Layers, data_dir: Path) -> None:
     assert tried >= 20
 
 
-def test_at_half_the_resolution_too(data_dir: Path, tmp_path: Path) -> None:
+def test_at_half_the_resolution_too(data_dir: Path, output: Path) -> None:
     slide = data_dir / "slides" / CMU
-    output = tmp_path / "out.ome.zarr"
     Slide(slide, Path("he")).run(output, **{**OPTIONS, "mpp": 1.0})
     layers = open_layers(output)
     h, w = layers.grid.shape
@@ -75,13 +74,12 @@ def test_at_half_the_resolution_too(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [CMU, TCGA])
 def test_dense_tissue_is_measured(
-    name: str, data_dir: Path, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, data_dir: Path, output: Path, request: pytest.FixtureRequest
 ) -> None:
     slide = data_dir / "slides" / name
     if name == CMU:
         layers: Layers = request.getfixturevalue("cmu")
     else:
-        output = tmp_path / "out.ome.zarr"
         options = {**OPTIONS, "mpp_source": TCGA_MPP}
         assert Slide(slide, Path("he")).run(output, **options).exit_code == 0
         layers = open_layers(output)

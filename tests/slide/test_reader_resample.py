@@ -236,15 +236,16 @@ def test_centre_of_an_output_pixel(factor: float) -> None:
     assert np.abs(got - expected)[5:-5].max() <= 1
 
 
-def test_large_reads_are_made_of_chunks_that_fit() -> None:
-    rgb = smooth(1300, 4500)
+def test_large_reads_are_made_of_chunks_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_pgdips.slide.source.CHUNK_LVL", 512)
+    rgb = smooth(400, 1400)
     source = ArraySource(rgb, mpp=0.25, output_mpp=0.25 * 1.3)
     h, w = source.grid.shape
     whole = source.read(0, 0, h, w)
-    for y in range(0, h, 512):
-        for x in range(0, w, 512):
-            tile = source.read(y, x, 512, 512)
-            part = whole[y : y + 512, x : x + 512]
+    for y in range(0, h, 128):
+        for x in range(0, w, 128):
+            tile = source.read(y, x, 128, 128)
+            part = whole[y : y + 128, x : x + 128]
             np.testing.assert_array_equal(tile[: part.shape[0], : part.shape[1]], part)
 
 

@@ -149,7 +149,7 @@ def test_a_network_that_takes_away_more_than_noise_is_trusted_less() -> None:
     fresh = slide_network.init_weights(2, torch.Generator().manual_seed(0))
     with ThreadPoolExecutor(2) as executor:
         biased, honest = (
-            training._prior_weight(tiles, w, prior(), NOISY, 1.0, CPU, executor)
+            training.estimate_prior_weight(tiles, w, prior(), NOISY, 1.0, CPU, executor)
             for w in (weights, fresh)
         )
     assert np.isfinite(biased).all()

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.quality.seam_steps import border_segments, seam_steps
 from wsi_pgdips.geometry import OutputGrid, Region
-from wsi_pgdips.stages.seams import border_segments, border_step, seam_steps, seam_summary
+from wsi_pgdips.stages.seams import border_step, seam_summary
 
 GRID = OutputGrid(shape_l0=(2048 + 100, 1536), factor=1, mpp=0.5, tile=512, block=1024)
 

@@ -1,13 +1,17 @@
-"""An array behind OpenSlide's interface, which remembers what was asked of it."""
+"""An array with OpenSlide's interface, and what tests do with the pixels of slides."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from openslide import AbstractSlide
 from PIL import Image
+
+from wsi_pgdips.export.source import read_rgb
+from wsi_pgdips.geometry import Region
 
 MPP = {"openslide.mpp-x": "0.5", "openslide.mpp-y": "0.5"}
 
@@ -16,7 +20,7 @@ class ArraySlide(AbstractSlide):
     """One level of (H, W, 4) uint8.
 
     Args:
-        asked: is told the (width, height) of each region; may raise.
+        asked: called with the (width, height) of each region that is read; may raise.
     """
 
     def __init__(
@@ -73,3 +77,28 @@ def waves(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     planes = [150 + 80 * np.sin(y / a + x / b) for a, b in ((41, 67), (53, 37), (97, 61))]
     return np.dstack([*planes, np.full_like(y, 255)]).astype(np.uint8)
+
+
+def dies_after(regions: int) -> Callable[[tuple[int, int]], None]:
+    """Make an ``asked`` that raises when more regions than these are read."""
+    count = itertools.count(1)
+
+    def asked(size: tuple[int, int]) -> None:
+        if next(count) > regions:
+            raise RuntimeError("killed")
+
+    return asked
+
+
+def pixels_of(slide: AbstractSlide) -> np.ndarray:
+    """(H, W, 3) uint8 of level 0, on white."""
+    width, height = slide.dimensions
+    return read_rgb(slide, Region(0, 0, height, width))
+
+
+def psnr(a: Any, b: Any, where: np.ndarray | None = None) -> float:
+    """PSNR of two pictures in dB, over the pixels of a mask if one is given."""
+    difference = np.asarray(a, float)[..., :3] - np.asarray(b, float)[..., :3]
+    if where is not None:
+        difference = difference[where]
+    return float(10 * np.log10(255**2 / max(np.mean(difference**2), 1e-12)))

@@ -16,8 +16,8 @@ from wsi_pgdips.tiles.blocks import plan_blocks
 from wsi_pgdips.tiles.tissue import (
     BACKGROUND_ASSUMED,
     TissueMap,
-    _dilated,
-    _filled,
+    dilated,
+    filled,
     find_tissue,
 )
 from wsi_pgdips.tiles.whitepoint import palest
@@ -39,22 +39,22 @@ def test_tissue_is_found_on_any_glass_without_holes_in_pale_parts(as_source, pai
     assert found.flags == ()
     assert not (scene.tissue & ~found.core).sum() > 0.002 * scene.tissue.sum()
     assert found.core[scene.pale].all()
-    assert not (found.core & ~_dilated(scene.tissue, 2)).any()
-    assert found.glass.sum() > 0.8 * (~_dilated(scene.tissue, 6)).sum()
+    assert not (found.core & ~dilated(scene.tissue, 2)).any()
+    assert found.glass.sum() > 0.8 * (~dilated(scene.tissue, 6)).sum()
 
 
 def test_margins(as_source, paint):
     scene = paint()
     found = find_tissue(as_source(scene.rgb))
-    np.testing.assert_array_equal(found.mask, _dilated(found.core, 4))  # 32 um of 8 um pixels
-    assert not (found.glass & _dilated(found.core, 5)).any()  # 40 um
+    np.testing.assert_array_equal(found.mask, dilated(found.core, 4))  # 32 um of 8 um pixels
+    assert not (found.glass & dilated(found.core, 5)).any()  # 40 um
     np.testing.assert_array_equal(found.glass_od, rgb_to_od(scene.rgb))
 
 
 def test_drifting_light_is_neither_tissue_nor_lost_glass(as_source, paint):
     scene = paint((210, 210, 210), drift=0.04)
     found = find_tissue(as_source(scene.rgb))
-    assert not (found.core & ~_dilated(scene.tissue, 2)).any()
+    assert not (found.core & ~dilated(scene.tissue, 2)).any()
     for corner in np.s_[:20, :20], np.s_[:20, -20:], np.s_[-20:, :20], np.s_[-20:, -20:]:
         assert found.glass[corner].mean() > 0.8
 
@@ -68,7 +68,7 @@ def test_what_was_never_scanned_is_neither_tissue_nor_glass(as_source, paint, fi
     padding[:60], padding[:, :50] = True, True
     found = find_tissue(as_source(rgb))
     assert not (found.mask & padding).any()
-    assert not (found.glass & _dilated(padding, 1)).any()
+    assert not (found.glass & dilated(padding, 1)).any()
     assert found.glass.any()
     assert found.core[scene.tissue & ~padding].mean() > 0.998
     level = np.median(found.glass_od[found.glass], axis=0)
@@ -82,7 +82,7 @@ def test_saturated_glass_is_glass_and_flagged(as_source, paint):
     np.testing.assert_allclose(found.assumed, 0.02)
     np.testing.assert_allclose(found.raised, 0.02)  # all of it is the floor, nothing was seen
     assert found.core[scene.tissue].mean() > 0.99
-    assert not (found.core & ~_dilated(scene.tissue, 2)).any()
+    assert not (found.core & ~dilated(scene.tissue, 2)).any()
     assert found.glass.any()
 
 
@@ -103,9 +103,9 @@ def test_a_second_pane_of_glass_is_glass(as_source, paint):
     od = rgb_to_od(scene.rgb)
     od[:, 160:] += np.array([0.02, 0.03, 0.02])
     found = find_tissue(as_source(od_to_rgb(od)))
-    assert (found.core & ~_dilated(scene.tissue, 2)).mean() < 0.005
+    assert (found.core & ~dilated(scene.tissue, 2)).mean() < 0.005
     assert found.core[scene.tissue].mean() > 0.99
-    bare = ~_dilated(scene.tissue, 8)
+    bare = ~dilated(scene.tissue, 8)
     assert found.glass[:, 170:][bare[:, 170:]].mean() > 0.9
     assert found.glass[:, :150][bare[:, :150]].mean() > 0.9
 
@@ -220,7 +220,7 @@ def random_map(seed: int, scale: float, density: float) -> TissueMap:
     core = rng.random((13, 17)) < density
     shape = round(13 * scale) - 1, round(17 * scale) - 2
     od = np.zeros((13, 17, 3), np.float32)
-    return TissueMap(_dilated(core, 1), core, ~core, od, scale, shape)
+    return TissueMap(dilated(core, 1), core, ~core, od, scale, shape)
 
 
 maps = st.builds(
@@ -261,14 +261,14 @@ def test_fraction_and_touch_agree_with_the_windows(tissue, region):
 def test_dilation_is_monotone(a, b, r, s):
     small, large = a.core & b.core, a.core
     lower, upper = min(r, s), max(r, s)
-    assert (large <= _dilated(large, lower)).all()
-    assert (_dilated(small, r) <= _dilated(large, r)).all()
-    assert (_dilated(large, lower) <= _dilated(large, upper)).all()
+    assert (large <= dilated(large, lower)).all()
+    assert (dilated(small, r) <= dilated(large, r)).all()
+    assert (dilated(large, lower) <= dilated(large, upper)).all()
 
 
 @given(maps)
 def test_filling_only_adds(tissue):
-    assert (tissue.core <= _filled(tissue.core, 8.0)).all()
+    assert (tissue.core <= filled(tissue.core, 8.0)).all()
 
 
 @pytest.mark.realslide

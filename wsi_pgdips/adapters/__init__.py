@@ -1,5 +1,6 @@
-"""Doors into other libraries: TIAToolbox, torch, SpatialData.
+"""Adapters to other libraries: TIAToolbox, torch and SpatialData.
 
-* ``normalizer``: a stain normaliser as TIAToolbox's are. ``dataset``, ``augment``: for torch.
+* ``normalizer``: a stain normaliser with TIAToolbox's interface.
+* ``dataset``, ``augment``: normalised tiles and stain augmentation for torch.
 * ``spatial``: layers as a SpatialData object.
 """

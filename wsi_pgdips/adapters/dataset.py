@@ -1,4 +1,4 @@
-"""Normalised tiles of a slide for torch: a ``Dataset`` of positions over tissue."""
+"""A torch ``Dataset`` of a slide's normalised tiles on tissue."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide, SlideLike
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method
+from wsi_pgdips.slide.colour import on_white
 
-_SAME_LEVEL = 0.002  # downsamples are seldom whole: 4.0006 where 4 is meant
-_MASK_PIXELS = 32  # a tile is about as many pixels of the tissue mask a side
+_SAME_LEVEL = 0.002  # files give downsamples such as 4.0006 in place of 4
+_MASK_PIXELS = 32  # about how many pixels of the tissue mask a tile has on each side
 
 
 class NormalizedTiles(Dataset[dict[str, Any]]):
-    """Square tiles of a slide in another look, those with tissue, in raster order.
+    """Square tiles of a slide in another look, in raster order; tiles without tissue are left out.
 
-    Tiles lie side by side on a grid from the slide's top left corner, wholly inside the slide. An
+    Tiles lie side by side on a grid from the slide's top left corner, entirely inside the slide. An
     item is a dict of
 
-    * ``image``: (3, size, size) uint8 RGB tensor, or what ``transform`` makes of it,
-    * ``x_l0``, ``y_l0``: int, top left pixel at the slide's level 0, as OpenSlide wants it,
-    * ``tissue``: float, share of the tile on the tissue mask.
+    * ``image``: (3, size, size) uint8 RGB tensor, or the result of ``transform``,
+    * ``x_l0``, ``y_l0``: int, the top left pixel at the slide's level 0, as for OpenSlide,
+    * ``tissue``: float, the share of the tile on the tissue mask.
 
-    Works in a ``DataLoader`` with workers, forked or spawned: nothing is held open across them.
+    It works in a ``DataLoader`` with forked or spawned workers: no open file is shared with them.
 
     Args:
-        slide, layers, reference, method, keep_amounts: as for ``NormalizedSlide``.
+        slide, layers, reference, method, keep_amounts: see ``NormalizedSlide``.
         size: side of a tile in its own pixels.
-        mpp: micrometres per pixel of tiles; the layers' own by default. Within 6 % of an integer
-            downsample of the slide it is taken as that.
+        mpp: micrometres per pixel of tiles; by default that of the layers. It snaps to an integer
+            downsample of the slide within 6 %.
         min_tissue: smallest share of tissue, in [0, 1]; 0 takes every tile.
-        transform: called with the image tensor; a ``torchvision`` transform, for example.
+        transform: called with the image tensor, for example a ``torchvision`` transform.
 
     Attributes:
         slide: the ``NormalizedSlide``. mpp: of the tiles. factor: level-0 pixels per tile pixel.
@@ -49,7 +50,7 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
 
     Raises:
         SettingsError: a bad size or share. SlideError: an mpp finer than the slide's own.
-        And what ``NormalizedSlide`` raises.
+        Others: see ``NormalizedSlide``.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
     ) -> None:
         if size < 1 or not 0 <= min_tissue <= 1:
             raise SettingsError(
-                "no tiles can be cut like this",
+                "tiles cannot be cut with these values",
                 expected="a size of at least 1 and a min_tissue from 0 to 1",
                 found=f"size {size}, min_tissue {min_tissue}",
             )
@@ -94,7 +95,7 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
     def _tiles(
         self, step: float, min_tissue: float
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Positions and shares of tissue; ``step`` in pixels of the layers per tile pixel."""
+        """Return positions and shares of tissue; ``step`` is layers' pixels per tile pixel."""
         width, height = self.slide.dimensions
         side = self.size * self.factor
         tops, lefts = (np.arange(int(n / side + 1e-6)) for n in (height, width))
@@ -104,22 +105,21 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
         return positions, shares[row, column]
 
     def _read(self, location: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """(size, size, 3) uint8; what the slide lacks is white."""
+        """Read a tile: (size, size, 3) uint8, white where the slide is transparent."""
         level = self.slide.get_best_level_for_downsample(self.factor * (1 + _SAME_LEVEL))
         ratio = self.factor / self.slide.level_downsamples[level]
         side = max(round(self.size * ratio), 1)
         region = self.slide.read_region(location, level, (side, side))
-        white = Image.new("RGBA", region.size, (255, 255, 255, 255))
-        rgb = Image.alpha_composite(white, region).convert("RGB")
+        rgb = Image.fromarray(on_white(np.asarray(region)))
         if side % self.size == 0:
-            rgb = rgb.reduce(side // self.size)  # a mean, as on the layers' own grid
+            rgb = rgb.reduce(side // self.size)  # a mean, as for the layers
         elif side != self.size:
             rgb = rgb.resize((self.size, self.size), Image.Resampling.LANCZOS)
         return np.array(rgb)
 
 
 def _shares(layers: Layers, down: int, across: int, side: float) -> npt.NDArray[np.float32]:
-    """(down, across) share of tissue in squares of ``side`` output pixels from the corner."""
+    """Return the (down, across) shares of tissue in squares of ``side`` output pixels."""
     level = int(np.clip(np.log2(max(side / _MASK_PIXELS, 1)), 0, layers.grid.n_levels - 1))
     mask = np.asarray(layers.tissue(level).compute(scheduler="synchronous"), np.int64)
     total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)

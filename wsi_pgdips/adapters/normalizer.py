@@ -1,4 +1,4 @@
-"""A stain normaliser as TIAToolbox's are: ``fit(target)``, then ``transform(img)`` per tile."""
+"""A stain normaliser with TIAToolbox's interface: ``fit(target)``, then ``transform(img)``."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ ReferenceLike = str | os.PathLike[str] | Reference
 
 
 class PgdipsNormalizer:
-    """``tiatoolbox.tools.stainnorm.StainNormalizer``'s interface, for whoever has tiles in hand.
+    """Normalises single tiles, with the interface of TIAToolbox's ``StainNormalizer``.
 
-    Give ``slide_look`` wherever tiles belong to a slide. One tile says little about its stains'
-    colours (a tile without eosin says nothing of eosin), so looks measured tile by tile differ
-    between neighbours and show as a checkerboard; under the slide's look every tile is mapped by
-    the same function of a pixel's colour, and quickly. Without it ``transform`` measures each image
-    by itself, with the preset ``fast``: seconds an image, and right for images that stand alone.
-    What varies over a slide is left to ``NormalizedSlide``, which knows where a tile lies.
+    Give ``slide_look`` if tiles belong to a slide. A single tile holds little information about its
+    stains' colours, and none about a stain that it lacks. Looks that are measured tile by tile
+    therefore differ between neighbours, which shows as a checkerboard. Under the slide's look the
+    same function of colour maps every tile, and it is fast.
 
-    Picklable; ``transform`` may run in several threads.
+    Without ``slide_look``, ``transform`` measures each image by itself with the preset ``fast``.
+    That takes seconds an image, and suits images that stand alone.
+
+    Colours that vary over a slide are not followed; ``NormalizedSlide`` does that, because it knows
+    where a tile lies.
+
+    It is picklable, and ``transform`` may run in several threads.
 
     Args:
-        slide_look: ``NormalizedSlide(...).look``, or ``slide_look(open_layers(path))``.
-        stains: of images whose look is measured, ``fit``'s target among them; ``he``, or the name
-            or TOML file of a stain set. ``slide_look`` brings its own.
+        slide_look: ``NormalizedSlide(...).look``, the look of the tiles' slide.
+        stains: of images whose look is measured, including the target of ``fit``: the name or TOML
+            file of a stain set. ``slide_look`` has its own stains.
         mpp: micrometres per pixel of images whose look is measured.
-        method, keep_amounts: as for ``NormalizedSlide``.
+        method, keep_amounts: see ``NormalizedSlide``.
 
     Raises:
         SettingsError: an unknown method.
@@ -64,32 +68,32 @@ class PgdipsNormalizer:
         self._slide_look, self._stains, self._mpp = slide_look, stains, mpp
         self._options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
         self._target: Reference | None = None
-        self._transfer: FieldTransfer | None = None  # of all tiles, where the slide's look is known
+        self._transfer: FieldTransfer | None = None  # for all tiles, if the slide's look is known
 
     @property
     def target(self) -> Reference | None:
-        """The look that images are given; None before ``fit``."""
+        """The look that images are given, a ``Reference``; None before ``fit``."""
         return self._target
 
     def fit(self, target: ByteArray | ReferenceLike) -> None:
-        """Take the look to give to images.
+        """Set the look to give to images.
 
         Args:
-            target: (H, W, 3) uint8 RGB, measured with the preset ``fast``; or a reference: an
-                object, ``he``, ``hdab``, or the path of a file.
+            target: (H, W, 3) uint8 RGB, whose look is measured with the preset ``fast``; or a
+                reference: an object, ``he``, ``hdab``, or the path of a file.
 
         Raises:
-            SettingsError: neither. SlideError: an image without tissue.
-            StainError: an unknown reference, or one of other stains than ``slide_look``.
+            SettingsError: neither of them. SlideError: the image has no tissue.
+            StainError: an unknown reference, or its stains are not those of ``slide_look``.
         """
         found: Reference | None = None
         if isinstance(target, np.ndarray):
             found = self._measured(target)
         elif isinstance(target, str | os.PathLike | Reference):
-            found = find_reference(target)  # none for "self": an image without a change of look
+            found = find_reference(target)  # None for "self", which is no target
         if found is None:
             raise SettingsError(
-                "not a target for a normaliser",
+                "this cannot be the target of a normaliser",
                 expected="(height, width, 3) uint8 RGB, or a reference: its name, path or object",
                 found=target if isinstance(target, str) else type(target).__name__,
             )
@@ -98,18 +102,18 @@ class PgdipsNormalizer:
         self._target = found
 
     def transform(self, img: ByteArray) -> ByteArray:
-        """An image in the look of the target.
+        """Return an image in the look of the target.
 
         Args:
-            img: (H, W, 3) uint8 RGB; left as it is.
+            img: (H, W, 3) uint8 RGB; it is not changed.
 
         Returns:
-            (H, W, 3) uint8, new. An image of glass alone has no look to be measured: without
-            ``slide_look`` it comes back unchanged.
+            (H, W, 3) uint8, a new array. Without ``slide_look`` an image without tissue is returned
+            unchanged, because its look cannot be measured.
 
         Raises:
             SettingsError: not such an image, or ``fit`` was not called before.
-            StainError: the target is of other stains than ``stains``.
+            StainError: the target's stains are not those of ``stains``.
         """
         img = checked_image(img, "normalised")
         if self._target is None:
@@ -121,7 +125,7 @@ class PgdipsNormalizer:
             try:
                 own = self._measured(img)
             except SlideError as error:
-                _LOG.info("an image is left as it is: %s", error.message)
+                _LOG.info("the image is returned unchanged: %s", error.message)
                 return img.copy()
             transfer = self._between(own, self._target)
         out = np.array(img, order="C")
@@ -138,4 +142,4 @@ class PgdipsNormalizer:
 
     def _measured(self, image: ByteArray) -> Reference:
         found = deconvolve_image(image, self._stains, preset="fast", mpp=self._mpp).look
-        return cast(Reference, found)  # None for parts of a bench only
+        return cast(Reference, found)  # None only where the benchmarks ask for no look

@@ -1,4 +1,4 @@
-"""Layers of a slide as a SpatialData object: images, labels, shapes and a table, in register."""
+"""Layers of a slide as a SpatialData object: images, labels, shapes and a table."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.records import FloatArray
 
-_MEAN_PIXELS = 16  # a tile's mean is taken at the level where it is this many pixels a side
+_MEAN_PIXELS = 16  # a tile's mean is taken at the level where its side has this many pixels
 
 
 def to_spatialdata(
     layers: str | os.PathLike[str] | Layers, levels: Sequence[int] | None = None
 ) -> Any:
-    """A ``spatialdata.SpatialData`` of finished layers; pixels stay on disk until asked for.
+    """Return finished layers as a ``spatialdata.SpatialData``; pixels are read when needed.
 
     Elements:
 
-    * images ``concentration``: (c, y, x) float32 OD, one channel a stain, NaN: not measured.
+    * images ``concentration``: (c, y, x) float32 OD, one channel a stain; NaN is not measured.
     * labels ``tissue``: (y, x) uint8, 1 on tissue.
-    * shapes ``tiles``: the square of every tile. table ``tile_table``: one row a tile, X its mean
-      concentration per stain (OD), ``obs`` the columns of ``tables/tiles.parquet``,
-      ``obsm["spatial"]`` its centre, (x, y) in micrometres.
+    * shapes ``tiles``: the square of every tile.
+    * table ``tile_table``: one row a tile. X is its mean concentration of each stain (OD), ``obs``
+      holds the columns of ``tables/tiles.parquet``, ``obsm["spatial"]`` its centre, (x, y) in
+      micrometres.
 
     Coordinate systems, all from the slide's top left corner: ``global``, pixels of the layers;
     ``micrometer``; and ``level_0``, pixels of the slide's own level 0.
 
     Args:
-        layers: what ``run`` has written, or an open ``Layers``.
-        levels: of the pyramid, finest first; all by default.
+        layers: output of ``run``, or an open ``Layers``.
+        levels: of the pyramid, finest first; by default all.
 
     Raises:
-        SettingsError: spatialdata is not installed, or levels that do not ascend.
-        OutputError: no finished layers there, or no such level.
+        SettingsError: spatialdata is not installed, or the levels do not ascend.
+        OutputError: there are no finished layers, or no such level.
     """
     opened = layers if isinstance(layers, Layers) else open_layers(Path(layers))
     wanted = list(range(opened.grid.n_levels)) if levels is None else list(levels)
     if not wanted or any(b <= a for a, b in pairwise(wanted)):
-        raise SettingsError("levels of a pyramid ascend", expected="e.g. 1, 2, 3", found=wanted)
+        raise SettingsError("the levels must ascend", expected="e.g. 1, 2, 3", found=wanted)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # not ours, and about their own dependencies
+            warnings.simplefilter("ignore")  # of spatialdata's own dependencies
             import spatialdata
             from spatialdata import models
     except ImportError as error:
@@ -69,7 +70,7 @@ def to_spatialdata(
 
 
 def _systems(layers: Layers) -> dict[str, Any]:
-    """Coordinate systems, and what takes pixels of the layers there."""
+    """Return the transformation from pixels of the layers to each coordinate system."""
     from spatialdata.transformations import Identity, Scale
 
     factors = {"micrometer": layers.grid.mpp, "level_0": layers.grid.factor}
@@ -80,14 +81,14 @@ def _systems(layers: Layers) -> dict[str, Any]:
 
 
 def _pyramid(model: Any, stored: dict[int, Any], layers: Layers, **options: Any) -> Any:
-    """A multiscale element of levels as they are stored, where a parser would make its own."""
+    """Return a multiscale element of the stored levels; a parser would compute its own."""
     from spatialdata.transformations import Scale, Sequence, set_transformation
     from xarray import Dataset, DataTree
 
     scales = {}
     for index, (level, array) in enumerate(stored.items()):
         data = model.parse(array, dims=("c", "y", "x")[-array.ndim :], **options)
-        # 2**level and not a ratio of shapes: the last pixel of an odd level is a whole one
+        # 2**level and not a ratio of shapes, because the last pixel of an odd level is whole
         to_base = Scale([2.0**level, 2.0**level], axes=("y", "x"))
         systems = {name: Sequence([to_base, t]) for name, t in _systems(layers).items()}
         set_transformation(data, systems, set_all=True)
@@ -128,7 +129,7 @@ def _table(model: Any, layers: Layers) -> Any:
 
 
 def _tile_means(layers: Layers) -> FloatArray:
-    """(T, N) mean over the measured part of each tile, OD; NaN where there is none."""
+    """Return the (T, N) mean OD over the measured part of each tile; NaN if there is none."""
     grid = layers.grid
     level = min((grid.tile // _MEAN_PIXELS).bit_length() - 1, grid.n_levels - 1)
     q = np.asarray(layers.concentration(level).compute(scheduler="synchronous"), np.float32)

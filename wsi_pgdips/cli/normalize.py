@@ -1,13 +1,15 @@
-"""``normalize`` and ``export``: what other programs read."""
+"""The commands ``normalize`` and ``export``: outputs for other programs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_pgdips.cli.common_options import LayersPath, Overwrite, Quiet
 from wsi_pgdips.cli.say import EXIT_INTERRUPTED, print_rows, progress_of, say_error
 
 if TYPE_CHECKING:
@@ -15,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def normalize(
-    layers: Annotated[
-        Path, typer.Argument(help="Layers of [b]run[/b].", metavar="LAYERS.ome.zarr")
-    ],
+    layers: LayersPath,
     output: Annotated[
         Path,
         typer.Option(
@@ -30,15 +30,15 @@ def normalize(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="The look: see [b]wsi-pgdips reference[/b]; [b]self[/b] is the slide's own. "
-            "Needed, except with --only.",
+            help="The look to give to the slide: see [b]wsi-pgdips reference[/b]; [b]self[/b] is "
+            "its own. Required without --only.",
             metavar="NAME|FILE|self",
         ),
     ] = None,
     slide: Annotated[
         Path | None,
         typer.Option(
-            help="The slide the layers are of, for its own resolution and detail. "
+            help="The slide of the layers, for its own resolution and detail. "
             "[dim]default: the layers alone, without residual[/dim]",
             metavar="SLIDE",
         ),
@@ -46,7 +46,8 @@ def normalize(
     method: Annotated[
         str,
         typer.Option(
-            help="Typical colours; as published, S, M and B, or S alone; or S, B, percentiles.",
+            help="typical: typical colours. augmented: S, M and B, as published. "
+            "stains: S alone. percentile: S, B and percentiles.",
             metavar="typical|augmented|percentile|stains",
         ),
     ] = "typical",
@@ -57,75 +58,68 @@ def normalize(
         str | None,
         typer.Option(
             help="Show one stain by itself: in the reference's colour and glass, or without "
-            "--reference in its own on white.",
+            "--reference in its own colour on white.",
             metavar="STAIN",
         ),
     ] = None,
-    tile: Annotated[int, typer.Option(help="Side of a tile, of TIFF and folder.")] = 512,
-    quality: Annotated[int, typer.Option(help="Of JPEG.")] = 90,
+    tile: Annotated[
+        int, typer.Option(help="Side of the tiles of a TIFF or a folder, pixels.")
+    ] = 512,
+    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 90,
     ngff: Annotated[str, typer.Option(help="Version of the OME-Zarr.", metavar="0.5|0.4")] = "0.5",
     form: Annotated[
-        str, typer.Option(help="Of the pictures in a folder.", metavar="png|jpeg")
+        str, typer.Option(help="Format of the tiles in a folder.", metavar="png|jpeg")
     ] = "png",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a slide in the look of a reference, or one of its stains, for other programs."""
-
-    def work(progress: Progress) -> Path:
+    options: dict[str, Any] = {"method": method, "ngff": ngff, "form": form}
+    with _exporting(output, quiet) as progress:
         from wsi_pgdips.export.normalize import normalize_slide
 
-        return normalize_slide(
+        normalize_slide(
             layers,
             output,
             reference=reference,
             slide=slide,
-            method=cast(Any, method),  # checked by who uses them
             keep_amounts=keep_amounts,
             only=only,
             tile=tile,
             quality=quality,
-            ngff=cast(Any, ngff),
-            form=cast(Any, form),
             overwrite=overwrite,
             progress=progress,
+            **options,
         )
-
-    _carry_out(work, quiet)
 
 
 def export(
-    layers: Annotated[
-        Path, typer.Argument(help="Layers of [b]run[/b].", metavar="LAYERS.ome.zarr")
-    ],
+    layers: LayersPath,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.ome.zarr")],
     profile: Annotated[
         str,
         typer.Option(help="OME-Zarr 0.4, for QuPath, OMERO and Bio-Formats.", metavar="ngff04"),
     ] = "ngff04",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Write the concentrations for programs that do not read the layers as they are."""
-
-    def work(progress: Progress) -> Path:
+    """Write the concentrations for programs that cannot read the layers."""
+    with _exporting(output, quiet) as progress:
         from wsi_pgdips.export.normalize import export_layers
 
-        return export_layers(
-            layers, output, profile=profile, overwrite=overwrite, progress=progress
-        )
-
-    _carry_out(work, quiet)
+        export_layers(layers, output, profile=profile, overwrite=overwrite, progress=progress)
 
 
-def _carry_out(work: Callable[[Progress], Path], quiet: bool) -> None:
+@contextlib.contextmanager
+def _exporting(output: Path, quiet: bool) -> Iterator[Progress]:
+    """Show the progress of an export, and say at its end where it was written."""
     progress = progress_of(quiet)
     try:
-        written = work(progress)
+        yield progress
     except KeyboardInterrupt:
-        say_error("interrupted; a folder of tiles can be gone on with", kind="stopped")
+        say_error("interrupted; repeat the command to resume a folder of tiles", kind="stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         progress.close()
     if not quiet:
-        print_rows([("written", str(written))])
+        print_rows([("written", str(output))])

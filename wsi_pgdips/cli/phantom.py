@@ -1,4 +1,4 @@
-"""``phantom`` and ``demo``."""
+"""The commands ``phantom`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from wsi_pgdips.cli.common_options import Quiet
 from wsi_pgdips.cli.say import numbers, print_rows, print_summary, progress_of, stdout
+
+_Description = Annotated[
+    Path | None,
+    typer.Option(
+        help="Description of the phantom. [dim]default: the demonstration slide[/dim]",
+        metavar="FILE.toml",
+    ),
+]
 
 
 def phantom(
     output: Annotated[Path, typer.Argument(help="Slide to write.", metavar="OUT.tiff")],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="What it holds. [dim]default: the demonstration slide[/dim]", metavar="FILE.toml"
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="In place of the description's.")] = None,
+    config: _Description = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the description's seed.")] = None,
     size: Annotated[
-        str | None, typer.Option(help="In place of the description's.", metavar="N|WIDTHxHEIGHT")
+        str | None,
+        typer.Option(help="Replaces the description's shape.", metavar="N|WIDTHxHEIGHT"),
     ] = None,
     texture: Annotated[
         Path | None,
-        typer.Option("--from", help="Take the tissue of a real slide.", metavar="SLIDE"),
+        typer.Option("--from", help="Use the tissue of a real slide.", metavar="SLIDE"),
     ] = None,
-    stains: Annotated[
-        str | None, typer.Option(help="What the slide of --from is stained with.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    stains: Annotated[str | None, typer.Option(help="Stain set of the slide of --from.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write a synthetic slide with exact truth, and a stain file to run it with."""
     from wsi_pgdips.phantom.make import make_phantom
@@ -56,19 +59,16 @@ def phantom(
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", metavar="DIR")] = Path("demo"),
     preset: Annotated[
-        str | None, typer.Option(metavar="balanced|fast|paper", help="As of [b]run[/b].")
+        str | None, typer.Option(metavar="balanced|fast|paper", help="See [b]run[/b].")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="As of [b]run[/b].")
+        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="See [b]run[/b].")
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Another phantom, as of [b]phantom[/b].", metavar="FILE.toml"),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    config: _Description = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Run a synthetic slide through everything, and compare with its truth."""
-    from wsi_pgdips.phantom.demo import run_demo
+    """Write a synthetic slide, run it, and compare the result with its truth."""
+    from wsi_pgdips.phantom.make import run_demo
 
     progress = progress_of(quiet)
     try:
@@ -89,7 +89,7 @@ def demo(
 
 
 def _shape(size: str) -> tuple[int, int]:
-    """(height, width) of ``N`` or ``WIDTHxHEIGHT``."""
+    """Parse ``N`` or ``WIDTHxHEIGHT`` to (height, width)."""
     if "x" not in size:
         (side,) = numbers(size, "x", 1, "--size", "N or WIDTHxHEIGHT")
         return side, side

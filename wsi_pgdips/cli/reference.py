@@ -1,4 +1,4 @@
-"""``reference`` and ``compare``: looks of slides, and how far they are apart."""
+"""The commands ``reference`` and ``compare``: looks of slides, and distances between slides."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from wsi_pgdips.cli.common_options import MppSource, Overwrite, Quiet
 from wsi_pgdips.cli.say import print_rows, progress_of, refuse, stdout
 
 reference_app = typer.Typer(help="References: the looks that slides are normalised to.")
+_Source = Annotated[
+    str, typer.Argument(help="Name of a reference, or a file.", metavar="NAME|FILE")
+]
 
 
 @reference_app.callback(invoke_without_command=True)
@@ -21,12 +25,12 @@ def _references(ctx: typer.Context) -> None:
     from wsi_pgdips.looks.files import load_reference, reference_names
 
     rows = [(name, ", ".join(load_reference(name).labels)) for name in reference_names()]
-    print_rows([*rows, ("self", "the slide itself")])
+    print_rows([*rows, ("self", "the slide's own look")])
 
 
 @reference_app.command("show")
 def reference_show(
-    reference: Annotated[str, typer.Argument(help="Name, or a file.", metavar="NAME|FILE")],
+    reference: _Source,
 ) -> None:
     """Print a reference as JSON."""
     from wsi_pgdips.looks.files import load_reference, reference_text
@@ -38,25 +42,23 @@ def reference_show(
 def reference_fit(
     slides: Annotated[
         list[Path],
-        typer.Argument(help="Slides, or layers of `run`.", metavar="SLIDE|LAYERS..."),
+        typer.Argument(help="Slides, or outputs of [b]run[/b].", metavar="SLIDE|LAYERS..."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", metavar="REF.json")],
     name: Annotated[
-        str | None, typer.Option(help="Of the reference. [dim]default: the file's[/dim]")
+        str | None, typer.Option(help="Name of the reference. [dim]default: the file's[/dim]")
     ] = None,
-    stains: Annotated[str, typer.Option(help="Of slides that were not run yet.")] = "he",
-    mpp_source: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel, where the file is silent.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say errors.")] = False,
+    stains: Annotated[str, typer.Option(help="Stain set of slides that were not run yet.")] = "he",
+    mpp_source: MppSource = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the common look of slides: stain vectors, M, glass, typical colours, percentiles."""
     _check_new(out, overwrite)
     if out.suffix.lower() != ".json":
         refuse(f"a reference is a .json file, found {out.name}", "--out")
     from wsi_pgdips.looks.files import save_reference
-    from wsi_pgdips.pipeline.fit_reference import fit_reference
+    from wsi_pgdips.pipeline.references import fit_reference
 
     fitted = fit_reference(
         slides,
@@ -72,11 +74,11 @@ def reference_fit(
 
 @reference_app.command("convert")
 def reference_convert(
-    source: Annotated[str, typer.Argument(help="Name, or a file.", metavar="NAME|FILE")],
+    source: _Source,
     out: Annotated[Path, typer.Argument(metavar="OUT.(json|groovy|toml)")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """From and to others: QuPath's setColorDeconvolutionStains (.groovy), stain sets (.toml)."""
+    """Convert a reference from or to QuPath's vectors (.groovy) or a stain set (.toml)."""
     _check_new(out, overwrite)
     from wsi_pgdips.looks.files import load_reference, save_reference
 
@@ -85,29 +87,27 @@ def reference_convert(
 
 def compare(
     a: Annotated[Path, typer.Argument(help="A slide or image, e.g. normalised.", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="What it is to look like.", metavar="B")],
+    b: Annotated[Path, typer.Argument(help="The slide that A should look like.", metavar="B")],
     before: Annotated[
-        Path | None, typer.Option(help="What A was made of.", metavar="SLIDE")
+        Path | None, typer.Option(help="The slide that A was made from.", metavar="SLIDE")
     ] = None,
-    stains: Annotated[str, typer.Option(help="Library set that finds the structures.")] = "he",
+    stains: Annotated[
+        str, typer.Option(help="Stain set whose vectors find the structures.")
+    ] = "he",
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the comparison.")] = 0.5,
-    mpp_source: Annotated[
-        float | None, typer.Option(help="Of files that do not say theirs.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    mpp_source: MppSource = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Colour distance of two slides, as a whole and between structures of the same kind."""
+    """Print colour distances of two slides, over all tissue and over nuclei, stroma and DAB."""
     from wsi_pgdips.looks.distance import compare_slides
 
     found = compare_slides(a, b, before=before, stains=stains, mpp=mpp, mpp_source=mpp_source)
     if as_json:
         typer.echo(json.dumps({"after": found.after, "before": found.before}, indent=2))
         return
-    tables = (
-        {"": found.after}
-        if found.before is None
-        else {" before": found.before, " after": found.after}
-    )
+    tables = {"": found.after}
+    if found.before is not None:
+        tables = {" before": found.before, " after": found.after}
     heads = [f"{kind}{when}" for kind in ("OD", "CIELAB") for when in tables]
     table = Table("tissue", *heads, box=None, header_style="bold")
     for name in found.after:
@@ -121,6 +121,7 @@ def compare(
 
 
 def _check_new(out: Path, overwrite: bool) -> None:
+    """Refuse a file that exists, unless it may be replaced."""
     from wsi_pgdips.errors import OutputError
 
     if out.exists() and not overwrite:

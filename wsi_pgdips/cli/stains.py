@@ -1,4 +1,4 @@
-"""``stains``: the library, and vectors from a slide."""
+"""The command ``stains``: the stain library, and stain vectors from a slide."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from wsi_pgdips.cli.common_options import MppSource
 from wsi_pgdips.cli.say import numbers, print_rows, stdout
 from wsi_pgdips.geometry import Region
 
@@ -25,15 +26,11 @@ def _stains(ctx: typer.Context) -> None:
     table = Table("name", "stain", "OD (r, g, b)", "source", box=None, header_style="bold")
     for name in stain_names():
         stains = load_stains(name)
-        for k, (label, color, row) in enumerate(
-            zip(stains.labels, stains.colors, stains.matrix, strict=True)
-        ):
+        heads = Text(name, style="bold"), Text(stains.source, style="dim")
+        for label, color, row in zip(stains.labels, stains.colors, stains.matrix, strict=True):
             swatch = Text.assemble(("■ ", f"#{color}"), label)
-            first = k == 0
-            source = Text(stains.source, style="dim") if first else ""
-            table.add_row(
-                Text(name if first else "", style="bold"), swatch, vector_text(row), source
-            )
+            table.add_row(heads[0], swatch, vector_text(row), heads[1])
+            heads = Text(), Text()
     stdout().print(table)
 
 
@@ -41,9 +38,9 @@ def _stains(ctx: typer.Context) -> None:
 def stains_show(
     name: Annotated[str, typer.Argument(help="Name of a set, or a TOML file.")],
 ) -> None:
-    """Print a stain set as TOML, to start your own from."""
+    """Print a stain set as TOML, as a start for your own."""
     from wsi_pgdips.optics.stains import load_stains
-    from wsi_pgdips.pipeline.stain_fit import stains_toml
+    from wsi_pgdips.pipeline.references import stains_toml
 
     typer.echo(stains_toml(load_stains(name)), nl=False)
 
@@ -53,21 +50,20 @@ def stains_fit(
     slide: Annotated[Path, typer.Argument(help="Slide or image.", metavar="SLIDE")],
     region: Annotated[
         str,
-        typer.Option(help="Where one stain is alone, in level-0 pixels.", metavar="X,Y,W,H"),
+        typer.Option(help="A region with one stain only, level-0 pixels.", metavar="X,Y,W,H"),
     ],
     label: Annotated[str, typer.Option(help="Name of the stain.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.toml")],
     color: Annotated[
-        str | None, typer.Option(help="Six hex digits. [dim]default: from the vector[/dim]")
+        str | None,
+        typer.Option(help="Six hex digits. [dim]default: the vector's colour[/dim]"),
     ] = None,
-    add: Annotated[bool, typer.Option("--add", help="Add to a stain file that exists.")] = False,
-    mpp_source: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel, where the file is silent.")
-    ] = None,
+    add: Annotated[bool, typer.Option("--add", help="Add the stain to an existing file.")] = False,
+    mpp_source: MppSource = None,
 ) -> None:
-    """Take the vector of one stain from a region of a slide, less the slide's glass."""
+    """Measure the vector of one stain in a region of a slide, corrected for the slide's glass."""
     from wsi_pgdips.checks.info import vector_text
-    from wsi_pgdips.pipeline.stain_fit import fit_stain, save_fitted
+    from wsi_pgdips.pipeline.references import fit_stain, save_fitted
 
     x, y, w, h = numbers(region, ",", 4, "--region", "x,y,w,h")
     fitted = fit_stain(slide, Region(y, x, h, w), mpp_source=mpp_source)

@@ -283,6 +283,6 @@ def _opened(log: Path) -> Iterator[TextIO]:
 class _Log(LineProgress):
     """The log of a slide, which does not fail if its log cannot be written."""
 
-    def _say(self, line: str) -> None:
+    def note(self, message: str) -> None:
         with suppress(OSError):
-            super()._say(line)
+            super().note(message)

@@ -1,4 +1,4 @@
-"""``blend``: the tiles' statistics and parameters become smooth fields S(x), M(x), B(x)."""
+"""The smooth fields S(x), M(x), B(x), from the tiles' statistics and parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.field.cells import CellsOf, neighbourhood_sum, of_cells
+from wsi_pgdips.field.cells import OrderedCells, neighbourhood_sum, per_cell
 from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.interpolate import interpolation_weights
@@ -39,22 +39,22 @@ def blend_fields(
     library: FloatArray | None = None,
     executor: Executor | None = None,
 ) -> tuple[Fields, FloatArray]:
-    """Fields on the whole tile grid.
+    """Blend the fits of tiles to fields on the whole tile grid.
 
     Args:
-        fits: of every block, in any order, on which the result does not depend; gone through three
-            times, so that they may be loaded one by one.
+        fits: of every block, in any order; the result does not depend on it. They are read several
+            times one after the other, so they need not all be in memory.
         tile_grid: (GY, GX). prior: the slide's. background: (CY, CX, 3) B of glass.
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
         q_max: OD at the upper end of the q histograms.
         library, executor: see ``stain_field``.
 
     Returns:
-        Fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
-        neighbours, or from the slide where there are none.
+        The fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
+        neighbours, or from the slide if they have none.
     """
     n = len(prior.stain_matrix)
-    # what three and more stains are in a tile by itself PGDIPS alone says
+    # for three and more stains only PGDIPS estimates a tile's own vectors
     known = source != "parameters" and n <= 2
     raw = np.full((*tile_grid, n, 3), np.nan, np.float32)
     histogram = np.zeros((0,))
@@ -68,7 +68,8 @@ def blend_fields(
             histogram = np.zeros((*tile_grid, *values.shape[1:]), values.dtype)
         histogram[at] = values
         if known:
-            raw[at] = _raw(fit, prior)
+            sums = {k: v.astype(np.float64).sum((1, 2)) for k, v in per_cell(fit).items()}
+            raw[at] = raw_stain_matrix(sums, prior.stain_matrix)
     flags = _on_grid(plain, "flags", tile_grid, int(TileFlag.LOW_TISSUE))
     inherited = (flags & int(UNFITTED)) != 0
     confidence = _on_grid(plain, "confidence", tile_grid, 0.0, (n,))
@@ -82,7 +83,7 @@ def blend_fields(
         m = local_mean(own_m, confidence, SIGMA_PARAMETERS, prior.spectral_correction)
         b = at_cells(local_mean(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
-        cells = CellsOf(fits, plain)
+        cells = OrderedCells(fits, plain)
         shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
         stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library, executor)
         m = _local_percentile(histogram, prior, q_max)
@@ -104,7 +105,7 @@ def blend_fields(
 def _from_parameters(
     own: npt.NDArray[Any], confidence: npt.NDArray[Any], prior: SlidePrior
 ) -> StainField:
-    """Confidence-weighted Gaussian mean of the tiles' vectors, renormalised."""
+    """The confidence-weighted Gaussian mean of the tiles' vectors, renormalised."""
     rows = [
         local_mean(own[:, :, k], confidence[..., k], SIGMA_PARAMETERS, prior.stain_matrix[k])
         for k in range(own.shape[2])
@@ -118,7 +119,10 @@ def _from_parameters(
 def _local_percentile(
     histogram: npt.NDArray[Any], prior: SlidePrior, q_max: float
 ) -> npt.NDArray[np.float64]:
-    """M(x): the local 99.9th percentile of q, so that C = q / M lies in [0, 1] (decision 4)."""
+    """The field M(x), (GY, GX, N): the local 99.9th percentile of q.
+
+    So C = q / M is in [0, 1] (decision 4).
+    """
     found, bins = [], histogram.shape[-1]
     for k, usual in enumerate(prior.spectral_correction):
         total = np.cumsum(neighbourhood_sum(histogram[:, :, k], SIGMA_PARAMETERS), -1)
@@ -128,12 +132,6 @@ def _local_percentile(
     return np.stack(found, -1)
 
 
-def _raw(fit: BlockFit, prior: SlidePrior) -> FloatArray:
-    """(T, N, 3) what each tile says by itself."""
-    tiles = {k: v.astype(np.float64).sum((1, 2)) for k, v in of_cells(fit).items()}
-    return raw_stain_matrix(tiles, prior.stain_matrix)
-
-
 def _on_grid(
     fits: Sequence[BlockFit],
     name: str,
@@ -141,6 +139,7 @@ def _on_grid(
     fill: float,
     shape: tuple[int, ...] = (),
 ) -> npt.NDArray[Any]:
+    """Collect a value of all tiles on their grid, (GY, GX, *shape), with ``fill`` elsewhere."""
     dtype = np.int64 if name == "flags" else np.float64
     out = np.full((*tile_grid, *shape), fill, dtype)
     for fit in fits:
@@ -156,11 +155,11 @@ def _masked(values: npt.NDArray[Any], inherited: npt.NDArray[np.bool_]) -> npt.N
 def local_mean(
     values: npt.NDArray[Any], weight: npt.NDArray[Any], sigma: float, fallback: npt.NDArray[Any]
 ) -> npt.NDArray[np.float64]:
-    """Confidence-weighted Gaussian mean over neighbouring tiles.
+    """The confidence-weighted Gaussian mean over neighbouring tiles.
 
     Args:
-        values: (GY, GX, K); NaN where unknown. weight: (GY, GX) or (GY, GX, K), >= 0.
-        sigma: in tiles. fallback: (K,), used where no neighbour has any weight.
+        values: (GY, GX, K); NaN: unknown. weight: (GY, GX) or (GY, GX, K), >= 0.
+        sigma: in tiles. fallback: (K,), used if no neighbour has any weight.
 
     Returns:
         (GY, GX, K) float64, finite.
@@ -174,7 +173,7 @@ def local_mean(
 
 
 def at_cells(field: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(CY, CX, ...) values of a field on tiles at the centres of the cells."""
+    """Interpolate a field on tiles, (GY, GX, ...), at the centres of the cells: (CY, CX, ...)."""
     down, across = (
         interpolation_weights(n, CELLS_PER_TILE, 0, n * CELLS_PER_TILE) for n in field.shape[:2]
     )

@@ -1,4 +1,4 @@
-"""Statistics of the slide's cells: taken from the blocks' fits one by one, summed into squares."""
+"""The statistics of the slide's cells, and their sums over squares and neighbourhoods."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from wsi_pgdips.records import BlockFit
 Floats = npt.NDArray[np.float64]
 Statistics = dict[str, npt.NDArray[Any]]
 
-_MAX_PLACES = 400
+MAX_SQUARES = 400
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What some of the slide's cells hold.
+    """The statistics of K cells of the slide.
 
     Attributes:
-        index: (K, 2) row and column over the slide. statistics: name -> (K, ...), of
+        index: (K, 2) row and column on the slide. statistics: name -> (K, ...), of
             ``solver.statistics``.
     """
 
@@ -32,13 +32,18 @@ class Cells:
     statistics: Statistics
 
 
-def of_cells(fit: BlockFit) -> dict[str, npt.NDArray[Any]]:
-    """The statistics that it has of cells: name -> (T, CELLS_PER_TILE, CELLS_PER_TILE, ...)."""
+def per_cell(fit: BlockFit) -> dict[str, npt.NDArray[Any]]:
+    """The statistics of a fit's cells: name -> (T, CELLS_PER_TILE, CELLS_PER_TILE, ...)."""
     return {name: values for name, values in fit.statistics.items() if name != "q_hist"}
 
 
-class CellsOf:
-    """The cells of fits, in one order whatever theirs is, so that sums are the same bytes."""
+class OrderedCells:
+    """The cells of all fits in a fixed order, so that sums do not depend on the order of the fits.
+
+    Args:
+        fits: of every block; read one after the other on each iteration.
+        plain: the same fits, statistics may be missing.
+    """
 
     def __init__(self, fits: Sequence[BlockFit], plain: Sequence[BlockFit]) -> None:
         self._fits = fits
@@ -53,13 +58,13 @@ class CellsOf:
             index = fit.index[order, None, None] * CELLS_PER_TILE + within
             statistics = {
                 name: values[order].reshape(-1, *values.shape[3:])
-                for name, values in of_cells(fit).items()
+                for name, values in per_cell(fit).items()
             }
             yield Cells(index.reshape(-1, 2), statistics)
 
 
 def on_grid(cells: Iterable[Cells], name: str, shape: tuple[int, ...]) -> Floats:
-    """(CY, CX, ...), zero where nothing is known."""
+    """One statistic of all cells on their grid, (CY, CX, ...), zero if unknown."""
     out = np.zeros(shape)
     for part in cells:
         out[part.index[:, 0], part.index[:, 1]] = part.statistics[name]
@@ -67,31 +72,31 @@ def on_grid(cells: Iterable[Cells], name: str, shape: tuple[int, ...]) -> Floats
 
 
 def coarse_sums(cells: Iterable[Cells], counts: Floats) -> Statistics:
-    """Sums over squares of cells, at most ``_MAX_PLACES`` of them.
+    """Sum statistics over squares of cells, at most ``MAX_SQUARES`` of them.
 
     Args:
-        cells: in parts, none of them twice. counts: (CY, CX) of theirs.
+        cells: in parts, without repetition. counts: (CY, CX), their ``count``.
 
     Returns:
-        name -> (K, ...) of squares that hold anything; ``place`` (K, 2) mean index (y, x) of their
-        cells.
+        name -> (K, ...) of all squares with any count; ``position`` (K, 2) is the mean index (y, x)
+        of their cells.
     """
     iy, ix = np.nonzero(counts > 0)
     side = 1
     while True:
         index = (iy // side) * counts.shape[1] + ix // side
-        used, position = np.unique(index, return_inverse=True)
-        if len(used) <= _MAX_PLACES:
+        used, number = np.unique(index, return_inverse=True)
+        if len(used) <= MAX_SQUARES:
             break
         side += 1
     weight = counts[iy, ix]
-    total = np.bincount(position, weight, len(used))
+    total = np.bincount(number, weight, len(used))
     out: Statistics = {"count": total}
-    out["place"] = np.stack(
-        [np.bincount(position, weight * i, len(used)) / np.maximum(total, 1) for i in (iy, ix)], 1
+    out["position"] = np.stack(
+        [np.bincount(number, weight * i, len(used)) / np.maximum(total, 1) for i in (iy, ix)], 1
     )
     square = np.full(counts.shape, -1)
-    square[iy, ix] = position
+    square[iy, ix] = number
     for part in cells:
         own = square[part.index[:, 0], part.index[:, 1]]
         busy = own >= 0
@@ -104,7 +109,7 @@ def coarse_sums(cells: Iterable[Cells], counts: Floats) -> Statistics:
 
 
 def neighbourhood_sum(values: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float64]:
-    """Gaussian-weighted sum over neighbouring tiles; outside the grid there is nothing.
+    """The Gaussian-weighted sum over neighbouring tiles; outside the grid all is zero.
 
     Args:
         values: (GY, GX, ...) additive statistics. sigma: in tiles.

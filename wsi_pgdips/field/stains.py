@@ -1,12 +1,14 @@
-"""S(x) from the tiles' statistics, shrunk towards the slide's by evidence (decisions 8, 15, 23).
+"""The field S(x) from the tiles' statistics, shrunk to the slide's S by evidence (decisions 8, 15,
+23).
 
-Two stains: a cell's own edges lean inwards where it lacks pure pixels, and the edges of a sum of
-cells lie outwards where they drift. So the cells' edges and tilts only say what course the stains
-take over the slide, as far as it predicts cells that it has not seen; the level comes from the sum
-of all cells after each has been aligned by that course.
+Two stains: the edges of a single cell lean inwards if it has few pure pixels, and the edges of a
+sum of drifting cells lie too far out. So the cells' edges and tilts determine only the course of
+the stains over the slide, as far as it predicts held-out cells. The level comes from the sum of all
+cells, after each is aligned by that course.
 
-One stain: the mean direction of the neighbourhood. What two interleaved halves of each tile agree
-on is a property of the place, what they do not is noise; the share they support is kept.
+One stain: the mean direction of the neighbourhood. If two interleaved halves of each tile agree on
+a deviation, it is a property of the location, otherwise noise. Only the share that they support is
+kept.
 """
 
 from __future__ import annotations
@@ -32,22 +34,22 @@ from wsi_pgdips.optics.course import MIN_FOLDS, follow
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import FloatArray
 
-SIGMA_CELLS = 1.5  # of one stain; wider sums span the drift itself
+SIGMA_CELLS = 1.5  # for one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
 MOST_DRIFT = np.radians(5.75)  # root mean square; a step of 10 degrees between two halves has 5
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
-_USUAL = 2.0  # times the median residual out of the plane that a tile may have
-_KIN = CELLS_PER_TILE**2  # cells of a tile share its tissue, and what that does to edges
-_NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # of a tile's own estimate, over the course's variance
+_USUAL = 2.0  # largest usual residual out of the plane, in medians
+_KIN = CELLS_PER_TILE**2  # the cells of a tile share its tissue, and its effect on edges
+_NOISE = (0.03, 0.1, 0.3, 1.0, 3.0)  # variances of a tile's estimate, relative to the course's
 
 
 @dataclass(frozen=True)
 class StainField:
-    """S over the grid of cells.
+    """S on the grid of cells.
 
     Attributes:
         stain_matrix: (CY, CX, N, 3) unit rows. slide: (N, 3), the slide's own.
-        kept: share of the local deviation kept, by name.
+        kept: share of the local deviation that was kept, by name.
     """
 
     stain_matrix: FloatArray
@@ -63,20 +65,20 @@ def stain_field(
     library: FloatArray | None = None,
     executor: Executor | None = None,
 ) -> StainField:
-    """S(x) for one, two or more stains.
+    """Estimate S(x) for one, two or more stains.
 
     Args:
-        cells: in parts, none of them twice; gone through several times, so that not all need be
-            in memory. shape: (CY, CX), cells of the slide.
-        anchor: (N, 3) S0 under which the statistics were taken.
-        measured: (N,) stains whose vector the slide itself supports; the others stay.
-        library: (N, 3), towards which edges without pure pixels are moved, as they were in the
-            anchor (``optics.leaning``); not at all by default.
-        executor: threads that share the work; without, the caller's does it.
+        cells: in parts, without repetition. They are iterated over several times, so they need not
+            all be in memory. shape: (CY, CX), cells of the slide.
+        anchor: (N, 3) S0, under which the statistics were computed.
+        measured: (N,) stains whose vector the slide itself supports; the others do not change.
+        library: (N, 3). Edges without pure pixels move towards it, as in the anchor
+            (``optics.cone``); by default they do not move.
+        executor: threads that share the work; by default the caller's thread does it.
 
     Returns:
-        One stain: direction of the local mean. Two: edges of the cone and tilts of its plane. More:
-        constant.
+        One stain: the direction of the local mean. Two: the edges of the cone and the tilts of its
+        plane. More: a constant.
     """
     n = len(anchor)
     if n == 1 and measured[0]:
@@ -88,13 +90,13 @@ def stain_field(
 
 
 def raw_stain_matrix(statistics: Statistics, anchor: FloatArray) -> FloatArray:
-    """What each place says by itself, as per-tile methods would use it.
+    """The own stain vectors of each tile, as a method for single tiles would use them.
 
     Args:
         statistics: name -> (..., ) of one or two stains. anchor: (N, 3) S0.
 
     Returns:
-        (..., N, 3) unit rows, NaN where there is nothing.
+        (..., N, 3) unit rows; NaN for a tile without evidence.
     """
     if len(anchor) == 1:
         rows = unit_rows(statistics["sum"].astype(np.float64).sum(-2))[..., None, :]
@@ -110,7 +112,7 @@ def raw_stain_matrix(statistics: Statistics, anchor: FloatArray) -> FloatArray:
 
 
 def _one(total: Floats, count: Floats, anchor: FloatArray) -> StainField:
-    """From (CY, CX, 2, 3) sums and (CY, CX) counts."""
+    """The field of one stain, from (CY, CX, 2, 3) sums and (CY, CX) counts."""
     if not (count > 0).any():
         return _constant(count.shape, anchor)
     slide = unit_rows(total.sum((0, 1, 2)))
@@ -122,19 +124,19 @@ def _one(total: Floats, count: Floats, anchor: FloatArray) -> StainField:
 
 
 def _direction(total: Floats, slide: FloatArray) -> Floats:
-    """Difference of the unit direction to the slide's; zero where there is nothing."""
+    """The difference of unit directions to the slide's; zero for an empty sum."""
     some = np.linalg.norm(total, axis=-1, keepdims=True) > 1e-6
     return np.where(some, unit_rows(total) - slide, 0.0)
 
 
 @dataclass(frozen=True)
 class _Courses:
-    """How edges and tilts of two stains run over the slide, by name ``edge`` and ``tilt``.
+    """The courses of the edges and tilts of two stains, by name ``edge`` and ``tilt``.
 
     Attributes:
         local: name -> (K, 2) at the coarse cells. everywhere: name -> (CY * CX, 2).
-        kept: share of the local deviation kept, by name and stain. known: (2,) stains that have a
-            course; the values of the others are of no one's concern.
+        kept: share of the local deviation that was kept, by name and stain.
+        known: (2,) stains that have a course; the values of the others are not used.
     """
 
     local: dict[str, Floats]
@@ -151,7 +153,7 @@ def _two(
     library: FloatArray | None,
     executor: Executor | None,
 ) -> StainField:
-    """Edges and tilts of coarse cells, what course they follow, and the edges of all, aligned."""
+    """The field of two stains: courses from coarse cells, the level from all aligned cells."""
     plane, own = Plane.of(anchor), Plane.of(anchor).angles(anchor)
     shape = counts.shape
     coarse = coarse_sums(cells, counts)
@@ -159,13 +161,14 @@ def _two(
     known = np.zeros(2, bool)
     if len(count):
         known = measured & (cone_edges(coarse["edges"].sum(0))[1] > 0)
-    if not known.any() or len(count) < MIN_FOLDS * _KIN:  # S0 says the same, of the same pixels
+    # with so few cells, S0 is based on the same pixels
+    if not known.any() or len(count) < MIN_FOLDS * _KIN:
         return _constant(shape, anchor)
     tilt = _solve(coarse["plane_qq"], coarse["plane_qr"])
     flat = _flatness(coarse, plane, tilt)
     courses = _courses(coarse, own, tilt, flat, known, shape, executor)
     known = courses.known
-    # where the level is taken, a stain without a course stays at S0
+    # for the level, a stain without a course stays at S0
     here = np.where(known, courses.local["edge"], own)
     middle = np.average(here, axis=0, weights=count)
     seen = coarse["edges"] * flat[:, None, None]
@@ -197,7 +200,7 @@ def _courses(
     shape: tuple[int, ...],
     executor: Executor | None,
 ) -> _Courses:
-    """The courses of the known stains, as far as they predict cells that they have not seen.
+    """Find the courses of the known stains, as far as they predict held-out cells.
 
     Args:
         own: (2,) angles of S0. tilt: (K, 2) of the coarse cells. flat: (K,) votes of
@@ -208,8 +211,8 @@ def _courses(
     edges = own + _clipped(edges - own)
     with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
     alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
-    places, to = _places(coarse["place"], shape)
-    every = np.concatenate([places, to])
+    at, to = _locations(coarse["position"], shape)
+    every = np.concatenate([at, to])
     votes = {}
     for name, evidence in (("edge", mass / _HALF_MASS), ("tilt", alone / 20)):
         vote = evidence / (evidence + 1)
@@ -217,25 +220,25 @@ def _courses(
     values = {"edge": edges, "tilt": tilt}
 
     def course(of: tuple[str, int]) -> tuple[Floats, float, float]:
-        """(J,) off its mean everywhere, the mean, and the share that is believed."""
+        """The deviation from the mean everywhere (J,), the mean, and the share that is kept."""
         name, k = of
         vote = votes[name][:, k]
         mean = float(np.average(values[name][:, k], weights=vote))
         off = (values[name][:, k] - mean)[:, None]
-        out, trust = follow(places, off, vote, every, noise=_NOISE, kin=_KIN)
+        out, trust = follow(at, off, vote, every, noise=_NOISE, kin=_KIN)
         return out[:, 0], mean, trust
 
     wanted = [(name, k) for name in values for k in np.nonzero(known)[0].tolist()]
     found = (map if executor is None else executor.map)(course, wanted)
     courses = _Courses({}, {}, {}, known.copy())
     for name in values:
-        courses.local[name] = np.zeros((len(places), 2))
+        courses.local[name] = np.zeros((len(at), 2))
         courses.everywhere[name] = np.zeros((len(to), 2))
     for (name, k), (off, mean, trust) in zip(wanted, found, strict=True):
-        if np.average(off[: len(places)] ** 2, weights=count) > MOST_DRIFT**2:
-            courses.known[k] = False  # one tissue beside another, not one stain that drifts
-        courses.local[name][:, k] = mean + off[: len(places)]
-        courses.everywhere[name][:, k] = mean + off[len(places) :]
+        if np.average(off[: len(at)] ** 2, weights=count) > MOST_DRIFT**2:
+            courses.known[k] = False  # this is two tissues side by side, not a stain that drifts
+        courses.local[name][:, k] = mean + off[: len(at)]
+        courses.everywhere[name][:, k] = mean + off[len(at) :]
         courses.kept[f"{name}_{k}"] = trust
     for k in np.nonzero(known & ~courses.known)[0].tolist():
         courses.kept.update({f"edge_{k}": 0.0, f"tilt_{k}": 0.0})
@@ -243,9 +246,10 @@ def _courses(
 
 
 def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:
-    """(K,) in (0, 1]: 1 where a tile's colours lie in one plane as well as those of most tiles.
+    """The flatness of each cell, (K,) in (0, 1]: 1 if its colours are as planar as usual.
 
-    Where a step crosses a tile they do not. That passes for noise, and its edges lean in.
+    They are not planar in a tile that a step of the stains crosses. That passes for noise, so its
+    edges lean inwards.
     """
     across = np.einsum("c,kcd,d->k", plane.normal, coarse["moment"], plane.normal)
     left = across - (tilt * coarse["plane_qr"]).sum(1)
@@ -258,12 +262,12 @@ def _constant(shape: tuple[int, ...], anchor: FloatArray) -> StainField:
     return StainField(rows, anchor, {})
 
 
-def _places(place: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Squares and all cells (CY * CX) in units of the extent of the squares."""
-    extent = max(float(np.ptp(place, axis=0).max()), 1.0)
+def _locations(squares: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Scale the positions of squares, (K, 2), and of all cells, (CY * CX, 2), by their extent."""
+    extent = max(float(np.ptp(squares, axis=0).max()), 1.0)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 2)
-    centre = place.mean(0)
-    return (place - centre) / extent, (grid - centre) / extent
+    centre = squares.mean(0)
+    return (squares - centre) / extent, (grid - centre) / extent
 
 
 def _clipped(angle: Floats) -> Floats:
@@ -271,17 +275,17 @@ def _clipped(angle: Floats) -> Floats:
 
 
 def _solve(qq: Floats, qr: Floats) -> Floats:
-    """Regression of the out-of-plane component on q, with a ridge for stains that are absent."""
+    """The regression of the out-of-plane component on q, with a ridge for absent stains."""
     ridge = 1e-3 * np.trace(qq, axis1=-2, axis2=-1)[..., None, None] + 1.0
     return np.asarray(np.linalg.solve(qq + ridge * np.eye(2), qr[..., None])[..., 0])
 
 
 def supported_share(split: Floats, weight: Floats) -> float:
-    """Share of the deviation that two independent halves agree on (empirical Bayes).
+    """The share of the deviation that two independent halves agree on (empirical Bayes).
 
     Args:
         split: (GY, GX, 2, K) deviation of each half from the slide's value.
-        weight: (GY, GX) how much a tile counts.
+        weight: (GY, GX) weight of each tile.
 
     Returns:
         signal / (signal + noise of the mean of both halves), in [0, 1].

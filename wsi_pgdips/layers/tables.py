@@ -93,7 +93,7 @@ def read_fields(path: Path) -> Fields:
     import zarr
 
     try:
-        group = zarr.open_group(path / PARAMETERS, mode="r")
+        group: Any = zarr.open_group(path / PARAMETERS, mode="r")
         shrinkage: Any = group.attrs["shrinkage"]
         values = {_attribute(name): np.asarray(group[name][...]) for name in _DIMS}
     except (OSError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""What a phantom slide holds: a frozen, validated description, read from TOML."""
+"""The description of a phantom slide: frozen and validated, read from TOML."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PhantomStain(_Frozen):
 
     Attributes:
         label: display name.
-        vector: RGB optical density of the stain library; scaled to unit length by the reader of it.
-        role: which structures it colours: nuclei, matrix and cytoplasm, or positive cells.
+        vector: RGB optical density of the stain library, of any length.
+        role: the structures that it colours: nuclei, matrix and cytoplasm, or positive cells.
         amount: M0, factor on the concentrations of the textures.
-        presence: share of the tissue where the stain is found, in blobs; 1 is everywhere.
+        presence: share of the tissue that holds the stain, in blobs; 1 is everywhere.
         absent_level: factor on the concentration elsewhere.
     """
 
@@ -39,23 +39,26 @@ class PhantomStain(_Frozen):
 
 
 class PhantomConfig(_Frozen):
-    """A synthetic slide; everything in it follows from these values.
+    """A synthetic slide. All its pixels follow from these values.
 
     Attributes:
         shape: (height, width) of level 0 in pixels. mpp: micrometres per pixel.
-        tilt_deg: angle of the true stain vectors to the library's, never less anywhere.
+        tilt_deg: smallest angle of the true stain vectors to the library's, anywhere on the slide.
         true_stain_matrix: N explicit true vectors instead of a tilt in a seeded direction.
         stain_drift_deg: rotation of each true vector from one end of the slide to the other.
         drift_shape: course of all drifts: a ramp, or a step across the middle.
-        mass_drift: relative change of M end to end. background_drift: change of B, OD.
+        mass_drift: relative change of M from end to end.
         background: B at the centre, OD; (.03, .05, .02) is glass at 238, 227, 243.
+        background_drift: change of B from end to end, OD.
         saturated_fraction: share of the tissue in dark folds that reach the detector's floor.
-        optical_sigma: Gaussian that limits the band of procedural concentrations, pixels: the point
-            spread and pixel of a scanner in focus, in the slide and in the truth.
+        optical_sigma: Gaussian blur of procedural concentrations, pixels, in the slide and in the
+            truth: the point spread and the pixel of a scanner in focus.
         defocus_sigma: Gaussian blur of the intensities, pixels (the truth stays sharp).
-        noise: standard deviation in counts at white; falls as the root of the intensity.
-        jpeg_quality: 0 writes lossless deflate. glass: False leaves no glass at all.
+        noise: standard deviation in counts at white; it falls as the root of the intensity.
+        jpeg_quality: 1 to 100; 0 writes lossless deflate.
+        glass: False covers the slide with tissue.
         pieces: pieces of tissue on the glass. tile: side of a TIFF tile.
+        level_factor: between levels of the TIFF.
     """
 
     name: str
@@ -102,6 +105,7 @@ class PhantomConfig(_Frozen):
 
     @property
     def n_stains(self) -> int:
+        """Number of stains."""
         return len(self.stains)
 
 
@@ -110,7 +114,7 @@ EOSIN = PhantomStain(label="Eosin", vector=(0.072, 0.99, 0.105), role="counterst
 
 
 def default_config() -> PhantomConfig:
-    """The demonstration slide: H&E with drifting colours and scarce eosin."""
+    """Return the demonstration slide: H&E with drifting colours and scarce eosin."""
     return PhantomConfig(
         name="demo",
         seed=7,
@@ -124,7 +128,10 @@ def default_config() -> PhantomConfig:
 
 
 def make_phantom_config(values: dict[str, Any], where: object = None) -> PhantomConfig:
-    """Validate a mapping.
+    """Validate the keys and values of a description.
+
+    Args:
+        where: named in errors.
 
     Raises:
         SettingsError: unknown key (the valid ones are listed), missing key or bad value.
@@ -151,7 +158,9 @@ def make_phantom_config(values: dict[str, Any], where: object = None) -> Phantom
 
 
 def load_phantom_config(path: Path) -> PhantomConfig:
-    """A phantom's description from a TOML file (keys of :class:`PhantomConfig`, ``[[stains]]``).
+    """Load a description from a TOML file with the keys of :class:`PhantomConfig`.
+
+    Each stain is a table ``[[stains]]``.
 
     Raises:
         SettingsError: unreadable file, invalid TOML, unknown or missing key, bad value.

@@ -1,4 +1,4 @@
-"""The true fields S(x), M(x), B(x) of a phantom, as exact functions of the position."""
+"""The true fields S(x), M(x) and B(x) of a phantom, as exact functions of the position."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.phantom.config import PhantomConfig
 from wsi_pgdips.records import FloatArray
 
-MIN_COMPONENT = 0.02
-MIN_SEPARATION_SHARE = 0.8  # of the angle between the library's vectors: real stains stay apart
-MIN_SEPARATION_DEG = 5.0  # whatever the library says
+_MIN_COMPONENT = 0.02
+# least angle between true vectors: a share of the library's angle, and degrees in any case
+_MIN_SEPARATION_SHARE, _MIN_SEPARATION_DEG = 0.8, 5.0
 _STEP_WIDTH = 0.03
 _TRIES = 4000
 
@@ -25,7 +25,7 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class PhantomFields:
-    """Closed forms of the fields; positions are level-0 pixels, any broadcastable shapes.
+    """The fields in closed form. Positions are level-0 pixels of any broadcastable shapes.
 
     ``S_n(x) = S0_n cos(a_n) + T_n sin(a_n)`` with ``a_n = drift * g(x . d_n)``; M and B are
     ``M0 (1 + drift g)`` and ``B0 + drift g``; g runs from -1/2 to 1/2 across the slide.
@@ -51,7 +51,7 @@ class PhantomFields:
     def course(
         self, direction: tuple[float, ...], yy: npt.ArrayLike, xx: npt.ArrayLike
     ) -> FloatArray:
-        """g(x) in [-1/2, 1/2] along a direction, float32 of the broadcast shape."""
+        """Return g(x) in [-1/2, 1/2] along a direction, float32 of the broadcast shape."""
         total = abs(direction[0]) + abs(direction[1])
         u = np.asarray(yy, np.float64) / (self.shape[0] - 1) - 0.5
         v = np.asarray(xx, np.float64) / (self.shape[1] - 1) - 0.5
@@ -64,7 +64,7 @@ class PhantomFields:
         return np.asarray(t + 0.08 * np.sin(np.float32(2 * np.pi) * t), np.float32)
 
     def stain_matrix_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
-        """(N, 3, ...) float32 unit vectors S_n at the positions."""
+        """Return the (N, 3, ...) float32 unit vectors S_n at the positions."""
         s0 = np.asarray(self.stain_matrix, np.float32)
         tangent = np.asarray(self.tangent, np.float32)
         cos, sin = self.rotation_at(yy, xx)
@@ -72,13 +72,13 @@ class PhantomFields:
         return np.asarray(cos[:, None] * s0[extra] + sin[:, None] * tangent[extra], np.float32)
 
     def rotation_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """cos and sin of the rotation of each stain, (N, ...) float32 each."""
+        """Return cos and sin of each stain's rotation, (N, ...) float32 each."""
         drift = np.float32(np.radians(self.stain_drift_deg))
         angle = np.stack([drift * self.course(d, yy, xx) for d in self.stain_direction])
         return np.cos(angle), np.sin(angle)
 
     def mass_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
-        """(N, ...) float32 M_n at the positions: the factor that turns textures into q."""
+        """Return the (N, ...) float32 M_n at the positions: the factor from textures to q."""
         return np.stack(
             [
                 np.float32(m) * (1 + np.float32(self.mass_drift) * self.course(d, yy, xx))
@@ -87,17 +87,18 @@ class PhantomFields:
         )
 
     def background_at(self, yy: npt.ArrayLike, xx: npt.ArrayLike) -> FloatArray:
-        """(3, ...) float32 B at the positions, OD."""
+        """Return the (3, ...) float32 B at the positions, OD."""
         g = self.course(self.background_direction, yy, xx)
         pairs = zip(self.background, self.background_drift, strict=True)
         return np.stack([np.float32(b) + np.float32(d) * g for b, d in pairs])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``PhantomFields.from_dict`` is the inverse, bit for bit."""
+        """Return plain values for JSON; ``PhantomFields.from_dict`` is the exact inverse."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> PhantomFields:
+        """Return the fields of :meth:`as_dict`, before or after JSON."""
         return PhantomFields(**{k: _tuples(v) for k, v in values.items()})
 
 
@@ -106,24 +107,22 @@ def _tuples(value: Any) -> Any:
 
 
 def _normal(v: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Draw a unit vector normal to another."""
     w = rng.standard_normal(3)
     w -= v * (w @ v)
     return np.asarray(w / np.linalg.norm(w))
 
 
 def _least_angles(reference: npt.NDArray[np.float64]) -> dict[tuple[int, int], float]:
-    """Degrees that each pair of true vectors must keep, from (N, 3) reference vectors."""
-    return {
-        (i, j): max(
-            MIN_SEPARATION_DEG, MIN_SEPARATION_SHARE * float(angle_deg(reference[i], reference[j]))
-        )
-        for i, j in combinations(range(len(reference)), 2)
-    }
+    """Return the degrees that each pair of true vectors must keep, from (N, 3) vectors."""
+    pairs = combinations(range(len(reference)), 2)
+    apart = {(i, j): float(angle_deg(reference[i], reference[j])) for i, j in pairs}
+    return {pair: max(_MIN_SEPARATION_DEG, _MIN_SEPARATION_SHARE * a) for pair, a in apart.items()}
 
 
 def _acceptable(ends: npt.NDArray[np.float64], least_angles: dict[tuple[int, int], float]) -> bool:
-    """Ends (2, N, 3) of the drift: physical, and stains apart whichever ends meet."""
-    return bool(ends.min() >= MIN_COMPONENT) and all(
+    """Return whether the ends (2, N, 3) of the drift are physical, and all stains apart."""
+    return bool(ends.min() >= _MIN_COMPONENT) and all(
         angle_deg(ends[a, i], ends[b, j]) >= least
         for (i, j), least in least_angles.items()
         for a in (0, 1)
@@ -134,13 +133,12 @@ def _acceptable(ends: npt.NDArray[np.float64], least_angles: dict[tuple[int, int
 def make_fields(config: PhantomConfig) -> PhantomFields:
     """Choose true vectors and directions of drift, by the seed.
 
-    The drift is normal to the plane of library and true vector, so the true vector is nowhere
-    nearer to the library's than ``tilt_deg``. Directions of tilt are drawn, in and out of the plane
-    of the stains alike, until every pair keeps ``MIN_SEPARATION_SHARE`` of its angle in the library
-    (of its own angle, where true vectors are given).
+    The drift is normal to the plane of library and true vector, so that the true vector is nowhere
+    nearer to the library's than ``tilt_deg``. Directions of tilt are drawn until every pair of
+    stains keeps 80 % of its angle in the library (of its own angle, if true vectors are given).
 
     Raises:
-        SettingsError: no physical, well separated vectors exist for this tilt and drift.
+        SettingsError: no physical, well separated vectors were found for this tilt and drift.
     """
     rng = np.random.default_rng([config.seed, 101])
     library = unit_rows([s.vector for s in config.stains]).astype(np.float64)
@@ -167,9 +165,8 @@ def make_fields(config: PhantomConfig) -> PhantomFields:
     else:
         raise SettingsError(
             "no true stain vectors found for this phantom",
-            expected=f"components of at least {MIN_COMPONENT} and {MIN_SEPARATION_SHARE:g} of the "
-            f"library's angles between stains, {MIN_SEPARATION_DEG:g} degrees or more, all over "
-            "the slide",
+            expected=f"components of at least {_MIN_COMPONENT}, and angles between stains of at "
+            f"least {_MIN_SEPARATION_SHARE:g} of the library's and {_MIN_SEPARATION_DEG:g} degrees",
             found=f"tilt_deg = {config.tilt_deg:g}, stain_drift_deg = {config.stain_drift_deg:g}",
             hint="lower the tilt or the drift, or give other vectors",
         )

@@ -1,4 +1,4 @@
-"""Where things are on a phantom slide: slow fields by seed, on a lattice of the whole slide."""
+"""The layout of a phantom slide: slow fields by seed, on a lattice of the whole slide."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from scipy import ndimage
 from wsi_pgdips.phantom.config import PhantomConfig
 from wsi_pgdips.records import FloatArray
 
-STEP = 32  # pixels between the samples of the layout's slow fields
+_STEP = 32  # pixels between the samples of the slow fields
 _MARGIN = 8  # samples around the slide, for halos
 _OVERHANG = 20  # samples beyond its end: the last cell is computed whole
 
 
 def _lattice(config: PhantomConfig) -> tuple[int, int]:
+    """Return the shape of the lattice."""
     return (
-        -(-config.shape[0] // STEP) + 2 * _MARGIN + _OVERHANG,
-        -(-config.shape[1] // STEP) + 2 * _MARGIN + _OVERHANG,
+        -(-config.shape[0] // _STEP) + 2 * _MARGIN + _OVERHANG,
+        -(-config.shape[1] // _STEP) + 2 * _MARGIN + _OVERHANG,
     )
 
 
 def _slow_noise(rng: np.random.Generator, lattice: tuple[int, int], sigma_px: float) -> FloatArray:
-    """Smooth noise of zero mean and unit variance over the slide's lattice."""
-    field = ndimage.gaussian_filter(rng.standard_normal(lattice), sigma_px / STEP, mode="reflect")
+    """Draw smooth noise of zero mean and unit variance on the slide's lattice."""
+    field = ndimage.gaussian_filter(rng.standard_normal(lattice), sigma_px / _STEP, mode="reflect")
     return np.asarray((field - field.mean()) / max(field.std(), 1e-9), np.float32)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Slow fields on the lattice of the slide, sample (i, j) at pixel ((i - margin) * STEP, ...).
+    """Slow fields on the slide's lattice: sample (i, j) lies at pixel ((i - 8) * 32, (j - 8) * 32).
 
     Attributes:
-        edge: signed distance-like depth in the tissue, pixels. glands: > 0 in glandular zones.
+        edge: about the depth in the tissue, pixels, negative outside. glands: > 0 in glands' zones.
         density: nuclei shown, 0 to 1. thickness: factor on the matrix. weave: choice of fibres.
         presence: (N, ...) share of each stain, 0 to 1. fold: gain of dark folds, >= 1.
     """
@@ -48,24 +49,24 @@ class Layout:
     fold: FloatArray
 
     def sample(self, field: FloatArray, y: float, x: float) -> float:
-        """Nearest sample of a field at a pixel."""
-        i = min(max(round(y / STEP) + _MARGIN, 0), field.shape[0] - 1)
-        j = min(max(round(x / STEP) + _MARGIN, 0), field.shape[1] - 1)
+        """Return the sample of a field that is nearest to a pixel."""
+        i = min(max(round(y / _STEP) + _MARGIN, 0), field.shape[0] - 1)
+        j = min(max(round(x / _STEP) + _MARGIN, 0), field.shape[1] - 1)
         return float(field[i, j])
 
     def window(self, field: FloatArray, y: int, x: int, h: int, w: int) -> FloatArray:
-        """(..., h, w) bilinear values of a (..., I, J) field."""
+        """Return the (..., h, w) bilinear values of a (..., I, J) field."""
         (i0, rows), (j0, cols) = _weights(y, h), _weights(x, w)
         part = field[..., i0 : i0 + rows.shape[1], j0 : j0 + cols.shape[1]]
         return np.asarray(rows @ part @ cols.T, np.float32)
 
 
 def _weights(start: int, count: int) -> tuple[int, npt.NDArray[np.float64]]:
-    """First sample and (count, samples) interpolation weights of a run of pixels."""
-    at = np.arange(start, start + count) / STEP + _MARGIN
+    """Return the first sample and (count, samples) interpolation weights of a run of pixels."""
+    at = np.arange(start, start + count) / _STEP + _MARGIN
     first = int(np.floor(at[0]))
     low = np.floor(at).astype(int) - first
-    # double: a product's last bit may depend on its shape, and windows must agree
+    # float64, because a product's last bit may depend on its shape, and windows must agree
     weights = np.zeros((count, int(low[-1]) + 2))
     share = at - np.floor(at)
     weights[np.arange(count), low] = 1 - share
@@ -74,6 +75,7 @@ def _weights(start: int, count: int) -> tuple[int, npt.NDArray[np.float64]]:
 
 
 def _tissue_edge(config: PhantomConfig, rng: np.random.Generator) -> FloatArray:
+    """Draw ``Layout.edge``: rough pieces of tissue with holes."""
     lattice, scale = _lattice(config), 1 / config.mpp
     rough = _slow_noise(rng, lattice, 90 * scale) * 42 * scale
     rough += _slow_noise(rng, lattice, 28 * scale) * 9 * scale
@@ -81,8 +83,8 @@ def _tissue_edge(config: PhantomConfig, rng: np.random.Generator) -> FloatArray:
     if not config.glass:
         return np.full(lattice, 1e4, np.float32)
     height, width = config.shape
-    yy = (np.arange(lattice[0])[:, None] - _MARGIN) * STEP
-    xx = (np.arange(lattice[1])[None, :] - _MARGIN) * STEP
+    yy = (np.arange(lattice[0])[:, None] - _MARGIN) * _STEP
+    xx = (np.arange(lattice[1])[None, :] - _MARGIN) * _STEP
     along_x = width >= height
     edge = np.full(lattice, -np.inf)
     for k in range(config.pieces):
@@ -99,15 +101,13 @@ def _tissue_edge(config: PhantomConfig, rng: np.random.Generator) -> FloatArray:
 
 
 def make_layout(config: PhantomConfig) -> Layout:
-    """Slow fields of a slide, by seed."""
+    """Draw the slow fields of a slide, by its seed."""
     rng = np.random.default_rng([config.seed, 202])
     lattice, scale = _lattice(config), 1 / config.mpp
     edge = _tissue_edge(config, rng)
     inside = np.zeros(lattice, bool)
-    inside[
-        _MARGIN : _MARGIN + -(-config.shape[0] // STEP),
-        _MARGIN : _MARGIN + -(-config.shape[1] // STEP),
-    ] = True
+    rows, columns = (slice(_MARGIN, _MARGIN + -(-n // _STEP)) for n in config.shape)
+    inside[rows, columns] = True
     inside &= edge > 0
     size = min(config.shape)
     presence = []

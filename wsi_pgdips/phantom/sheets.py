@@ -1,7 +1,7 @@
 """Periodic sheets of procedural tissue: fibres and single cells.
 
-All maps are float32 concentrations (OD along the unit vector) or shares in [0, 1]. Lengths are in
-micrometres and turned into pixels by ``scale`` = 1 / mpp.
+All maps are float32 concentrations (OD along the unit vector) or shares in [0, 1]. Lengths in
+micrometres become pixels by ``scale`` = 1 / mpp.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Offsets = npt.NDArray[np.int16]
 
 @dataclass(frozen=True)
 class CellAtlas:
-    """Periodic sheet of cells, each shown or not by comparing fields with its own thresholds.
+    """Periodic sheet of cells; each cell is drawn if slow fields exceed its thresholds.
 
     Attributes:
         nuclear: hematoxylin-like concentration. under: share of other stains left under nuclei.
-        rank: a nucleus is there where the density field exceeds this (2: no nucleus).
+        rank: a nucleus is drawn if the density field exceeds this (2: no nucleus).
         marker: concentration of a marker in the cell's body, membrane or nucleus.
-        marker_rank: density rank of the cell the marker belongs to.
-        focus_rank: it is positive where the marker's presence exceeds this.
-        offset, marker_offset: (2, P, P) pixels from the cell's centre, where the fields are read,
-            so that a cell is there as a whole or not at all.
+        marker_rank: density rank of the marker's cell.
+        focus_rank: the marker is drawn if its presence exceeds this.
+        offset, marker_offset: (2, P, P) pixels from the cell's centre. The fields are read at the
+            centre, so that a cell is drawn whole or not at all.
     """
 
     nuclear: FloatArray
@@ -47,16 +47,16 @@ class CellAtlas:
     marker_offset: Offsets
 
     def padded(self, extra: int) -> CellAtlas:
-        """The same sheet repeated over ``extra`` more rows and columns, for plain slicing."""
+        """Repeat the sheet over ``extra`` more rows and columns, for plain slicing."""
         return CellAtlas(**{k: padded(v, extra) for k, v in vars(self).items()})
 
     def window(self, y: int, x: int, h: int, w: int) -> CellAtlas:
-        """A window of a sheet that was padded by at least max(h, w)."""
+        """Cut a window of a sheet that was padded by at least max(h, w)."""
         return CellAtlas(**{k: window(v, CELLS_PERIOD, y, x, h, w) for k, v in vars(self).items()})
 
 
 def padded(atlas: npt.NDArray[Any], extra: int) -> npt.NDArray[Any]:
-    """A periodic (..., P, P) sheet repeated over ``extra`` more rows and columns."""
+    """Repeat a periodic (..., P, P) sheet over ``extra`` more rows and columns."""
     gap = [(0, 0)] * (atlas.ndim - 2) + [(0, extra), (0, extra)]
     return np.pad(atlas, gap, mode="wrap")
 
@@ -64,7 +64,7 @@ def padded(atlas: npt.NDArray[Any], extra: int) -> npt.NDArray[Any]:
 def window(
     atlas: npt.NDArray[Any], period: int, y: int, x: int, h: int, w: int
 ) -> npt.NDArray[Any]:
-    """A view of a padded sheet of the given period, at any position of the plane."""
+    """Return a view of a padded sheet of the given period, at any position of the plane."""
     top, left = y % period, x % period
     return atlas[..., top : top + h, left : left + w]
 
@@ -72,10 +72,10 @@ def window(
 def periodic_noise(
     rng: np.random.Generator, n: int, sigma: tuple[float, float], angle: float = 0.0
 ) -> FloatArray:
-    """(n, n) periodic Gaussian noise of zero mean and unit variance.
+    """Draw (n, n) periodic Gaussian noise of zero mean and unit variance.
 
     Args:
-        sigma: correlation (along, across) a direction, pixels.
+        sigma: correlation lengths (along, across) a direction, pixels.
         angle: of the direction to the x axis, radians.
     """
     fy = fft.fftfreq(n)[:, None].astype(np.float32)
@@ -89,7 +89,7 @@ def periodic_noise(
 
 
 def fibre_sheet(rng: np.random.Generator, scale: float, angle: float) -> FloatArray:
-    """(P, P) matrix concentration: wavy fibres at ``angle`` with pale slits, mean near 0.3."""
+    """Draw (P, P) matrix concentration: wavy fibres at ``angle`` with pale slits, mean near 0.3."""
     n = MATRIX_PERIOD
     fine = periodic_noise(rng, n, (5 * scale, 0.45 * scale), angle)
     bundle = periodic_noise(rng, n, (15 * scale, 2.2 * scale), angle)
@@ -110,7 +110,11 @@ def fibre_sheet(rng: np.random.Generator, scale: float, angle: float) -> FloatAr
 def nucleus(
     rng: np.random.Generator, grain: FloatArray, a: float, b: float, angle: float, scale: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Cover, concentration and normalised radius of one nucleus on a square grid."""
+    """Draw one nucleus on a square grid: cover, concentration and normalised radius.
+
+    Args:
+        grain: texture of the chromatin. a, b: half axes, pixels. angle: of the long axis, radians.
+    """
     half = int(np.ceil(1.75 * a)) + 2
     dy, dx = rng.uniform(-0.5, 0.5, 2)
     y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
@@ -130,21 +134,19 @@ def nucleus(
     if rng.random() < 0.5:
         cy, cx = rng.uniform(-0.35, 0.35, 2) * b
         q += 0.3 * level * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (0.9 * scale) ** 2)
-    return (
-        cover.astype(np.float32),
-        np.clip(q, 0.2, 1.25).astype(np.float32),
-        r.astype(np.float32),
-    )
+    cover, q, r = (m.astype(np.float32) for m in (cover, np.clip(q, 0.2, 1.25), r))
+    return cover, q, r
 
 
 def chromatin_grain(rng: np.random.Generator, scale: float) -> FloatArray:
+    """Draw the (256, 256) texture of chromatin."""
     fine = periodic_noise(rng, 256, (0.45 * scale, 0.45 * scale))
     coarse = periodic_noise(rng, 256, (1.1 * scale, 1.1 * scale))
     return np.asarray(0.7 * fine + 0.7 * coarse, np.float32)
 
 
 def cell_sheet(rng: np.random.Generator, scale: float, angle: float) -> CellAtlas:
-    """Sheet of packed cells, ranked: spindle nuclei along ``angle`` first, then round ones."""
+    """Draw a sheet of packed cells by rank: spindle nuclei along ``angle``, then round ones."""
     n = CELLS_PERIOD
     grain = chromatin_grain(rng, scale)
     empty, none = np.zeros((n, n), np.float32), np.zeros((2, n, n), np.int16)
@@ -155,7 +157,7 @@ def cell_sheet(rng: np.random.Generator, scale: float, angle: float) -> CellAtla
     rows = round(n / (7.6 * scale))
     pitch = n / rows
     spots = rng.permutation(rows * rows)
-    # ascending rank: a cell may be cut only by cells that are shown whenever it is
+    # by ascending rank, so that a cell is cut only by cells that are shown whenever it is
     for k, rank in zip(spots, np.linspace(0, 1, rows * rows), strict=True):
         centre = (np.array(divmod(k, rows)) + 0.5 + rng.uniform(-0.34, 0.34, 2)) * pitch
         if rank < 0.15:
@@ -167,26 +169,27 @@ def cell_sheet(rng: np.random.Generator, scale: float, angle: float) -> CellAtla
         part, q, r = nucleus(rng, grain, a, b, turn, scale)
         half = part.shape[0] // 2
         reach = np.arange(-half, half + 1)
+        down, across = reach[:, None], reach[None, :]
         at = np.ix_((int(centre[0]) + reach) % n, (int(centre[1]) + reach) % n)
-        wins = part > cover[at]  # no gap where soft edges meet
+        wins = part > cover[at]  # leaves no gap where soft edges meet
         left = 0.0 if rng.random() < 0.4 else rng.uniform(0.08, 0.35)
         for target, value in (
             (cover, part),
             (sheet.nuclear, part * q),
             (sheet.under, 1 - part * (1 - np.float32(left))),
-            (sheet.rank, np.full_like(part, rank)),
-            (sheet.offset[0], np.broadcast_to(reach[:, None], part.shape)),
-            (sheet.offset[1], np.broadcast_to(reach[None, :], part.shape)),
+            (sheet.rank, rank),
+            (sheet.offset[0], down),
+            (sheet.offset[1], across),
         ):
             target[at] = np.where(wins, value, target[at])
         marker = _marker(rng, part, r, b, grain)
         wins = (sheet.marker[at] < 0.02) & (marker > 0.005)
         for target, value in (
             (sheet.marker, marker),
-            (sheet.marker_rank, np.full_like(part, rank)),
-            (sheet.focus_rank, np.full_like(part, rng.uniform(0.02, 1.15))),
-            (sheet.marker_offset[0], np.broadcast_to(reach[:, None], part.shape)),
-            (sheet.marker_offset[1], np.broadcast_to(reach[None, :], part.shape)),
+            (sheet.marker_rank, rank),
+            (sheet.focus_rank, rng.uniform(0.02, 1.15)),
+            (sheet.marker_offset[0], down),
+            (sheet.marker_offset[1], across),
         ):
             target[at] = np.where(wins, value, target[at])
     return sheet
@@ -195,7 +198,7 @@ def cell_sheet(rng: np.random.Generator, scale: float, angle: float) -> CellAtla
 def _marker(
     rng: np.random.Generator, part: FloatArray, r: FloatArray, b: float, grain: FloatArray
 ) -> FloatArray:
-    """Marker of one cell: in the nucleus, or in cytoplasm and membrane."""
+    """Draw the marker of one cell: in its nucleus, or in its cytoplasm and membrane."""
     level = rng.uniform(0.25, 1.0)
     texture = 1 + 0.14 * grain[: r.shape[0], : r.shape[1]]
     if rng.random() < 0.35:

@@ -25,7 +25,7 @@ from wsi_pgdips.layers.store import write_block
 from wsi_pgdips.machine import quiet_machine
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.pipeline import stage_files
-from wsi_pgdips.pipeline.kept_pixels import KeptPixels, PixelWriter
+from wsi_pgdips.pipeline.kept_pixels import KeptPixels, keeping_pixels
 from wsi_pgdips.pipeline.ledger import Block, Ledger
 from wsi_pgdips.pipeline.record import TileFaults
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
@@ -154,8 +154,8 @@ def fit(job: SlideJob, block: Block, on_tile: OnTile = lambda: None) -> BlockRep
         with _COMPUTING, contextlib.ExitStack() as stack:
             keep = None
             if job.keep_pixels:
-                writer = PixelWriter(job.ledger.pixels(block), context.grid, plan.render)
-                keep = stack.enter_context(writer).put
+                file = job.ledger.pixels(block)
+                keep = stack.enter_context(keeping_pixels(file, context.grid, plan.render))
             result = fit_stage.fit_block(
                 context,
                 job.prior(),

@@ -70,9 +70,17 @@ def connect(address: str, note: Callable[[str], None]) -> tuple[Any, list[int]]:
     try:
         # in a thread: where this one has an event loop, as in a notebook, it may not run another
         with ThreadPoolExecutor(1) as thread:
-            threads = thread.submit(asyncio.run, _greet(address, note)).result()
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
-        return client, threads
+            thread.submit(asyncio.run, _greet(address)).result()
+        client: Any = Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+        try:
+            if not client.nthreads():
+                note(f"{address} has no workers yet")
+            client.wait_for_workers(1, FIRST_WORKER_S)
+            _check_versions(*client.run(versions).values())
+            return client, list(client.nthreads().values())
+        except BaseException:
+            client.close()
+            raise
     except Exception as error:  # of any kind: anything may answer at that port
         reason = str(error).strip().partition("\n")[0]
         if not reason or isinstance(error, MemoryError | struct.error):
@@ -88,14 +96,14 @@ def connect(address: str, note: Callable[[str], None]) -> tuple[Any, list[int]]:
         ) from error
 
 
-async def _greet(address: str, note: Callable[[str], None]) -> list[int]:
-    """Return the threads of each worker of a scheduler, after a check of all versions.
+async def _greet(address: str) -> None:
+    """Connect to a scheduler, check its versions, and disconnect.
 
     Dask sets no limit to the time of its own handshake (dask/distributed issue 8071), and waits
     for ever for a server that says nothing. So the whole conversation is limited here.
 
     Raises:
-        TimeoutError: no answer, or no worker. Exception: of any kind; the answer is nonsense.
+        TimeoutError: no answer in ``ANSWER_S``. Exception: of any kind; the answer is nonsense.
     """
     from distributed import Client
 
@@ -105,16 +113,7 @@ async def _greet(address: str, note: Callable[[str], None]) -> list[int]:
     try:
         async with asyncio.timeout(ANSWER_S):
             await client
-            found = {await client.run_on_scheduler(versions)}
-        if found == {versions()}:
-            if not await client.nthreads():
-                note(f"{address} has no workers yet")
-            await client.wait_for_workers(1, FIRST_WORKER_S)
-            async with asyncio.timeout(ANSWER_S):
-                found |= set((await client.run(versions)).values())
-        if found != {versions()}:
-            raise ValueError(", ".join(sorted(found)))
-        return list((await client.nthreads()).values())
+            _check_versions(await client.run_on_scheduler(versions))
     finally:
         await client.close()
 
@@ -122,6 +121,11 @@ async def _greet(address: str, note: Callable[[str], None]) -> list[int]:
 def versions() -> str:
     """Return the versions that a scheduler and its workers must share with this process."""
     return f"wsi-pgdips {__version__} and dask {version('dask')}"
+
+
+def _check_versions(*found: str) -> None:
+    if set(found) != {versions()}:
+        raise ValueError(", ".join(sorted(set(found))))
 
 
 def cpu_shares(workers: int, threads: int) -> tuple[frozenset[int], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from wsi_pgdips.looks.reference import Reference
     from wsi_pgdips.stages.context import Context
     from wsi_pgdips.tiles.blocks import BlockPlan
-
-Map = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,12 @@ def render(
     concentration = np.full((context.stains.n, height, width), np.nan, np.float32)
     residual = np.full((3, height, width), np.nan, np.float32)
     tissue = np.zeros((height, width), bool)
-    maps = _maps(solved.fits)
+    maps = {
+        (int(ty), int(tx)): q
+        for fit in solved.fits
+        if fit.concentration is not None
+        for (ty, tx), q in zip(fit.index, fit.concentration, strict=True)
+    }
     if parts is None:
         parts = [(plan, solved.fields) for plan in context.plans]
     for plan, fields in parts:
@@ -181,7 +184,7 @@ def render(
             fields,
             solved.slide_matrix,
             plan,
-            maps,
+            maps.get,
             context.source,
             device=str(device),
             threads=threads,
@@ -220,12 +223,3 @@ def _look(solved: Solved) -> Reference:
         look_in_run(context, prior, solved.fields, solved.slide_matrix, fits, context.source),
         {"checksum": context.source.meta.checksum},
     )
-
-
-def _maps(fits: Sequence[BlockFit]) -> Callable[[tuple[int, int]], Map | None]:
-    found: dict[tuple[int, int], Map] = {}
-    for fit in fits:
-        if fit.concentration is not None:
-            for (ty, tx), q in zip(fit.index, fit.concentration, strict=True):
-                found[int(ty), int(tx)] = q
-    return found.get

@@ -1,19 +1,19 @@
-"""Pixels that ``fit`` has decoded, kept for ``render``: a slide is decoded once.
+"""Pixels that ``fit`` has decoded, kept for ``render``, so that a slide is decoded once.
 
-Decoding takes longer than everything ``fit`` and ``render`` do to a tile in the closed form. The
-pixels of a block's fitted tiles lie in one file of ``work``, as they were read; a region is put
-together from them, and what they lack is read from the slide. Since a pixel has the same bytes in
-whatever window it is read, nobody can tell the difference.
+Decoding takes longer than everything that ``fit`` and ``render`` do to a tile in the closed form.
+The pixels of a block's fitted tiles lie in one file of ``work``, as they were read. A region is put
+together from them, and the rest is read from the slide. A pixel has the same bytes in any window,
+so the result is the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -31,67 +31,57 @@ SPARE = 2.0  # times what is kept must be free on the disk: the layers go there 
 
 
 def pixels_bytes(grid: OutputGrid, tiles: int) -> int:
-    """What the kept pixels of so many tiles take on the disk."""
+    """Return how many bytes the kept pixels of so many tiles take on the disk."""
     return tiles * grid.tile**2 * CHANNELS
 
 
 def room_for_pixels(output: Path, grid: OutputGrid, tiles: int) -> bool:
-    """Whether the disk of the output has room enough to keep them."""
+    """Return whether the disk of the output has enough room to keep them."""
     return shutil.disk_usage(output).free > SPARE * pixels_bytes(grid, tiles)
 
 
-class PixelWriter:
-    """Keeps the pixels of a block's tiles, in the order of their index; seen whole or not at all.
+@contextlib.contextmanager
+def keeping_pixels(
+    path: Path, grid: OutputGrid, tiles: Sequence[TileIndex]
+) -> Iterator[Callable[[TileIndex, ByteArray], None]]:
+    """Give a function that keeps the (h, w, 3) pixels of a tile; the file appears whole or not.
 
     Args:
-        path: where. grid: of the slide. tiles: that will be given, or said to be missing, in turn.
+        path: of the file. grid: of the slide. tiles: of the block, in the order of the file; those
+            that are not given are marked as missing.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
+    rows, size = {tile: i for i, tile in enumerate(tiles)}, pixels_bytes(grid, 1)
+    present, partial = np.zeros(len(tiles), np.uint8), path.with_name(path.name + PARTIAL)
 
-    def __init__(self, path: Path, grid: OutputGrid, tiles: Sequence[TileIndex]) -> None:
-        self._path, self._partial = path, path.with_name(path.name + PARTIAL)
-        self._grid, self._rows = grid, {tile: i for i, tile in enumerate(tiles)}
-        self._bytes = pixels_bytes(grid, 1)
-        self._present = np.zeros(len(tiles), np.uint8)
-        self._handle: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        with writing(self._path):
-            make_folder(self._path.parent)
-            self._handle = self._partial.open("wb")
-            share(self._partial)
-        return self
-
-    def put(self, tile: TileIndex, rgb: ByteArray) -> None:
-        """Keep (h, w, 3) of a tile's own pixels; at the slide's end it is less than a square."""
-        row, handle = self._rows[tile], self._handle
-        if handle is None:
-            raise ValueError("the writer is not open")
-        with writing(self._path):
-            handle.seek(row * self._bytes)
+    def keep(tile: TileIndex, rgb: ByteArray) -> None:
+        with writing(path):
+            handle.seek(rows[tile] * size)
             handle.write(np.ascontiguousarray(rgb).data)
-        self._present[row] = 1
+        present[rows[tile]] = 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._handle is None:
-            return
-        with writing(self._path):
-            if kind is None:
-                self._handle.seek(len(self._rows) * self._bytes)
-                self._handle.write(self._present.data)
-            self._handle.close()
-            if kind is None:
-                self._partial.replace(self._path)
-            else:
-                self._partial.unlink(missing_ok=True)
+    with writing(path):
+        make_folder(path.parent)
+        handle = partial.open("wb")
+        share(partial)
+    try:
+        yield keep
+        with writing(path):
+            handle.seek(len(rows) * size)
+            handle.write(present.data)
+            handle.close()
+            partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk
+            handle.close()
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class KeptPixels:
-    """A source of pixels: those that are kept, the rest from the slide. Thread-safe.
+    """The pixels of a slide: kept ones from their files, the others from the slide. Thread-safe.
 
     Args:
         source: the slide. ledger: of the run. tiles: block -> its tiles in the order of its file.
@@ -108,11 +98,11 @@ class KeptPixels:
 
     @classmethod
     def of_run(cls, context: Context, ledger: Ledger) -> Self:
-        """Of the blocks as they are planned, which is how ``fit`` keeps them."""
+        """Return the pixels of a run, whose files are ordered as its blocks are planned."""
         return cls(context.source, ledger, {(p.by, p.bx): p.render for p in context.plans})
 
     def read(self, y: int, x: int, h: int, w: int) -> ByteArray:
-        """(h, w, 3) uint8, as ``source.read`` would give it.
+        """Return (h, w, 3) uint8, as ``source.read`` does.
 
         Raises:
             SlideError: pixels that are not kept cannot be read.
@@ -121,7 +111,7 @@ class KeptPixels:
         region = Region(y, x, h, w)
         centre = ((y + h // 2) // grid.tile, (x + w // 2) // grid.tile)
         whole = self._kept(centre)
-        if whole is None:  # its neighbours' would save little
+        if whole is None:  # its neighbours alone would save little
             return self._source.read(y, x, h, w)
         if region == grid.tile_region(*centre):
             return whole
@@ -148,7 +138,7 @@ class KeptPixels:
         return out
 
     def _kept(self, tile: TileIndex) -> ByteArray | None:
-        """(h, w, 3) of a tile, mapped from its block's file."""
+        """(h, w, 3) of a tile, mapped from its block's file; None where it is not kept."""
         grid = self._source.grid
         per = grid.tiles_per_block
         block = (tile[0] // per, tile[1] // per)
@@ -166,7 +156,7 @@ class KeptPixels:
         )
 
     def _load(self, block: Block) -> dict[TileIndex, int] | None:
-        """Row of each tile that is there in the file of a block."""
+        """The row of each tile in the file of a block; None where there is no file."""
         path, tiles = self._ledger.pixels(block), self._tiles.get(block, ())
         if not tiles or not path.exists():
             return None

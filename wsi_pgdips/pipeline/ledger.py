@@ -54,15 +54,15 @@ class Ledger:
         return self.work / "render" / f"{block[0]}_{block[1]}.npz"
 
     def failed(self, stage: str, block: Block) -> Path:
-        """The reason why a block was given up in a stage; nothing else is made of it then."""
+        """File with the reason why a block was given up in a stage; the next stages skip it."""
         return self.work / "failed" / f"{stage}_{block[0]}_{block[1]}.json"
 
     def give_up(self, stage: str, block: Block, reason: str) -> None:
-        """Note that a block failed: whoever comes after need not wait for it."""
+        """Note that a block failed, so that no other process waits for it."""
         write_atomic(self.failed(stage, block), json.dumps({"reason": reason}).encode())
 
     def failures(self) -> dict[Block, str]:
-        """Reason for each block that was given up, in raster order."""
+        """Return the reason for each block that was given up, in raster order."""
         found = {}
         for path in sorted(self.work.glob("failed/*.json")):
             _, by, bx = path.stem.split("_")
@@ -70,7 +70,7 @@ class Ledger:
         return dict(sorted(found.items()))
 
     def pieces(self) -> int:
-        """How many pieces of the work are finished, as far as can be seen."""
+        """Return how many pieces of the work are finished."""
         ends = (".npz", ".npy")
         return sum(name.endswith(ends) for _, _, names in os.walk(self.work) for name in names)
 

@@ -14,7 +14,7 @@ from wsi_pgdips.pipeline.retry import retrying
 Stage = Literal["calibrate", "fit", "blend", "render", "finalize"]
 STAGES: tuple[Stage, ...] = ("calibrate", "fit", "blend", "render", "finalize")
 OVER_BLOCKS: tuple[Stage, ...] = ("fit", "render")  # whose blocks may be shared out
-# seconds between looks for files of another machine: a network share may hide new ones for a minute
+# seconds between checks for files of another machine: a network share may hide them for a minute
 PATIENCE_S = (1, 2, 4, 8, 15, 30)
 
 
@@ -23,7 +23,7 @@ class Part:
     """One of ``count`` processes that share the blocks of a stage, or of a whole run.
 
     Attributes:
-        stage: that it does, None for all. number: 1 to ``count``.
+        stage: the one that it does, None for all. number: 1 to ``count``.
     """
 
     stage: Stage | None = None
@@ -32,7 +32,10 @@ class Part:
 
     @classmethod
     def of(cls, stage: str | None, share: str | None) -> Self:
-        """From what a command line gives: a stage, and ``2/4`` for the second of four.
+        """Return the part that a command line names.
+
+        Args:
+            stage: None for all. share: ``2/4`` for the second of four, None for all blocks.
 
         Raises:
             SettingsError: no such stage or share, or a share of what cannot be shared.
@@ -63,23 +66,23 @@ class Part:
 
     @property
     def name(self) -> str:
-        """For files: ``run``, ``blend``, ``fit-2-of-4``."""
+        """Name for files: ``run``, ``blend``, ``fit-2-of-4``."""
         name = self.stage or "run"
         return name if self.count == 1 else f"{name}-{self.number}-of-{self.count}"
 
     @property
     def beside(self) -> str | None:
-        """How the names of those begin that may go on at the same time; None where nobody may."""
+        """Start of the names of the parts that may run at the same time; None if none may."""
         return f"{self.stage}-" if self.count > 1 else None
 
     def does(self, stage: Stage) -> bool:
         return self.stage in (None, stage)
 
     def need(self, stage: Stage, done: Callable[[], bool], output: Path) -> None:
-        """Look whether a stage before is done; a while, where others have done it.
+        """Check that a stage before is done; wait a while if other processes have done it.
 
         Raises:
-            NotReadyError: it is not.
+            NotReadyError: it is not done.
         """
         waits = PATIENCE_S if self.stage else ()
         if not retrying(waits, again=lambda is_done: not is_done)(done):
@@ -88,20 +91,20 @@ class Part:
                 expected=f"{stage} of the whole slide",
                 found=f"{stage} has not come to its end",
                 where=output,
-                hint=f"see why {stage} ended, and start again from there",
+                hint=f"find out why {stage} ended, and start again from there",
             )
 
     def blocks(self, tiles: dict[Block, int]) -> list[Block]:
-        """Its own of all blocks, the largest first: each has one owner, whoever asks.
+        """Return the blocks of this part, the largest first; each block belongs to one part.
 
         Args:
-            tiles: of each block of the slide.
+            tiles: how many tiles each block of the slide has.
         """
         return share_out(tiles, self.count)[self.number - 1]
 
 
 def share_out(tiles: dict[Block, int], count: int) -> list[list[Block]]:
-    """Blocks in ``count`` shares of much the same number of tiles, each the largest first."""
+    """Return ``count`` shares with about the same number of tiles, each the largest block first."""
     shares: list[list[Block]] = [[] for _ in range(count)]
     sizes = [0] * count
     for block in largest_first(tiles):
@@ -112,5 +115,5 @@ def share_out(tiles: dict[Block, int], count: int) -> list[list[Block]]:
 
 
 def largest_first(tiles: dict[Block, int]) -> Iterable[Block]:
-    """So that no worker is left with a large block at the end."""
+    """Sort blocks so that no worker is left with a large one at the end."""
     return sorted(tiles, key=lambda block: (-tiles[block], block))

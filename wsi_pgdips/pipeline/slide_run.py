@@ -18,7 +18,7 @@ from wsi_pgdips.pipeline.block import SlideJob
 from wsi_pgdips.pipeline.kept_pixels import KeptPixels
 from wsi_pgdips.pipeline.ledger import Block, Ledger
 from wsi_pgdips.pipeline.output import write_products
-from wsi_pgdips.pipeline.part import Part, Stage
+from wsi_pgdips.pipeline.part import STAGES, Part, Stage
 from wsi_pgdips.pipeline.record import (
     RunSummary,
     TileFaults,
@@ -74,18 +74,10 @@ class SlideRun:
 
     def go(self) -> RunSummary | None:
         """Do the stages of the part; return a summary where the slide has come to its end."""
-        summary = None
-        stages: dict[Stage, Callable[[], RunSummary | None]] = {
-            "calibrate": self.calibrate,
-            "fit": self.fit,
-            "blend": self.blend,
-            "render": self.render,
-            "finalize": self.finalize,
-        }
-        for name, stage in stages.items():
+        for name in STAGES[:-1]:
             if self.part.does(name):
-                summary = stage()
-        return summary
+                getattr(self, name)()
+        return self.finalize() if self.part.does("finalize") else None
 
     def calibrate(self) -> None:
         """Estimate the slide's prior; what failed in an earlier run gets another chance."""
@@ -137,7 +129,7 @@ class SlideRun:
     def finalize(self) -> RunSummary:
         """Write everything that is made from finished blocks, and the done marker."""
         self._need_fits()
-        self._need("render", lambda: not self._unrendered())
+        self._need("render", self._is_rendered)
         context, ledger, prior = self.context, self.ledger, self.job.prior()
         fitted = self._fitted()
         rendered = [b for b in fitted if ledger.render(b).exists()]
@@ -200,27 +192,22 @@ class SlideRun:
     def _fitted(self) -> list[Block]:
         return [b for b in self.blocks if self.ledger.fit(b).exists()]
 
-    def _unfitted(self) -> list[Block]:
-        """Blocks that are neither fitted nor given up."""
-        ledger = self.ledger
-        return [
-            b
-            for b in self.blocks
-            if not ledger.fit(b).exists() and not ledger.failed("fit", b).exists()
-        ]
+    def _is_fitted(self) -> bool:
+        """True if each block is fitted or given up."""
+        fit, failed = self.ledger.fit, self.ledger.failed
+        return all(fit(b).exists() or failed("fit", b).exists() for b in self.blocks)
 
-    def _unrendered(self) -> list[Block]:
-        """Fitted blocks that are neither rendered nor given up."""
+    def _is_rendered(self) -> bool:
+        """True if each fitted block is rendered or given up."""
         ledger = self.ledger
-        return [
-            b
+        return all(
+            ledger.failed("render", b).exists() or block.is_rendered(ledger, b)
             for b in self._fitted()
-            if not ledger.failed("render", b).exists() and not block.is_rendered(ledger, b)
-        ]
+        )
 
     def _need_fits(self) -> None:
         """Check the fits, also after blend: one whose file is gone would be missing unnoticed."""
-        self._need("fit", lambda: not self._unfitted())
+        self._need("fit", self._is_fitted)
 
     def _need(self, stage: Stage, done: Callable[[], bool]) -> None:
         """Check that a stage before is done.

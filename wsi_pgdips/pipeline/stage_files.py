@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,27 +26,10 @@ from wsi_pgdips.stages.context import OVERVIEW_MPP, Context, planned_context
 from wsi_pgdips.tiles.blocks import BlockPlan
 from wsi_pgdips.tiles.tissue import TissueMap
 
-_FIT = (
-    "index",
-    "tissue",
-    "stain_matrix",
-    "spectral_correction",
-    "background",
-    "confidence",
-    "loss",
-    "steps",
-    "flags",
-)
-_FIELDS = (
-    "stain_matrix",
-    "spectral_correction",
-    "background",
-    "raw_stain_matrix",
-    "raw_spectral_correction",
-    "raw_background",
-    "confidence",
-    "inherited",
-)
+# what lies in the files under the names of the records
+_FIT = [f.name for f in fields(BlockFit) if f.name not in ("statistics", "concentration")]
+_FIELDS = [f.name for f in fields(Fields) if f.name != "shrinkage"]
+_PRIOR = [f.name for f in fields(SlidePrior) if f.name not in ("network", "acquisition")]
 _STATISTICS, _NETWORK, _FAULTS = "statistics.", "network.", "faults"
 _OPEN_MAPS = 12  # blocks whose maps stay mapped: a block and its neighbours
 
@@ -81,7 +64,7 @@ def load_plan(
         glass_od=np.zeros((*nothing.shape, 3), np.float32),
         scale=float(a["scale"]),
         shape=source.grid.shape,
-        flags=tuple(str(f) for f in a["flags"]),
+        flags=tuple(a["flags"].tolist()),
         raised=a["raised"] if len(a["raised"]) else None,
     )
     return planned_context(source, stains, settings, tissue, a["background"], a["b0"], a["planned"])
@@ -103,36 +86,18 @@ def _rows(regions: tuple[Region, ...]) -> npt.NDArray[np.int64]:
 def save_prior(prior: SlidePrior, path: Path) -> None:
     save_arrays(
         path,
-        stain_matrix=prior.stain_matrix,
-        spectral_correction=prior.spectral_correction,
-        background=prior.background,
-        presence=prior.presence,
-        noise_od=np.float64(prior.noise_od),
-        pooled_noise_od=np.float64(prior.pooled_noise_od),
-        prior_weight=prior.prior_weight,
-        measured=prior.measured,
-        flags=np.array(prior.flags, dtype=np.str_),
-        loss=np.float64(prior.loss),
-        acquisition=np.array(_words(prior.acquisition), dtype=np.str_),
+        **{name: np.asarray(getattr(prior, name)) for name in _PRIOR},
         **{f"{_NETWORK}{k}": v for k, v in prior.network.items()},
+        acquisition=np.array(_words(prior.acquisition), dtype=np.str_),
     )
 
 
 def load_prior(path: Path) -> SlidePrior:
     a = load_arrays(path)
+    plain: dict[str, Any] = {name: a[name] if a[name].ndim else a[name].item() for name in _PRIOR}
+    plain["flags"] = tuple(a["flags"].tolist())
     return SlidePrior(
-        stain_matrix=a["stain_matrix"],
-        spectral_correction=a["spectral_correction"],
-        background=a["background"],
-        presence=a["presence"],
-        noise_od=float(a["noise_od"]),
-        pooled_noise_od=float(a["pooled_noise_od"]),
-        prior_weight=a["prior_weight"],
-        measured=a["measured"],
-        network=_named(a, _NETWORK),
-        flags=tuple(str(f) for f in a["flags"]),
-        loss=float(a["loss"]),
-        acquisition=_acquisition(a["acquisition"]),
+        **plain, network=_named(a, _NETWORK), acquisition=_acquisition(a["acquisition"])
     )
 
 
@@ -231,19 +196,18 @@ class MapFiles:
         return np.load(path, mmap_mode="r") if path.exists() else None
 
 
-def save_fields(fields: Fields, slide_matrix: FloatArray, path: Path) -> None:
+def save_fields(blended: Fields, slide_matrix: FloatArray, path: Path) -> None:
     save_arrays(
         path,
         slide_matrix=slide_matrix,
-        shrinkage_names=np.array(list(fields.shrinkage), dtype=np.str_),
-        shrinkage=np.array(list(fields.shrinkage.values()), np.float64),
-        **{name: getattr(fields, name) for name in _FIELDS},
+        shrinkage_names=np.array(list(blended.shrinkage), dtype=np.str_),
+        shrinkage=np.array(list(blended.shrinkage.values()), np.float64),
+        **{name: getattr(blended, name) for name in _FIELDS},
     )
 
 
 def load_fields(path: Path) -> tuple[Fields, FloatArray]:
     """Return the fields over the slide, and its (N, 3) stain matrix."""
     a = load_arrays(path)
-    names = [str(n) for n in a["shrinkage_names"]]
-    shrinkage = dict(zip(names, a["shrinkage"].tolist(), strict=True))
+    shrinkage = dict(zip(a["shrinkage_names"].tolist(), a["shrinkage"].tolist(), strict=True))
     return Fields(**{name: a[name] for name in _FIELDS}, shrinkage=shrinkage), a["slide_matrix"]

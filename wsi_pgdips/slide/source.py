@@ -26,6 +26,10 @@ from wsi_pgdips.slide.resample import (
 )
 
 MAX_ANISOTROPY = 0.02
+# side in level pixels of the largest part in memory at once, whatever the size of a request
+CHUNK_LVL = 2048
+# unreadable parts of an overview are located to within about this many level pixels
+SMALLEST_LVL = 256
 
 
 def make_grid(
@@ -94,12 +98,6 @@ def _checked_mpp(facts: FileFacts, where: object) -> float:
             hint="if only the metadata is wrong, give the true mpp with --mpp-source",
         )
     return value
-
-
-# side in level pixels of the largest part in memory at once, whatever the size of a request
-CHUNK_LVL = 2048
-# unreadable parts of an overview are located to within about this many level pixels
-SMALLEST_LVL = 256
 
 
 class PyramidSource:

@@ -37,6 +37,20 @@ _SQUARE = 16
 _QUIET = 0.2
 Floats = npt.NDArray[np.float64]
 MaskedOd = tuple[FloatArray, BoolArray]  # (3, H, W) OD, (H, W) tissue
+QUALITIES = range(20, 97)
+CHROMAS = ("4:4:4", "4:2:2", "4:2:0", "rgb")
+_APART = 3  # a dip is compared with the qualities at this distance on each side
+_DIP = 0.75  # a dip is a change below this share of its neighbours' changes
+_SIDE = 256  # side in pixels of the part of a tile that is coded again
+_TILES = 3
+_BLURS = (0.0, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)  # pixels
+# pixels of blur that make half the resolution as soft as full resolution: the typical and the
+# largest in focus, certainly out of focus; between the last two, restoring becomes impossible
+TYPICAL, IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST = 1.3, 1.6, 2.0, 2.7, 3.0
+_BANDS = ((1.0, 1.5), (3.2, 4.5), (6.4, 9.0))  # pixels, sigmas whose difference passes a band
+# detail of the last band relative to the one before: of smooth blobs, and of tissue, which has
+# structure of all sizes
+BLOBS, STRUCTURE = 0.85, 1.0
 
 
 def tissue_noise(od: FloatArray, tissue: BoolArray) -> float:
@@ -152,22 +166,6 @@ def _quiet_power(d: FloatArray, tissue: BoolArray) -> float | None:
     power = (d[:, *cut] ** 2).mean(0).reshape(squares).mean((1, 3))
     full = tissue[cut].reshape(squares).all((1, 3))
     return float(np.quantile(power[full], _QUIET)) if full.any() else None
-
-
-QUALITIES = range(20, 97)
-CHROMAS = ("4:4:4", "4:2:2", "4:2:0", "rgb")
-_APART = 3  # a dip is compared with the qualities at this distance on each side
-_DIP = 0.75  # a dip is a change below this share of its neighbours' changes
-_SIDE = 256  # side in pixels of the part of a tile that is coded again
-_TILES = 3
-_BLURS = (0.0, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)  # pixels
-# pixels of blur that make half the resolution as soft as full resolution: the typical and the
-# largest in focus, certainly out of focus; between the last two, restoring becomes impossible
-TYPICAL, IN_FOCUS, OUT_OF_FOCUS, HOPELESS, LOST = 1.3, 1.6, 2.0, 2.7, 3.0
-_BANDS = ((1.0, 1.5), (3.2, 4.5), (6.4, 9.0))  # pixels, sigmas whose difference passes a band
-# detail of the last band relative to the one before: of smooth blobs, and of tissue, which has
-# structure of all sizes
-BLOBS, STRUCTURE = 0.85, 1.0
 
 
 def estimate_acquisition(

@@ -21,6 +21,7 @@ from wsi_pgdips.solver.network import NetworkSpec
 from wsi_pgdips.solver.presets import Preset
 
 _SCALES = 3
+_JITTER = 0.03  # standard deviation of the noise added to the input at each step
 
 
 def mixture(q: Tensor, stain_matrix: Tensor, background: Tensor) -> Tensor:
@@ -79,9 +80,6 @@ def exclusion(maps: Tensor) -> Tensor:
             # the fourth root has the unit of one gradient; the floor keeps its slope finite
             total = total + (shared + 1e-12).pow(0.25).mean(1)
     return total / (2 * _SCALES)
-
-
-_JITTER = 0.03  # standard deviation of the noise added to the input at each step
 
 
 @dataclass

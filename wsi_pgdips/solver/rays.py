@@ -51,6 +51,12 @@ _ITERATIONS = 12
 _FOUR_TRUE = 0x01010101  # four True bytes as one integer
 _PURE_NOISE = 0.01  # OD of pooled noise that is subtracted from a pixel's purity
 Floats = npt.NDArray[np.float64]
+MAX_PIXELS = 8000
+OUTSIDE = 1500.0  # cost of one OD outside, relative to that of a relative change of volume
+# noise of pooled OD: with three stains no channel is left to measure it in
+NOISE_SHARE, NOISE_OD = 0.013, 0.001
+MIN_SEPARATION_SHARE = 0.5  # least share of the library's angles; a collapsed cone is refused
+_STEP = 0.05  # radians, of the first simplex
 
 
 @dataclass(frozen=True)
@@ -277,16 +283,6 @@ def _purest(y: FloatArray, library: FloatArray) -> tuple[FloatArray, tuple[bool,
             break
         rows = updated
     return unit_rows(rows), tuple(measured)
-
-
-Floats = npt.NDArray[np.float64]
-
-MAX_PIXELS = 8000
-OUTSIDE = 1500.0  # cost of one OD outside, relative to that of a relative change of volume
-# noise of pooled OD: with three stains no channel is left to measure it in
-NOISE_SHARE, NOISE_OD = 0.013, 0.001
-MIN_SEPARATION_SHARE = 0.5  # least share of the library's angles; a collapsed cone is refused
-_STEP = 0.05  # radians, of the first simplex
 
 
 def smallest_cone(y: FloatArray, start: FloatArray, library: FloatArray) -> FloatArray:

@@ -33,6 +33,15 @@ BETA2, EPSILON = 0.99, 1e-8
 WARM_SHARE = 0.1  # share of the steps in which the rate rises
 FIRST, LAST = 1 / 25, 1 / 25e4  # rates relative to the highest rate
 MOMENTUM = (0.95, 0.85)  # beta1 at the lowest and at the highest rate
+CROP = 96  # pixels, side of a training crop, a multiple of 4
+GROUPS, CROPS_PER_GROUP = 2, 2  # a group is computed at once; independent of the threads
+FULL_RESOLUTION_SHARE = 0.15  # of the crops
+MIN_TISSUE = 0.3  # share of a crop
+_TRIES = 12
+_CHECKED_TILES = 4
+OnStep = Callable[[], None]
+# truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and its generator for further draws
+_Crops = tuple[FloatArray, FloatArray, np.random.Generator]
 
 
 class OneCycleAdam:
@@ -97,17 +106,6 @@ def one_cycle(step: int, steps: int, rate: float) -> tuple[float, float]:
 
 def _between(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
-
-
-CROP = 96  # pixels, side of a training crop, a multiple of 4
-GROUPS, CROPS_PER_GROUP = 2, 2  # a group is computed at once; independent of the threads
-FULL_RESOLUTION_SHARE = 0.15  # of the crops
-MIN_TISSUE = 0.3  # share of a crop
-_TRIES = 12
-_CHECKED_TILES = 4
-OnStep = Callable[[], None]
-# truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and its generator for further draws
-_Crops = tuple[FloatArray, FloatArray, np.random.Generator]
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def train_slide_network(
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None
-    prior_weight = _prior_weight(lit, final, prior, acquisition, scale, device, executor)
+    prior_weight = estimate_prior_weight(lit, final, prior, acquisition, scale, device, executor)
     arrays = {k: v.cpu().numpy() for k, v in final.items()}
     return replace(
         prior, prior_weight=prior_weight, network=arrays, loss=loss, acquisition=acquisition
@@ -265,7 +263,7 @@ def _pgdips(
     return (preset.alpha * fit + preset.beta * shared).sum()
 
 
-def _prior_weight(
+def estimate_prior_weight(
     tiles: Sequence[TileInput],
     weights: dict[str, Tensor],
     prior: SlidePrior,

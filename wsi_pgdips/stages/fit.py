@@ -27,6 +27,7 @@ READ_THREADS = 2
 UNREAD = "calibration_unread"  # flag: the prior lacks tiles that could not be read
 NETWORK_BYTES = 10**9  # of one network of a tile with its gradients, as published
 MEMORY_SHARE = 0.9
+_TOGETHER = ("stain_matrix", "spectral_correction", "background", "confidence")
 JPEG_BLOCK = 16  # pixels; of a JPEG with halved chroma
 OnTile = Callable[[], None]
 TileIndex = tuple[int, int]
@@ -142,7 +143,7 @@ def fit_block(
         context, prior, plan, device, threads, batch, keep
     ):
         fits[tile] = fit
-        if with_maps and network_map is not None:
+        if network_map is not None:
             maps[tile] = network_map
         if fault is not None:
             on_fault(tile, fault)
@@ -162,7 +163,7 @@ def _fitted(
     """Yield fits in batches: one tile a batch on the CPU, several batches at once in threads."""
     halo = HALO if context.preset.noise_input or needs_focus(prior) else 0
     solo = _solo(context, device)
-    size = 1 if solo else batch or batch_for(*_free_memory(device), context.stains.n)
+    size = 1 if solo else batch or batch_for(*torch.cuda.mem_get_info(device), context.stains.n)
     workers = threads if solo else 1
     chosen = set(plan.fit)
     # where maps are blended, tiles with little tissue need one too, or a border would show
@@ -241,21 +242,14 @@ def batch_for(free: int, total: int, stains: int) -> int:
     return max(usable // (stains * NETWORK_BYTES), 1)
 
 
-def _free_memory(device: torch.device) -> tuple[int, int]:
-    free, total = torch.cuda.mem_get_info(device)
-    return free, total
-
-
 def _failed(context: Context, prior: SlidePrior, tile: TileIndex, flag: TileFlag) -> TileFit:
     return fallback(context.tile_background[tile], prior, flag)
 
 
-def _map(fit: TileFit, tile: TileInput, context: Context) -> Map:
-    """(N, h, w) map of a tile's own networks, or the closed form where it has none."""
-    if fit.concentration is not None:
+def _map(fit: TileFit, tile: TileInput, context: Context) -> Map | None:
+    """(N, h, w) map of a tile's own networks, or the closed form; None for presets without maps."""
+    if fit.concentration is not None or not context.preset.noise_input:
         return fit.concentration
-    if not context.preset.noise_input:
-        return np.zeros(0, np.float16)
     od = torch.from_numpy(tile.od)
     q = unmix(od, torch.from_numpy(fit.stain_matrix), torch.from_numpy(fit.background))
     return q.numpy().astype(np.float16)
@@ -276,18 +270,14 @@ def _block_fit(
         for i, tile in enumerate(plan.render):
             if tile in maps:
                 concentration[i] = maps[tile]
+    together = {name: np.stack([getattr(r, name) for r in rows]) for name in _TOGETHER}
     return BlockFit(
         index=np.asarray(plan.render, np.int32),
         tissue=np.asarray(plan.fraction, np.float32),
-        stain_matrix=np.stack([r.stain_matrix for r in rows]),
-        spectral_correction=np.stack([r.spectral_correction for r in rows]),
-        background=np.stack([r.background for r in rows]),
-        confidence=np.stack([r.confidence for r in rows]),
         loss=np.array([r.loss for r in rows], np.float32),
         steps=np.array([r.steps for r in rows], np.int32),
         flags=np.array([int(r.flags) for r in rows], np.int32),
-        statistics={
-            name: np.stack([r.statistics[name] for r in rows]) for name in rows[0].statistics
-        },
+        statistics={k: np.stack([r.statistics[k] for r in rows]) for k in rows[0].statistics},
         concentration=concentration,
+        **together,
     )

@@ -1,4 +1,4 @@
-"""The data-consistent render of one tile: q under the blended fields (decision 19)."""
+"""The data-consistent render of one tile: q under the blended fields (decision 22)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``render`` of one tile under the blended fields, on whatever device: pixels in, codes out."""
+"""``render`` of one tile under the blended fields, on any device: pixels in, codes out."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from wsi_pgdips.stages.seams import Strips, along_sides, by_side
 
 TileIndex = tuple[int, int]
 Maps = Callable[[TileIndex], npt.NDArray[np.float16] | None]
-_KEPT = threading.local()  # maps so large that fetching their memory takes longer than filling it
+_KEPT = threading.local()  # maps so large that new memory for them takes longer than their use
 NEUTRAL_PRIOR_WEIGHT = 1e-3  # below, a prior map moves q by less than the stored step
 
 
 @dataclass(frozen=True)
 class RenderedTile:
-    """What one tile adds to its block.
+    """The arrays that one tile adds to its block.
 
     Attributes:
         codes: (N, h, w) uint16. residual_rms: uint16 codes at the level of ``qc/residual``.
@@ -48,11 +48,12 @@ class RenderedTile:
 
 
 class TileRenderer:
-    """Renders the tiles of a slide; may be called by several threads at once.
+    """Renders the tiles of a slide; several threads may call it at once.
 
     Args:
         context: of the slide. prior: its network and Lambda. fields, slide_matrix: of ``blend``.
-        maps: network maps of tiles that have networks of their own. device: where to compute.
+        maps: returns the map of a tile's own networks, None where it has none.
+        device: where to compute.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class TileRenderer:
         self._streams = threading.local()
 
     def region(self, tile: TileIndex) -> Region:
-        """What is read for a tile: with the halo where its network looks beyond it."""
+        """Return the region to read for a tile: with its halo where the network needs it."""
         if self._network:
             return self._context.with_halo(self._context.tile_square(tile))
         return self._context.grid.tile_region(*tile)
@@ -90,7 +91,7 @@ class TileRenderer:
         return bool(self._network)
 
     def render(self, tile: TileIndex, rgb: ByteArray, *, halo_read: bool) -> RenderedTile:
-        """One tile.
+        """Render one tile.
 
         Args:
             rgb: (h, w, 3) of :meth:`region`, or of the tile's own pixels alone where ``halo_read``
@@ -135,7 +136,7 @@ class TileRenderer:
         return RenderedTile(codes, rms, stored, strips)
 
     def _densities(self, rgb: ByteArray, margins: tuple[int, ...]) -> Tensor:
-        """(3, H, W) OD on the device; to a GPU go bytes."""
+        """(3, H, W) OD on the device; a GPU is sent bytes."""
         if self._device.type == "cpu":
             return torch.from_numpy(planar_od(rgb, margins))
         pixels = torch.from_numpy(reflected(rgb, margins)).pin_memory()
@@ -153,7 +154,7 @@ class TileRenderer:
         return s, at[-3:]
 
     def _product(self, down: FloatArray, rows: FloatArray) -> Tensor:
-        """(h, a) by (K, a, w) on the device; on a CPU in memory that the thread keeps."""
+        """(h, a) times (K, a, w) on the device; on a CPU in memory that the thread keeps."""
         if self._device.type != "cpu":
             return self._on_device(down) @ self._on_device(rows)
         shape = (len(rows), len(down), rows.shape[2])
@@ -163,9 +164,9 @@ class TileRenderer:
         return torch.from_numpy(np.matmul(down, rows, out=kept))
 
     def _prior_map(self, tile: TileIndex, region: Region) -> FloatArray | None:
-        """(N, h, w) the network's q at the pixels of a tile, neighbours faded in at the borders.
+        """(N, h, w) map of a tile's own networks, faded into its neighbours' at the borders.
 
-        None for a tile without a map, as one that could not be fitted.
+        None for a tile without a map, such as one that could not be fitted.
         """
         side = self._context.grid.tile
         found = {}
@@ -180,7 +181,7 @@ class TileRenderer:
         return np.ascontiguousarray(faded[:, : region.h, : region.w])
 
     def _strips(self, tile: TileIndex, od: Tensor, q: Tensor, anchor: Tensor | None) -> Strips:
-        """d along the sides; the reference is rendered in the same way, prior map included."""
+        """d along the sides; the reference is rendered in the same way, with the prior map."""
         f, b0 = self._fields, self._context.b0
         own_s, own_b = f.raw_stain_matrix[tile], f.raw_background[tile]
         own_s = np.where(np.isfinite(own_s), own_s, self._matrix.numpy()).astype(np.float32)
@@ -202,7 +203,7 @@ class TileRenderer:
 
     @contextlib.contextmanager
     def _stream(self) -> Iterator[None]:
-        """A stream of the calling thread's own, so that copies of one overlap work of another."""
+        """Use a stream of the calling thread, so that copies of one overlap work of another."""
         if self._device.type != "cuda":
             yield
             return

@@ -36,6 +36,16 @@ from wsi_pgdips.tiles.whitepoint import (
 
 Masker = Literal["otsu", "morphological"]
 MASKERS = ("otsu", "morphological")
+DILATION_UM = 32.0
+GLASS_MARGIN_UM = 40.0
+HOLE_UM = 200.0  # a hole of this diameter or less is filled
+GAP_UM = 24.0  # clefts twice as wide are closed
+SPECK_UM2 = 500.0  # area of stained pixels; pieces with less are dust
+_TEXTURE_OD = 0.010
+_SPARSE = 0.02  # with a smaller share of glass, gaps of the tissue are searched for glass, too
+_LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
+_STAINED_OD = 0.15  # OD sum above glass that no glass has
+BACKGROUND_ASSUMED = "background_from_palest"
 
 
 def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
@@ -91,18 +101,6 @@ def _quiet_import() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-DILATION_UM = 32.0
-GLASS_MARGIN_UM = 40.0
-HOLE_UM = 200.0  # a hole of this diameter or less is filled
-GAP_UM = 24.0  # clefts twice as wide are closed
-SPECK_UM2 = 500.0  # area of stained pixels; pieces with less are dust
-_TEXTURE_OD = 0.010
-_SPARSE = 0.02  # with a smaller share of glass, gaps of the tissue are searched for glass, too
-_LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
-_STAINED_OD = 0.15  # OD sum above glass that no glass has
-BACKGROUND_ASSUMED = "background_from_palest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +208,13 @@ def find_tissue(
         flags.append("mask_from_file")
     else:
         solid = _tissue(rgb, glass, mpp, masker)
-        core = _filled(solid, mpp) & ~glass.padding
-        mask = _dilated(core, DILATION_UM / mpp)
+        core = filled(solid, mpp) & ~glass.padding
+        mask = dilated(core, DILATION_UM / mpp)
         if glass.found:
             mask &= ~glass.padding
     # tissue outside a drawn mask is not glass either
     stained = solid if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
-    clear = glass.clear & ~_dilated(stained, GLASS_MARGIN_UM / mpp)
+    clear = glass.clear & ~dilated(stained, GLASS_MARGIN_UM / mpp)
     glass_od = rgb_to_od(rgb)
     fine, ratio = rgb, 1.0
     if clear.mean() < _SPARSE or "glass_saturated" in flags:
@@ -295,14 +293,14 @@ def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArr
     return np.asarray(keep[labels] & ~glass.padding)
 
 
-def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
+def filled(tissue: BoolArray, mpp: float) -> BoolArray:
     """Close narrow clefts and fill holes up to ``HOLE_UM``; larger holes are lumens or glass."""
     from scipy import ndimage
 
     gap = GAP_UM / mpp
     pad = int(np.ceil(gap)) + 1
     # closing by distance: with the padding, the erosion does not remove tissue at the border
-    grown = _dilated(np.pad(tissue, pad, mode="edge"), gap)
+    grown = dilated(np.pad(tissue, pad, mode="edge"), gap)
     closed = ndimage.distance_transform_edt(grown) > gap if not grown.all() else grown
     out = tissue | np.asarray(closed, bool)[pad:-pad, pad:-pad]
     labels, n = ndimage.label(~out)
@@ -314,7 +312,7 @@ def _filled(tissue: BoolArray, mpp: float) -> BoolArray:
     return np.asarray(out | small[labels])
 
 
-def _dilated(mask: BoolArray, radius: float) -> BoolArray:
+def dilated(mask: BoolArray, radius: float) -> BoolArray:
     """Grow a mask by a disk of ``radius`` pixels."""
     from scipy import ndimage
 

@@ -16,7 +16,7 @@ from wsi_pgdips.cohort.report import rows_of
 from wsi_pgdips.cohort.runner import CohortJob, on_slide
 from wsi_pgdips.cohort.state import State
 from wsi_pgdips.cohort.work import WHOLE
-from wsi_pgdips.pipeline.lock import held_by_another
+from wsi_pgdips.pipeline.lock import is_locked
 
 PLAN = "plan"
 REPEATS = 5
@@ -46,7 +46,7 @@ def measure_plan(records: Records, folder: Path, count: int) -> None:
 
     acts: dict[str, Callable[[], Any]] = {
         "plan_ms_per_slide": opened,
-        "held_ms_per_slide": lambda: held_by_another(job.output(last), WHOLE),
+        "held_ms_per_slide": lambda: is_locked(job.output(last), WHOLE),
         # a slide that cannot be opened: everything beside the work
         "dispatch_ms_per_slide": lambda: on_slide(CohortJob(str(job.path), "cpu", 1), last.name),
         "status_ms": lambda: rows_of(job, cohort),

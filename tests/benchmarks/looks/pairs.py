@@ -13,7 +13,7 @@ from benchmarks.looks.cameras import CAMERAS
 from benchmarks.looks.scores import over_white
 from benchmarks.quality import similarity
 from wsi_pgdips.phantom.config import load_phantom_config
-from wsi_pgdips.phantom.writer import Phantom
+from wsi_pgdips.phantom.phantom import Phantom
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource

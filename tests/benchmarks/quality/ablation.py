@@ -25,8 +25,7 @@ from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.presets import NETWORK_ONLY
 from wsi_pgdips.stages import fit as fitting
 from wsi_pgdips.stages.context import Context, make_context
-from wsi_pgdips.stages.pixels import render_tile
-from wsi_pgdips.stages.render import stain_matrix_at
+from wsi_pgdips.stages.pixels import render_pixels
 
 
 def _without_glass(context: Context) -> Context:
@@ -203,7 +202,7 @@ def render_under(
     """
     prior = solved.prior
     if not prior.network:
-        return render_tile(od, stain_field, background_field).concentration
+        return _rendered(od, stain_field, background_field)
     weights = {k: torch.from_numpy(v) for k, v in prior.network.items()}
     pixels, s, b = (
         torch.from_numpy(np.ascontiguousarray(a)) for a in (od, stain_field, background_field)
@@ -219,7 +218,14 @@ def render_under(
             weights, padded(pixels), padded(s), padded(b), float(prior.spectral_correction.mean())
         )
     anchor = q[:, :h, :w].clamp_min(0).numpy()
-    return render_tile(od, stain_field, background_field, prior.prior_weight, anchor).concentration
+    return _rendered(od, stain_field, background_field, prior.prior_weight, anchor)
+
+
+def _rendered(*arrays: FloatArray) -> FloatArray:
+    """Return (N, H, W) q, from arrays in place of the tensors of ``render_pixels``."""
+    with torch.no_grad():
+        q, _ = render_pixels(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+    return np.asarray(q.numpy())
 
 
 def fields_result(name: str, scene: Scene, solved: Solved) -> Result:
@@ -231,7 +237,8 @@ def fields_result(name: str, scene: Scene, solved: Solved) -> Result:
     if name == "fields-oracle":
         return Result(render_under(od, solved, *scene.pixel_fields()), *scene.tile_fields)
     fields, whole = solved.fields, Region(0, 0, *scene.grid.shape)
-    s = stain_matrix_at(fields, scene.grid, whole)
+    s = interpolate(fields.stain_matrix, scene.grid, whole)
+    s = np.asarray(s / np.maximum(np.sqrt((s * s).sum(1, keepdims=True)), 1e-6), np.float32)
     b = interpolate(fields.background, scene.grid, whole)
     return Result(render_under(od, solved, s, b), fields.tile_stain_matrix, fields.tile_background)
 

@@ -17,7 +17,7 @@ from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.phantom.make import make_phantom
-from wsi_pgdips.phantom.truth import PhantomTruth
+from wsi_pgdips.phantom.phantom import PhantomTruth
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource

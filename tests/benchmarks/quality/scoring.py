@@ -12,12 +12,13 @@ import numpy.typing as npt
 from benchmarks.quality.methods import ABLATION
 from benchmarks.quality.picture import Result
 from benchmarks.quality.scene import Scene
+from benchmarks.quality.seam_steps import seam_steps
 from benchmarks.quality.similarity import SIGMAS, blur
 from benchmarks.records import Records
 from wsi_pgdips.geometry import OutputGrid, Region, bounding_box
 from wsi_pgdips.phantom.score import background_error, stain_angles
 from wsi_pgdips.records import BoolArray, FloatArray
-from wsi_pgdips.stages.seams import seam_steps, seam_summary
+from wsi_pgdips.stages.seams import seam_summary
 
 Floats = npt.NDArray[np.float64]
 _MARGIN = 16  # pixels around the tissue that a blur may draw from

@@ -1,32 +1,42 @@
-"""A stain vector from a slide: the colour of a region that holds one stain."""
+"""What is measured on slides for use on others: the vector of a stain, and the look of a reference.
+
+A stain vector is the colour of a region that holds one stain. A look comes from finished layers, or
+from a quick run of a slide.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_pgdips.errors import OutputError, SettingsError
+from wsi_pgdips.errors import OutputError, SettingsError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import fit_single_stain, load_stains, make_stain_set, save_stains
+from wsi_pgdips.progress import Progress
 from wsi_pgdips.records import FloatArray, StainSet
-from wsi_pgdips.slide.reader import open_source
+from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import find_tissue
+
+if TYPE_CHECKING:
+    from wsi_pgdips.looks.reference import Reference
 
 MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
 class FittedStain:
-    """What a region says.
+    """A stain vector, and how it was found.
 
     Attributes:
-        vector: (3,) unit OD vector. background: (3,) OD of glass that was taken off.
+        vector: (3,) unit OD vector. background: (3,) OD of glass that was subtracted.
         has_glass: False where the slide shows no glass, so that ``background`` is zero.
     """
 
@@ -36,7 +46,7 @@ class FittedStain:
 
 
 def fit_stain(slide: Path, region_l0: Region, *, mpp_source: float | None = None) -> FittedStain:
-    """The stain of a region of one stain, corrected by the slide's glass where there is any.
+    """Fit the vector of a region that holds one stain, corrected by the slide's glass.
 
     Args:
         slide: any slide or image. region_l0: at most 4096 x 4096 level-0 pixels inside it.
@@ -68,7 +78,7 @@ def save_fitted(
     source: str = "",
     add: bool = False,
 ) -> StainSet:
-    """Write a fitted stain as a stain file, alone or as one more of a file that exists.
+    """Write a fitted stain to a stain file, alone or added to the stains of an existing file.
 
     Raises:
         OutputError: the file exists and ``add`` is not set, or it cannot be written.
@@ -105,7 +115,7 @@ def save_fitted(
 
 
 def stains_toml(stains: StainSet) -> str:
-    """The text of a stain file."""
+    """Return the text of a stain file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stains.toml"
         save_stains(stains, path)
@@ -127,3 +137,48 @@ def _check_region(region: Region, shape: tuple[int, int]) -> None:
             found=f"{region.w} x {region.h}",
             where="--region",
         )
+
+
+def fit_reference(
+    paths: Sequence[Path],
+    name: str,
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Reference:
+    """Measure the common look of slides or of finished layers.
+
+    Args:
+        paths: slides, which are run with preset ``fast`` in a temporary folder, or layers.
+        name: of the reference. progress: of these runs.
+        settings: fields of ``ScientificSettings`` for these runs, e.g. ``stains="hdab"``;
+            ``mpp_source`` serves for the files that lack their own.
+
+    Raises:
+        SlideError, OutputError: something cannot be read. StainError: stains differ.
+    """
+    from wsi_pgdips.looks.reference import combine
+
+    return combine([_look(path, progress, settings) for path in paths], name)
+
+
+def _look(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Reference:
+    from wsi_pgdips.layers.reader import open_layers
+    from wsi_pgdips.looks.slide_look import slide_look
+    from wsi_pgdips.pipeline.slide import deconvolve_slide
+
+    if (path / "zarr.json").is_file():
+        return slide_look(open_layers(path))
+    with tempfile.TemporaryDirectory(prefix="wsi-pgdips-") as folder:
+        output = Path(folder) / "layers.ome.zarr"
+        mpp_source = fallback_mpp(path, settings.get("mpp_source"))
+        chosen = {"preset": "fast", **settings, "mpp_source": mpp_source}
+        summary = deconvolve_slide(path, output, progress=progress, **chosen)
+        if summary.incomplete:
+            raise SlideError(
+                "a slide that a reference is fitted to cannot be read everywhere",
+                found=f"{summary.failed_tiles} tiles that failed",
+                where=path,
+                hint="omit it, or give the layers of a finished run",
+            )
+        return slide_look(open_layers(output))
