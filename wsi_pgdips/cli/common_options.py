@@ -13,5 +13,12 @@ LayersPath = Annotated[
 MppSource = Annotated[
     float | None, typer.Option(help="Micrometres per pixel of files that do not say it.")
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings of this page as a flat TOML; the command line wins.", metavar="FILE.toml"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
