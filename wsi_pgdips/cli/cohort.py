@@ -14,8 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wsi_pgdips.cli.common_options import Config, Json, Quiet
-from wsi_pgdips.cli.run_options import with_run_options
+from wsi_pgdips.cli.options import Config, Json, Quiet, with_run_options
 from wsi_pgdips.cli.say import (
     EXIT_INTERRUPTED,
     print_rows,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from wsi_pgdips.cli.common_options import Json, MppSource, Overwrite, Quiet
+from wsi_pgdips.cli.options import Json, MppSource, Overwrite, Quiet
 from wsi_pgdips.cli.say import print_rows, progress_of, refuse, stdout
 
 reference_app = typer.Typer(help="References: the looks that slides are normalised to.")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_pgdips.cli.common_options import Config, Json, MppSource, Quiet
-from wsi_pgdips.cli.run_options import with_run_options, with_settings
+from wsi_pgdips.cli.options import Config, Json, MppSource, Quiet, with_run_options, with_settings
 from wsi_pgdips.cli.say import (
     EXIT_INTERRUPTED,
     print_rows,
