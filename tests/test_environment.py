@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from wsi_pgdips import __version__
-from wsi_pgdips.cli.run_options import settings_table
+from wsi_pgdips.cli.options import settings_table
 from wsi_pgdips.config import PRESETS, ExecutionSettings, ScientificSettings
 from wsi_pgdips.optics.stains import stain_names
 

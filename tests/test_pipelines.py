@@ -334,7 +334,7 @@ def test_nextflow_reads_the_same_columns(manifests: ModuleType):
 
 
 def test_the_template_that_sites_change_is_the_one_that_is_used():
-    packaged = PIPELINES.parent / "wsi_pgdips" / "run" / "slurm" / "job.sbatch.j2"
+    packaged = PIPELINES.parent / "wsi_pgdips" / "slurm" / "job.sbatch.j2"
     assert (PIPELINES / "slurm" / "job.sbatch.j2").read_text() == packaged.read_text()
 
 

@@ -50,7 +50,7 @@ _HOMES = {
     "export_rgb_zarr": "wsi_pgdips.export.rgb_zarr",
     "export_tiff": "wsi_pgdips.export.tiff",
     "export_tiles": "wsi_pgdips.export.tiles",
-    "fit_reference": "wsi_pgdips.pipeline.fit_reference",
+    "fit_reference": "wsi_pgdips.pipeline.references",
     "load_reference": "wsi_pgdips.looks.files",
     "normalize_slide": "wsi_pgdips.export.normalize",
     "open_layers": "wsi_pgdips.layers.reader",

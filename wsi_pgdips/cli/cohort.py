@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wsi_pgdips.cli.run_options import with_run_options
+from wsi_pgdips.cli.options import Config, Json, Quiet, with_run_options
 from wsi_pgdips.cli.say import (
     EXIT_INTERRUPTED,
     print_rows,
@@ -42,13 +42,6 @@ Manifest = Annotated[
         metavar="MANIFEST.csv|DIR",
     ),
 ]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        help="Settings of this page as a flat TOML; the command line wins.",
-        metavar="FILE.toml",
-    ),
-]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(help="Also write each slide in this look.", metavar="NAME|FILE"),
@@ -60,7 +53,6 @@ Retries = Annotated[
         min=0,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")]
 
 
 @cohort_app.command("run")
@@ -128,7 +120,7 @@ def cohort_status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Update until nobody works on a slide.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show how every slide stands: stage, tiles, rate, time left, failures."""
     from wsi_pgdips.cohort.folder import JobFolder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_pgdips.cli.common_options import LayersPath, Overwrite, Quiet
+from wsi_pgdips.cli.options import LayersPath, Overwrite, Quiet
 from wsi_pgdips.cli.say import EXIT_INTERRUPTED, print_rows, progress_of, say_error
 
 if TYPE_CHECKING:

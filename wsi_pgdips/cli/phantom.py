@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from wsi_pgdips.cli.common_options import Quiet
+from wsi_pgdips.cli.options import Quiet
 from wsi_pgdips.cli.say import numbers, print_rows, print_summary, progress_of, stdout
 
 _Description = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from wsi_pgdips.cli.common_options import MppSource, Overwrite, Quiet
+from wsi_pgdips.cli.options import Json, MppSource, Overwrite, Quiet
 from wsi_pgdips.cli.say import print_rows, progress_of, refuse, stdout
 
 reference_app = typer.Typer(help="References: the looks that slides are normalised to.")
@@ -94,7 +94,7 @@ def compare(
     stains: Annotated[str, typer.Option(help="Stain set that finds the structures.")] = "he",
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the comparison.")] = 0.5,
     mpp_source: MppSource = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print colour distances of two slides, over all tissue and over nuclei, stroma and DAB."""
     from wsi_pgdips.looks.distance import compare_slides

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_pgdips.cli.run_options import with_run_options, with_settings
+from wsi_pgdips.cli.options import Config, Json, MppSource, Quiet, with_run_options, with_settings
 from wsi_pgdips.cli.say import (
     EXIT_INTERRUPTED,
     print_rows,
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 _JOBS = "As one job of several"
 
 Slide = Annotated[Path, typer.Argument(help="Slide or image to read.", metavar="SLIDE")]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        help="Settings of this page as a flat TOML; the command line wins.", metavar="FILE.toml"
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @with_run_options
@@ -44,7 +37,7 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also print warnings, and seconds of stages.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")] = False,
+    quiet: Quiet = False,
     stage: Annotated[
         str | None,
         typer.Option(
@@ -118,9 +111,7 @@ def _report_stop(stopped: Stopped, in_vain: bool) -> int:
 def info(
     path: Annotated[Path, typer.Argument(help="A slide, or layers.", metavar="SLIDE|OUT.ome.zarr")],
     as_json: Json = False,
-    mpp_source: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel, where the file states none.")
-    ] = None,
+    mpp_source: MppSource = None,
 ) -> None:
     """Print what a slide or the output of a run holds."""
     from wsi_pgdips.checks.info import describe, inspect

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_pgdips.cli.cohort import Config, Job, Manifest, Quiet, ReferenceOption, Retries
-from wsi_pgdips.cli.run_options import with_run_options
+from wsi_pgdips.cli.cohort import Job, Manifest, ReferenceOption, Retries
+from wsi_pgdips.cli.options import Config, Quiet, with_run_options
 from wsi_pgdips.cli.say import print_rows, refuse, say_note
 
 slurm_app = typer.Typer(help="A cohort as jobs of Slurm.", no_args_is_help=True)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from wsi_pgdips.cli.common_options import MppSource
+from wsi_pgdips.cli.options import MppSource
 from wsi_pgdips.cli.say import numbers, print_rows, stdout
 from wsi_pgdips.geometry import Region
 

@@ -11,7 +11,7 @@ from PIL import Image
 from wsi_pgdips.errors import OutputError
 from wsi_pgdips.optics.physics import compose_od, od_to_rgb, unit_rows
 from wsi_pgdips.records import Fields
-from wsi_pgdips.report.plots import mean_direction, overview, stain_colormap
+from wsi_pgdips.report.overview import mean_direction, overview, stain_colormap
 
 ROWS = unit_rows([[0.65, 0.704, 0.286], [0.269, 0.568, 0.778], [0.072, 0.99, 0.105]])
 LABELS, COLORS = ("Hematoxylin", "DAB", "Eosin"), ("5a4fcf", "8a5a2b", "ff4fa0")

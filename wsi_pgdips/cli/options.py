@@ -1,4 +1,4 @@
-"""The settings of a run, as options of commands and as tables of the documentation."""
+"""Options that several commands share, and the settings of a run as options and as tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
@@ -15,6 +16,22 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from wsi_pgdips.config import ExecutionSettings, ScientificSettings
+
+LayersPath = Annotated[
+    Path, typer.Argument(help="Output of [b]run[/b].", metavar="LAYERS.ome.zarr")
+]
+MppSource = Annotated[
+    float | None, typer.Option(help="Micrometres per pixel of files that do not say it.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings of this page as a flat TOML; the command line wins.", metavar="FILE.toml"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 SETTINGS = {**ScientificSettings.model_fields, **ExecutionSettings.model_fields}
 Command = Callable[..., None]
