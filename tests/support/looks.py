@@ -6,7 +6,6 @@ import numpy as np
 
 from wsi_pgdips.looks.reference import Reference
 
-
 TILE = 64
 
 
