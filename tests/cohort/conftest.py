@@ -38,14 +38,14 @@ def separate(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> OneByOne:
     """Slides are run in this process."""
-    inline = OneByOne()
+    inline = OneByOne(instead_of=pool.slide_pool)
     monkeypatch.setattr(pool, "slide_pool", inline)
     return inline
 
 
 @pytest.fixture
-def two(slides: Path, tmp_path: Path, call: Any) -> Study:
-    """The good slides, and a folder in which nothing is begun."""
+def two(slides: Path, tmp_path: Path, call: Any, here: OneByOne) -> Study:
+    """The good slides, to be run in this process, and a folder in which nothing is begun."""
     for name in GOOD:
         (tmp_path / "slides").mkdir(exist_ok=True)
         shutil.copyfile(slides / f"{name}.tiff", tmp_path / "slides" / f"{name}.tiff")

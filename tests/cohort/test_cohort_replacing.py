@@ -54,7 +54,7 @@ def test_overwriting_is_done_once_and_goes_on(
 
 
 def test_layers_of_others_are_replaced_where_that_is_asked_for(
-    two: Study, here: OneByOne, separate: dict[str, Path]
+    two: Study, separate: dict[str, Path]
 ) -> None:
     table(two.slides, "slide", "a.tiff")
     shutil.copytree(separate["b"], two.layers("a"))
@@ -134,7 +134,7 @@ def test_slides_have_settings_and_looks_of_their_own(two: Study, here: OneByOne,
     assert call("cohort", "verify", two.job, "--quiet") == 0
 
 
-def test_a_copy_of_ones_own_is_not_replaced(two: Study, here: OneByOne) -> None:
+def test_a_copy_of_ones_own_is_not_replaced(two: Study) -> None:
     table(two.slides, "slide", "a.tiff")
     mine = two.layers("a").with_name("a.self.tiff")
     mine.parent.mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_a_copy_of_ones_own_is_not_replaced(two: Study, here: OneByOne) -> None:
     assert mine.read_text() == "precious"
 
 
-def test_a_copy_of_layers_that_were_made_anew_is_replaced(one: Study, here: OneByOne) -> None:
+def test_a_copy_of_layers_that_were_made_anew_is_replaced(one: Study) -> None:
     assert one.run("--reference=self") == 0
     copy = one.layers("a").with_name("a.self.tiff")
     before = copy.read_bytes()
@@ -156,7 +156,7 @@ def test_a_copy_of_layers_that_were_made_anew_is_replaced(one: Study, here: OneB
     assert len(copy.read_bytes()) == len(before)
 
 
-def test_another_look_of_the_same_name(one: Study, here: OneByOne, call: Any) -> None:
+def test_another_look_of_the_same_name(one: Study, call: Any) -> None:
     looks = [one.slides / f"{i}" / "look.json" for i in (1, 2)]
     for look in looks:
         look.parent.mkdir()

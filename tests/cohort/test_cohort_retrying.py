@@ -80,9 +80,7 @@ def test_a_slide_that_comes_later_is_picked_up(one: Study, here: OneByOne) -> No
     assert one.run() == 0
 
 
-def test_a_fault_that_passes_is_waited_for(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_that_passes_is_waited_for(one: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     raw = OSError(errno.EIO, "Input/output error")
@@ -96,7 +94,7 @@ def test_a_fault_that_passes_is_waited_for(
 
 
 def test_what_was_begun_before_a_fault_is_not_begun_anew(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert one.run() == 0
     monkeypatch.setattr(time, "sleep", lambda _: None)
@@ -117,9 +115,7 @@ def test_what_was_begun_before_a_fault_is_not_begun_anew(
     assert (len(fits), left) == (1, [])  # of one block
 
 
-def test_one_that_does_not_pass_is_told(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_does_not_pass_is_told(one: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(pipeline, "run_part", failing(*(stale() for _ in range(3))))
@@ -136,7 +132,7 @@ def test_one_that_does_not_pass_is_told(
 
 @pytest.mark.parametrize("passes", [True, False], ids=["a share that comes back", "a hole"])
 def test_tiles_that_cannot_be_read_are_looked_at_once_more(
-    passes: bool, one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    passes: bool, one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away, waits = [True], list[float]()
     for kind in (reader.OpenSlidePyramid, image.TiffPyramid):
@@ -168,7 +164,7 @@ def test_tiles_that_cannot_be_read_are_looked_at_once_more(
 
 
 def test_a_state_is_written_when_the_disk_is_back(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine, waits = StateFile._write, list[float]()
 
@@ -187,7 +183,7 @@ def test_a_state_is_written_when_the_disk_is_back(
 
 
 def test_a_state_that_cannot_be_written_leaves_that_of_before(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with monkeypatch.context() as broken:

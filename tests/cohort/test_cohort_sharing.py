@@ -19,7 +19,7 @@ from wsi_pgdips.pipeline import slide as pipeline
 
 
 def test_what_another_process_holds_is_left_to_it(
-    two: Study, here: OneByOne, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    two: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEATS", 0)  # it has shown for long enough that it works
     with lock.lock_output(two.layers("a")):
@@ -36,7 +36,7 @@ def test_what_another_process_holds_is_left_to_it(
 
 @pytest.mark.parametrize("where", ["output", "state"])
 def test_who_has_just_died_elsewhere_is_waited_for(
-    where: str, one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    where: str, one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = one.layers("a") if where == "output" else one.job / "state" / "a" / "run"
     place.parent.mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_who_has_just_died_elsewhere_is_waited_for(
 
 
 def test_a_slide_is_in_hand_before_and_after_its_output_is(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
     genuine = pipeline.run_part

@@ -30,7 +30,6 @@ from wsi_pgdips.pipeline import slide as pipeline
 def test_a_surprise_stays_with_its_slide(
     error: Exception,
     two: Study,
-    here: OneByOne,
     call: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -49,7 +48,7 @@ def test_a_surprise_stays_with_its_slide(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_state_that_cannot_be_written_stays_with_its_slide(two: Study, here: OneByOne) -> None:
+def test_a_state_that_cannot_be_written_stays_with_its_slide(two: Study) -> None:
     (two.job / "state").mkdir(parents=True)
     (two.job / "state" / "a").write_text("in the way")
     assert two.run() == 3
@@ -63,7 +62,7 @@ def test_a_state_that_cannot_be_written_stays_with_its_slide(two: Study, here: O
 
 
 def test_who_was_taken_for_dead_does_not_spoil_what_another_has_finished(
-    one: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
+    one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = pipeline.run_part
 
@@ -97,8 +96,9 @@ def deadly(job: Any, name: str, on_tile: Any = None) -> Any:
 
 
 def test_a_slide_that_kills_its_process_leaves_the_others_alone(
-    two: Study, monkeypatch: pytest.MonkeyPatch
+    two: Study, here: OneByOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "slide_pool", here.instead_of)
     shutil.copyfile(two.slides / "a.tiff", two.slides / "c.tiff")
     table(two.slides, "slide", "b.tiff", "a.tiff", "c.tiff")
     monkeypatch.setattr(runner, "on_slide", deadly)
@@ -107,7 +107,7 @@ def test_a_slide_that_kills_its_process_leaves_the_others_alone(
     row = two.failures()["b"]
     assert "died twice" in row["reason"]
     assert "memory" in row["what_to_do"]
-    monkeypatch.setattr(pool, "slide_pool", OneByOne())
+    monkeypatch.setattr(pool, "slide_pool", here)
     monkeypatch.setattr(runner, "on_slide", GENUINE)
     assert two.retry("--failed") == 0
     assert two.leftovers() == []
@@ -140,12 +140,7 @@ def test_a_worker_that_cannot_read_the_plan_fails_its_slide_alone(
     ],
 )
 def test_a_log_that_cannot_be_written_hides_nothing(
-    error: BaseException | None,
-    code: int,
-    status: str,
-    one: Study,
-    here: OneByOne,
-    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException | None, code: int, status: str, one: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (one.job / "logs").mkdir(parents=True)
     (one.job / "logs" / "a.log").symlink_to("/dev/full")
@@ -156,7 +151,6 @@ def test_a_log_that_cannot_be_written_hides_nothing(
 
 def test_a_signal_ends_it_and_it_goes_on(
     two: Study,
-    here: OneByOne,
     call: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -184,9 +178,7 @@ def test_a_signal_ends_it_and_it_goes_on(
         assert differing(separate[name], two.layers(name)) == []
 
 
-def test_a_signal_ends_worker_processes_too(
-    slides: Path, two: Study, call: Any, here: OneByOne
-) -> None:
+def test_a_signal_ends_worker_processes_too(slides: Path, two: Study, call: Any) -> None:
     slow = ("--preset=balanced", *OPTIONS[1:])
     arguments = ["cohort", "run", two.manifest, two.job, *slow, "--workers=1"]
     command = [sys.executable, "-m", "wsi_pgdips", *map(str, arguments)]

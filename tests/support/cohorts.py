@@ -158,11 +158,13 @@ class OneByOne:
     """In place of worker processes: this one.
 
     Args:
-        before: called with the name of each slide before it is worked on.
+        before: called with the name of each slide before it is worked on. instead_of: the pool.
     """
 
-    def __init__(self, before: Callable[[str], object] = lambda name: None) -> None:
-        self.before, self.seen = before, list[str]()
+    def __init__(
+        self, before: Callable[[str], object] = lambda name: None, instead_of: Any = None
+    ) -> None:
+        self.before, self.seen, self.instead_of = before, list[str](), instead_of
 
     def __call__(self, *_: object) -> tuple[OneByOne, int]:
         return self, 1
