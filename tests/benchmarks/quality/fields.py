@@ -13,8 +13,8 @@ from wsi_pgdips.geometry import Region
 from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver import slide_network
-from wsi_pgdips.stages.pixels import render_tile
 from wsi_pgdips.stages.render import stain_matrix_at
+from wsi_pgdips.stages.pixels import render_tile
 
 if TYPE_CHECKING:
     from wsi_pgdips.pipeline.image import Solved
