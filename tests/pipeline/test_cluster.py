@@ -10,10 +10,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import dask
 import pytest
@@ -80,7 +81,7 @@ def test_a_cohort_by_workers_of_a_scheduler_elsewhere(
     manifest = tmp_path / "cohort.csv"
     manifest.write_text("slide\na.tiff\nbroken.tiff\nb.tiff\n")
     options = [f"--{name.replace('_', '-')}={value}" for name, value in FAST.items()]
-    with outer(tmp_path, lanes=2) as address:
+    with outer(tmp_path) as address:
         asked = ["cohort", "run", manifest, tmp_path / "job", f"--stains={slide.stains}", *options]
         assert call(*asked, f"--cluster={address}", "--threads=1", "--quiet") == 3
     summary = json.loads((tmp_path / "job" / "summary.json").read_bytes())
@@ -144,48 +145,35 @@ def test_a_scheduler_that_is_not_there(
     call: Any, slide: Slide, tmp_path: Path, capsys: Any
 ) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    output = tmp_path / "out.ome.zarr"
     arguments = ["--stains", slide.stains, "--preset", "fast", "--block", 1024, "--tile", 256]
-    assert call("run", slide.path, output, *arguments, "--cluster", address) == 2
+    assert call("run", slide.path, tmp_path / "out", *arguments, "--cluster", address) == 2
     said = "".join(capsys.readouterr().err.split())
     assert "daskclustercannotbeused" in said
     assert address in said
     assert "Traceback" not in said
 
 
+def answer_once(server: socket.socket, answer: bytes) -> None:
+    with server.accept()[0] as connection:
+        connection.recv(2**16)
+        connection.sendall(answer)
+
+
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(99)])
 def test_a_port_of_something_else(answer: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing, one that hangs up, and two that speak another language."""
-    assert dask_workers.CONNECT_S <= dask_workers.ANSWER_S < 30
+    assert dask_workers.ANSWER_S < 30
     monkeypatch.setattr(dask_workers, "ANSWER_S", 2)
+    begun = time.monotonic()
+    said = r"be used\n  expected: .*dask.*\n  found: .+\n  where: .*127.*\n.*this is its port"
     with socket.create_server(("127.0.0.1", 0)) as server:
-        accepted: list[socket.socket] = []
-
-        def serve() -> None:
-            with suppress(OSError):  # the server was closed
-                while True:
-                    accepted.append(server.accept()[0])
-                    if answer is not None:
-                        accepted[-1].sendall(answer)
-                        accepted[-1].shutdown(socket.SHUT_WR)
-
-        threading.Thread(target=serve, daemon=True).start()
+        if answer is not None:
+            threading.Thread(target=answer_once, args=(server, answer)).start()
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        begun = time.monotonic()
-        with pytest.raises(ClusterError, match="cannot be used") as refused:
+        with pytest.raises(ClusterError, match=said) as refused:
             make_pool("cpu", None, None, address)
-        assert time.monotonic() - begun < 15
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in accepted:
-        connection.close()
-    error = refused.value
-    assert accepted
-    assert "dask" in str(error.expected)
-    assert str(error.found).strip()
-    assert address in str(error.where)
-    assert "port" in str(error.hint)
-    if answer != b"":
-        assert error.found == "no answer from a dask scheduler within 2 s"
+    assert time.monotonic() - begun < 15
+    assert answer == b"" or "no answer from a dask scheduler within 2 s" in str(refused.value)
 
 
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +189,8 @@ def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_worker_that_is_paused_ends_what_it_has_begun(executing: int, works: bool) -> None:
     metrics = {"task_counts": {"executing": executing} if executing else {}}
     info = {"workers": {"tcp://a:1": {"status": "paused", "metrics": metrics}}}
-    client = SimpleNamespace(status="running", scheduler_info=lambda n_workers: info)
-    assert bool(DaskPool(client, "there").running()) == works
+    pool = DaskPool(SimpleNamespace(status="running", scheduler_info=lambda n_workers: info), "")
+    assert bool(pool.running()) == works
 
 
 def unknown_there() -> str:
@@ -219,13 +207,12 @@ def test_a_scheduler_or_workers_without_this_program(
         make_pool("cpu", None, None, address)
 
 
-def test_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with outer(tmp_path) as address:
-        for name, value in (("__version__", "0.0.0"), ("version", lambda package: "2020.1.0")):
-            with monkeypatch.context() as patch:
-                patch.setattr(dask_workers, name, value)
-                with pytest.raises(ClusterError, match=r"expected: .*(0\.0\.0|2020\.1\.0)"):
-                    make_pool("cpu", None, None, address)
+@pytest.mark.parametrize("name", ["__version__", "version"])
+def test_another_version(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pytest.raises(ClusterError, match=f"found: {dask_workers.versions()}")
+    with scheduler(tmp_path) as address, found:
+        monkeypatch.setattr(dask_workers, name, Mock(return_value="2020.1.0"))
+        make_pool("cpu", None, None, address)
 
 
 def where_it_is(job: SlideJob) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PATIENCE_S = 120
+Env = Mapping[str, str] | None
 
 
 def free_port() -> int:
@@ -46,7 +47,7 @@ def program(log: Path, module: str, *arguments: object, env: Mapping[str, str]) 
 
 
 @contextmanager
-def scheduler(folder: Path, scheme: str = "tcp", env: Mapping[str, str] | None = None):
+def scheduler(folder: Path, scheme: str = "tcp", env: Env = None):
     """Its address, once it answers."""
     port = free_port()
     arguments = ("--port", port, "--host", f"{scheme}://127.0.0.1", "--no-dashboard")
@@ -65,20 +66,14 @@ def scheduler(folder: Path, scheme: str = "tcp", env: Mapping[str, str] | None =
 
 @contextmanager
 def outer(
-    folder: Path,
-    scheme: str = "tcp",
-    lanes: int = 2,
-    env: Mapping[str, str] | None = None,
-    worker_env: Mapping[str, str] | None = None,
+    folder: Path, scheme: str = "tcp", env: Env = None, worker_env: Env = None
 ) -> Iterator[str]:
     """The address of a scheduler with one worker, which its nanny restarts."""
     with ExitStack() as stack:
         address = stack.enter_context(scheduler(folder, scheme, env))
-        arguments = ("--nthreads", lanes, "--host", "127.0.0.1", "--memory-limit", 0)
+        arguments = ("--nthreads", 2, "--host", "127.0.0.1", "--memory-limit", 0)
         arguments += ("--no-dashboard", "--local-directory", folder / "scratch", address)
         log = folder / "worker.log"
-        worker = program(
-            log, "distributed.cli.dask_worker", *arguments, env=worker_env or env or {}
-        )
-        stack.enter_context(worker)
+        env = worker_env or env or {}
+        stack.enter_context(program(log, "distributed.cli.dask_worker", *arguments, env=env))
         yield address
