@@ -45,12 +45,13 @@ class Result:
 
     Attributes:
         maps: (N, H, W) q. stain_matrix: (N, 3), or (GY, GX, N, 3) at tile centres.
-        background: (3,), or (GY, GX, 3).
+        background: (3,), or (GY, GX, 3). tissue: (H, W), as the product sees it, in memory only.
     """
 
     maps: FloatArray
     stain_matrix: FloatArray
     background: FloatArray
+    tissue: BoolArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
