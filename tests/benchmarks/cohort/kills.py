@@ -20,13 +20,7 @@ FAULTS = ("wrong_files", "lost_files", "left_behind", "refused_starts")
 SHAPE, QUICK_SHAPE = (3072, 4096), (1100, 1500)  # twelve blocks, and four
 CHEAP = "--tile 256 --block 1024 --calibration-tiles 2 --calibration-steps 5 --device cpu --quiet"
 SEED = 11
-METRICS = (
-    "kills",
-    *(f"killed_in_{moment}" for moment in MOMENTS),
-    "runs",
-    "files_compared",
-    *FAULTS,
-)
+METRICS = ("kills", *(f"killed_in_{m}" for m in MOMENTS), "runs", "files_compared", *FAULTS)
 IN_PARTS: tuple[Step, ...] = (
     ("--stage calibrate",),
     ("--stage fit --part 1/2", "--stage fit --part 2/2"),

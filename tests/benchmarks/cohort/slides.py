@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.records import Records
-from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.folder import JobFolder
 from wsi_pgdips.cohort.state import State, read_states
 from wsi_pgdips.errors import IncompleteRunError
 from wsi_pgdips.layers.provenance import read_run_record
@@ -144,19 +144,13 @@ def _add(records: Records, watch: Watch, begun: float, wall_s: float) -> None:
         "beside_work_s_per_slide": (in_hand_s - work_s) / count,
         "between_s_per_slide": (wall_s - start_s - end_s - in_hand_s) / count,
     }
-    for stage, seconds in _stages(job, cohort).items():
-        found[f"{stage}_s_per_slide"] = seconds / count
+    stages = Counter[str]()
+    for entry in cohort.entries:
+        stages.update(read_run_record(job.output(entry))["wall_s"])
+    found |= {f"{stage}_s_per_slide": seconds / count for stage, seconds in stages.items()}
     memory = {share: watch.at(share) for share in SHARES}
     for k, what in enumerate(("worker", "program")):
         found |= {f"{what}_mb_at_{share}": memory[share][k] for share in SHARES}
         found[f"{what}_mb_growth"] = memory[100][k] / memory[10][k]
     found["worker_processes"] = len(watch.workers)
     records.add(found, case=SLIDES, how="fast")
-
-
-def _stages(job: JobFolder, cohort: Cohort) -> dict[str, float]:
-    """Seconds of each stage, of all slides."""
-    total = Counter[str]()
-    for entry in cohort.entries:
-        total.update(read_run_record(job.output(entry))["wall_s"])
-    return dict(total)

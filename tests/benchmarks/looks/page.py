@@ -57,17 +57,10 @@ def _short(records: pd.DataFrame, value: Values, shown: dict[str, list[str]]) ->
     found = []
     for kind, names in shown.items():
         parts = _parts(only(records, kind=kind))
-        rows = [
-            [
-                _named(method),
-                *(
-                    number(_mean_left(value, kind, names, method, metric, part), 2)
-                    for metric in SPACES
-                    for part in parts
-                ),
-            ]
-            for method in METHODS[1:]
-        ]
+        rows = []
+        for method in METHODS[1:]:
+            left = [_mean_left(value, kind, names, method, s, p) for s in SPACES for p in parts]
+            rows.append([_named(method), *(number(v, 2) for v in left)])
         header = ["method", *(f"{space}, {part}" for space in SPACES.values() for part in parts)]
         found.append(f"{TITLES[kind]}, {len(names)} pairs.\n\n" + table(header, rows))
     return PROSE["short"] + "\n" + "\n".join(found)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality.methods import ABLATION
+from benchmarks.quality.methods import ABLATION, BY_NAME
 from benchmarks.quality.picture import Result
 from benchmarks.quality.scene import Scene
 from wsi_pgdips import machine
@@ -60,7 +60,7 @@ class Product:
         Raises:
             SlideError: there is no tissue.
         """
-        if method.startswith(ABLATION):
+        if BY_NAME[method].family == "ablation":
             return self._ablation(method.removeprefix(ABLATION))
         if method == "balanced" and not options:
             return _result(render(self.balanced, *self._how))
@@ -81,9 +81,9 @@ class Product:
         """
         out = folder / f"{preset}.ome.zarr"
         keeper = _Keeper(out)
-        stains = str(scene.stains_file)
-        asked: dict[str, Any] = {"stains": stains, "preset": preset, "progress": keeper}
-        summary = deconvolve_slide(scene.slide, out, mpp="native", **asked)
+        made = scene.made
+        asked: dict[str, Any] = {"stains": str(made.stains), "preset": preset, "progress": keeper}
+        summary = deconvolve_slide(made.truth.path, out, mpp="native", **asked)
         if preset == "balanced":
             self.prior = keeper.prior
         layers = open_layers(out)
