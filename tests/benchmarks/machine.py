@@ -1,4 +1,4 @@
-"""What a speed was measured on, in words that another reader understands."""
+"""The machine that a speed was measured on, in words that other readers understand."""
 
 from __future__ import annotations
 

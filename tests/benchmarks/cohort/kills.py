@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants and started again: each file is to be the same bytes."""
+"""Runs that are killed at random instants and started again: every file must be the same bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IN_PARTS: tuple[Step, ...] = (
 
 @dataclass(frozen=True)
 class Way:
-    """How a slide is run: its preset, and the processes of one step after the other."""
+    """A way to run a slide: its preset, and for each step, in order, its processes."""
 
     preset: str
     name: str
@@ -59,7 +59,7 @@ WAYS = (
 def measure_kills(
     records: Records, folder: Path, count: int, say: Say, *, quick: bool = False
 ) -> None:
-    """Kill so many times, and compare each run that came to its end with an undisturbed one.
+    """Kill runs ``count`` times, and compare each run that finished with an undisturbed one.
 
     Raises:
         IncompleteRunError: an undisturbed run failed.

@@ -1,4 +1,4 @@
-"""What the project asks of a normalised look, and what was found: met or not, and by how much."""
+"""The project's bars for a normalised look: what was found, whether it is met, and by how much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a normalised slide is read beside OpenSlide, and how true it is to the slide."""
+"""The speed of reading a normalised slide beside OpenSlide, and its fidelity to the slide."""
 
 from __future__ import annotations
 

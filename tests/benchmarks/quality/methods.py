@@ -1,4 +1,4 @@
-"""What is compared: names, families, and where each can be measured."""
+"""The methods that are compared: names, families, and the scenes they can be measured in."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def choose(
 
 
 def fits(method: Method, scene: str, stains: int) -> bool:
-    """Whether a method can be measured in a kind of scene with so many stains."""
+    """Return whether a method can be measured in a kind of scene with ``stains`` stains."""
     return scene in method.scenes and (stains == 2 or not method.two_stains)
 
 
@@ -108,7 +108,7 @@ def attempts(
     records: Records,
     say: Say,
 ) -> Iterator[tuple[str, Found, float]]:
-    """Measure each method that fits; one that cannot cope leaves a null in the records.
+    """Measure each method that fits; one that fails leaves a null in the records.
 
     Yields:
         name, what was found, and seconds.

@@ -112,7 +112,7 @@ def _fields(records: pd.DataFrame) -> Iterator[str]:
 
 
 def _pairs(records: pd.DataFrame) -> Iterator[str]:
-    """What all pairs say together, then a table for each pair of map and truth."""
+    """One table of all pairs, then a table for each pair of map and truth."""
     if not len(records):
         return
     yield PROSE["pairs"]

@@ -1,6 +1,6 @@
 """One phantom: every method that was asked for, against the exact truth.
 
-Also what ``paper`` takes, and what it gives for it, beside ``balanced``: one small phantom.
+Also the time and the quality of ``paper`` beside ``balanced``, on one small phantom.
 """
 
 from __future__ import annotations

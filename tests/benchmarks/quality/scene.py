@@ -77,7 +77,7 @@ class Scene:
         return self.made.truth.stain_matrix_at(yy, xx), self.made.truth.background_at(yy, xx)
 
     def oracle(self, *, constant: bool = False) -> Result:
-        """Told the truth: the fields at every pixel, or their means over the tissue."""
+        """The closed form under the true fields at each pixel, or under their means over tissue."""
         rows, background = self.pixel_fields()
         if not constant:
             return Result(unmix_od(self.picture.od, rows, background), *self.tile_fields)

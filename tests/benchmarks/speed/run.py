@@ -11,7 +11,7 @@ from benchmarks.machine import device_name, matmul_rate
 from benchmarks.records import Records, Say, check_places, kept_records, lookup, silent
 from benchmarks.speed.parts import open_parts
 from benchmarks.speed.peers import PEERS, peer_time
-from benchmarks.speed.runs import ONCE, STAGES, TimedRun, foreseen, slope, timed_run
+from benchmarks.speed.runs import ONCE, STAGES, TimedRun, estimated, slope, timed_run
 from wsi_pgdips.machine import choose_device, quiet_threads, usable_cpus
 from wsi_pgdips.phantom.make import make_phantom
 from wsi_pgdips.solver.presets import PAPER_STEPS
@@ -87,7 +87,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Phantoms:
-    """What is measured on the two phantoms."""
+    """Everything that is measured on the two phantoms."""
 
     records: Records
     slides: list[Path]
@@ -208,9 +208,9 @@ def _real(records: Records, slide: Path, stains: str, device: str, say: Say) -> 
     """A real slide from end to end; all stages but those that do not grow with it, by its tiles."""
     for preset in PRESETS:
         options, own = _options(preset, device), records.at(method=preset)
-        said = foreseen(slide, stains, *options)
+        estimate = estimated(slide, stains, *options)
         run = timed_run(slide, stains, *options)
-        own.add(said, stage=ESTIMATE)
+        own.add(estimate, stage=ESTIMATE)
         own.add(run.found, stage="run")
         seconds = run.seconds / run.tiles
         _add(own, END_TO_END, seconds, run.cpu_seconds / run.tiles, tiles=run.tiles)
@@ -218,7 +218,7 @@ def _real(records: Records, slide: Path, stains: str, device: str, say: Say) -> 
             own.add({"seconds": run.wall[stage]}, stage=stage)
         say(
             f"  {slide.stem}, {preset}: {seconds:.4f} s a tile; "
-            f"{said['seconds']:.1f} s foreseen, {run.found['seconds']:.1f} taken"
+            f"{estimate['seconds']:.1f} s estimated, {run.found['seconds']:.1f} taken"
         )
     name = PEERS[0]
     with open_parts(slide, stains, "fast", "cpu") as parts:
