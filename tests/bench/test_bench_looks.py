@@ -43,7 +43,7 @@ from benchmarks.records import Records, lookup
 from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE, wasserstein
 from wsi_pgdips.records import ByteArray
 
-SIDE = 512
+SIDE = 384
 PLAIN = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 HEMATOXYLIN, EOSIN, BROWN = (100, 85, 160), (230, 150, 190), (110, 70, 40)
 

@@ -120,11 +120,7 @@ def test_a_method_that_cannot_cope_leaves_a_null(monkeypatch):
     monkeypatch.setattr("benchmarks.quality.picture.extract", nothing)
     said: list[str] = []
     made = phantoms.measure_phantom(
-        case,
-        1,
-        choose_methods(["macenko-slide"]),
-        shape=(512, 512),
-        say=said.append,
+        case, 1, choose_methods(["macenko-slide"]), shape=(512, 512), say=said.append
     )
     # and fields are for phantoms whose fields vary
     assert [(r["method"], r["metric"], r["value"]) for r in made.rows] == [

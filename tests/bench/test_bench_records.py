@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -218,3 +219,8 @@ def test_what_is_not_there_is_refused(tmp_path):
         cases.all_cases(None, (tmp_path / "x.svs", "he"))
     with pytest.raises(SettingsError, match="single_stain"):
         cases.choose(cases.all_cases(None), ["nosuch"])
+
+
+def test_the_package_does_not_know_its_benchmarks():
+    files = (ROOT / "wsi_pgdips").rglob("*.py")
+    assert not [p for p in files if re.search(r"(import|from) benchmarks", p.read_text())]

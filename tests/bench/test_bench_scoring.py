@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.quality.ablation import gap_closed
+from benchmarks.quality.fields import gap_closed
 from benchmarks.quality.scoring import Truth
 
 

@@ -13,7 +13,8 @@ PATHS = [str(HERE.parents[1]), str(HERE.parent)]
 if __name__ == "__main__":
     # Python puts this folder itself on the path, where its modules could hide others
     sys.path[:] = PATHS + [p for p in sys.path if p not in PATHS and Path(p).resolve() != HERE]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])
+    others = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, *others])
 
     from benchmarks.commands import main
 

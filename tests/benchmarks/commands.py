@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from wsi_pgdips.errors import WsiPgdipsError
 
@@ -30,23 +31,23 @@ app = typer.Typer(
 
 
 Benchmark = Literal["quality", "speed", "looks", "cohort"]
-Out = Annotated[Path, typer.Option(help="Records to write.", metavar="FILE.json")]
+Out = Annotated[Path, Option(help="Records to write.", metavar="FILE.json")]
 Data = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="Folder with truth/, semisynthetic/, slides/ and scanners/. "
         "[dim]default: phantoms alone[/dim]",
         metavar="DIR",
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A small, fixed slice: a few minutes.")]
+Quick = Annotated[bool, Option("--quick", help="A small, fixed slice: a few minutes.")]
 Page = Annotated[
-    Path | None, typer.Option(help="Also write the page and its figures.", metavar="FILE.md")
+    Path | None, Option(help="Also write the page and its figures.", metavar="FILE.md")
 ]
 Keep = Annotated[
-    bool, typer.Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
+    bool, Option("--keep", help="Keep the records of FILE.json, and measure the rest.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only print errors.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Only print errors.")]
 
 
 NAMES = "NAME,..."
@@ -57,20 +58,20 @@ def quality(
     out: Out,
     data: Data = None,
     preset: Annotated[
-        str | None, typer.Option(help="Presets. [dim]default: balanced,fast[/dim]", metavar=NAMES)
+        str | None, Option(help="Presets. [dim]default: balanced,fast[/dim]", metavar=NAMES)
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Methods. [dim]default: all but paper[/dim]", metavar=NAMES)
+        str | None, Option(help="Methods. [dim]default: all but paper[/dim]", metavar=NAMES)
     ] = None,
     cases: Annotated[
-        str | None, typer.Option(help="Cases. [dim]default: all[/dim]", metavar=NAMES)
+        str | None, Option(help="Cases. [dim]default: all[/dim]", metavar=NAMES)
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Phantoms of each case.", min=1)] = 5,
+    seeds: Annotated[int, Option(help="Phantoms of each case.", min=1)] = 5,
     texture: Annotated[
         Path | None,
-        typer.Option("--from", help="One more phantom, of the tissue of a slide.", metavar="SLIDE"),
+        Option("--from", help="One more phantom, of the tissue of a slide.", metavar="SLIDE"),
     ] = None,
-    stains: Annotated[str | None, typer.Option(help="Stains of the slide of --from.")] = None,
+    stains: Annotated[str | None, Option(help="Stains of the slide of --from.")] = None,
     quick: Quick = False,
     page: Page = None,
     keep: Keep = False,
@@ -91,12 +92,8 @@ def quality(
 def speed(
     out: Out,
     data: Data = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Device, as of a run.")
-    ] = "auto",
-    side: Annotated[
-        int | None, typer.Option(help="Side of the larger phantom, pixels.", metavar="N")
-    ] = None,
+    device: Annotated[str, Option(metavar="auto|cpu|cuda|cuda:N", help="As of a run.")] = "auto",
+    side: Annotated[int | None, Option(help="Side of the larger phantom, pixels.")] = None,
     quick: Quick = False,
     page: Page = None,
     quiet: Quiet = False,
@@ -127,12 +124,8 @@ def looks(
 @app.command()
 def cohort(
     out: Out,
-    slides: Annotated[
-        int | None, typer.Option(help="Small slides of the cohort. [dim]default: 200[/dim]", min=1)
-    ] = None,
-    kills: Annotated[
-        int | None, typer.Option(help="Kills of a run. [dim]default: 50[/dim]", min=0)
-    ] = None,
+    slides: Annotated[int | None, Option(help="Small slides.", min=1, show_default="200")] = None,
+    kills: Annotated[int | None, Option(help="Kills of a run.", min=0, show_default="50")] = None,
     quick: Quick = False,
     page: Page = None,
     quiet: Quiet = False,
@@ -146,9 +139,9 @@ def cohort(
 
 @app.command(name="page")
 def make_page(
-    benchmark: Annotated[Benchmark, typer.Argument(help="Benchmark that made the records.")],
-    results: Annotated[Path, typer.Argument(help="Its records.", metavar="FILE.json")],
-    output: Annotated[Path, typer.Argument(help="Page to write.", metavar="FILE.md")],
+    benchmark: Annotated[Benchmark, Argument(help="Benchmark that made the records.")],
+    results: Annotated[Path, Argument(help="Its records.", metavar="FILE.json")],
+    output: Annotated[Path, Argument(help="Page to write.", metavar="FILE.md")],
 ) -> None:
     """Make the page of a benchmark's records, tables and plots; a figure of pictures is kept."""
     from benchmarks.records import write_page
@@ -159,7 +152,7 @@ def make_page(
 @app.command()
 def memory(
     out: Out = Path("docs/results/memory.json"),
-    full: Annotated[bool, typer.Option("--full", help="28672 pixels a side.")] = False,
+    full: Annotated[bool, Option("--full", help="28672 pixels a side.")] = False,
 ) -> None:
     """Measure the peak memory of a run against the size of its slide."""
     from benchmarks.speed.memory import run

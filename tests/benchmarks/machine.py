@@ -1,4 +1,4 @@
-"""What a speed was measured on, in words that another reader understands."""
+"""The machine that a speed was measured on, in words that other readers understand."""
 
 from __future__ import annotations
 
@@ -46,13 +46,12 @@ def matmul_rate(device: str) -> float:
         for _ in range(times):
             torch.mm(a, a)
 
+    repeats = _REPEATS * (50 if gpu else 1)
     with ThreadPoolExecutor(workers) as executor:
-        list(executor.map(multiply, [1] * workers))
-        if gpu:
-            torch.cuda.synchronize()
-        start = perf_counter()
-        list(executor.map(multiply, [_REPEATS * (50 if gpu else 1)] * workers))
-        if gpu:
-            torch.cuda.synchronize()
-        seconds = perf_counter() - start
-    return 2.0 * _MATRIX**3 * _REPEATS * (50 if gpu else 1) * workers / seconds
+        for times in (1, repeats):  # the first pass warms up
+            start = perf_counter()
+            list(executor.map(multiply, [times] * workers))
+            if gpu:
+                torch.cuda.synchronize()
+            seconds = perf_counter() - start
+    return 2.0 * _MATRIX**3 * repeats * workers / seconds

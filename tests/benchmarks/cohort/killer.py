@@ -19,15 +19,15 @@ Step = tuple[str, ...]  # options of each of the processes that work at the same
 SOON_S = 0.1  # after its start the earliest that a process is killed
 AIMED = 0.5  # share of the kills that wait for the beginning of a stage
 LATE_S = (0.0, 0.01, 0.1)  # after it
-LOOK_S = 0.002
+INTERVAL_S = 0.002
 
 
 @dataclass
 class Killer:
-    """Kills until enough is killed.
+    """Starts runs and kills them, until enough kills are made.
 
     Args:
-        command: that is run, without what a way of running adds. left: kills to be made.
+        command: the slide and the options that all ways of running share. left: kills to be made.
         rng: draws the instants. scratch: folder for what killed processes leave elsewhere.
     """
 
@@ -38,7 +38,7 @@ class Killer:
     seconds: dict[Step, float] = field(default_factory=dict)
 
     def undisturbed(self, output: Path, steps: Sequence[Step]) -> None:
-        """Run, and note how long each step takes.
+        """Run without a kill, and record how long each step takes.
 
         Raises:
             IncompleteRunError: a process failed.
@@ -50,20 +50,20 @@ class Killer:
             self.seconds[step] = time.monotonic() - begun
 
     def disturbed(self, place: Place, steps: Sequence[Step], moments: list[str]) -> None:
-        """Run to the end through kills.
+        """Run to the end, with kills on the way.
 
         Args:
-            moments: gets that of each kill.
+            moments: a list to which the moment of each kill is added.
 
         Raises:
-            IncompleteRunError: a process failed that nobody had killed.
+            IncompleteRunError: a process failed that was not killed.
         """
         for step in steps:
             while (moment := self._attempt(place, step)) is not None:
                 moments.append(moment)
 
     def _attempt(self, place: Place, step: Step) -> str | None:
-        """Run a step, or kill it: when that was, None where it came to its end."""
+        """Run a step, or kill it; returns the moment of the kill, or None if the step finished."""
         before = place.holders()
         with _Started(self, place.output, step) as started:
             if self.left and self._time_has_come(place, step, started) and started.kill():
@@ -73,7 +73,7 @@ class Killer:
         return None
 
     def _time_has_come(self, place: Place, step: Step, started: _Started) -> bool:
-        """Wait for the instant of a kill; False where the processes end before."""
+        """Wait for the instant of a kill; False if the processes end before it."""
         begun, stage, last = time.monotonic(), place.stage(), len(MOMENTS) - 1
         if stage == last:  # nothing but to see that it is done
             return False
@@ -86,7 +86,7 @@ class Killer:
             if aimed and place.stage() >= aim:
                 time.sleep(late)
                 return True
-            time.sleep(LOOK_S)
+            time.sleep(INTERVAL_S)
         return False
 
 
@@ -100,8 +100,8 @@ class _Started:
         program = [sys.executable, "-m", "wsi_pgdips", "run", slide, str(output), *others]
         self._processes: list[tuple[subprocess.Popen[bytes], Path]] = []
         for number, options in enumerate(step):
-            said = killer.scratch / f"said-{number}.txt"
-            with said.open("w") as file:
+            log = killer.scratch / f"log-{number}.txt"
+            with log.open("w") as file:
                 process = subprocess.Popen(
                     [*program, *options.split()],
                     stdout=file,
@@ -109,7 +109,7 @@ class _Started:
                     env=environment,
                     start_new_session=True,
                 )
-            self._processes.append((process, said))
+            self._processes.append((process, log))
 
     def __enter__(self) -> _Started:
         return self
@@ -121,7 +121,7 @@ class _Started:
         return any(p.poll() is None for p, _ in self._processes)
 
     def kill(self) -> bool:
-        """End all; whether any was alive."""
+        """Kill all processes; returns whether any was alive."""
         for p, _ in self._processes:
             if p.poll() is None:
                 os.killpg(p.pid, signal.SIGKILL)
@@ -129,14 +129,14 @@ class _Started:
         return any(p.returncode == -signal.SIGKILL for p, _ in self._processes)
 
     def wait(self) -> None:
-        """Until all have ended by themselves.
+        """Wait until all have ended by themselves.
 
         Raises:
-            IncompleteRunError: one of them in an error.
+            IncompleteRunError: one of them ended in an error.
         """
-        for p, said in self._processes:
+        for p, log in self._processes:
             if p.wait() != 0:
                 raise IncompleteRunError(
-                    "a run that nobody killed has failed",
-                    found=f"exit code {p.returncode}: {said.read_text().strip()}",
+                    "a run that was not killed has failed",
+                    found=f"exit code {p.returncode}: {log.read_text().strip()}",
                 )

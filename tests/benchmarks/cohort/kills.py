@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants and started again: each file is to be the same bytes."""
+"""Runs that are killed at random instants and started again: every file must be the same bytes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ FAULTS = ("wrong_files", "lost_files", "left_behind", "refused_starts")
 SHAPE, QUICK_SHAPE = (3072, 4096), (1100, 1500)  # twelve blocks, and four
 CHEAP = "--tile 256 --block 1024 --calibration-tiles 2 --calibration-steps 5 --device cpu --quiet"
 SEED = 11
-METRICS = (
-    "kills",
-    *(f"killed_in_{moment}" for moment in MOMENTS),
-    "runs",
-    "files_compared",
-    *FAULTS,
-)
+METRICS = ("kills", *(f"killed_in_{m}" for m in MOMENTS), "runs", "files_compared", *FAULTS)
 IN_PARTS: tuple[Step, ...] = (
     ("--stage calibrate",),
     ("--stage fit --part 1/2", "--stage fit --part 2/2"),
@@ -38,7 +32,7 @@ IN_PARTS: tuple[Step, ...] = (
 
 @dataclass(frozen=True)
 class Way:
-    """How a slide is run: its preset, and the processes of one step after the other."""
+    """A way to run a slide: its preset, and for each step, in order, its processes."""
 
     preset: str
     name: str
@@ -65,7 +59,7 @@ WAYS = (
 def measure_kills(
     records: Records, folder: Path, count: int, say: Say, *, quick: bool = False
 ) -> None:
-    """Kill so many times, and compare each run that came to its end with an undisturbed one.
+    """Kill runs ``count`` times, and compare each run that finished with an undisturbed one.
 
     Raises:
         IncompleteRunError: an undisturbed run failed.

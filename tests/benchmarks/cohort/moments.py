@@ -1,4 +1,4 @@
-"""How far a run is, by what files exist; and what a run that was killed has lost."""
+"""The stage that a run is in, told by the files that exist, and what a killed run has lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREPARE = MOMENTS.index("prepare")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run writes.
+    """The place that a run writes to.
 
     Attributes:
         output: its layers. blocks: of its slide.
@@ -30,13 +30,13 @@ class Place:
     blocks: int
 
     def holders(self) -> frozenset[str]:
-        """Files that say who works on the output."""
+        """Names of the files that mark a process at work on the output."""
         if not self.output.parent.is_dir():
             return frozenset()
         return frozenset(p.name for p in self.output.parent.iterdir() if p.name.endswith(SUFFIX))
 
     def stage(self) -> int:
-        """The stage in hand, a place in ``MOMENTS``: the first whose files are not all there."""
+        """The current stage, an index of ``MOMENTS``: the first whose files do not all exist."""
         ledger = Ledger(self.output)
         done: tuple[Callable[[], bool], ...] = (
             ledger.plan.exists,
@@ -51,16 +51,16 @@ class Place:
         return PREPARE + next(k for k, there in enumerate(done) if not there())
 
     def moment(self, before: frozenset[str]) -> str:
-        """Of ``MOMENTS``, of a run that has just been killed.
+        """The one of ``MOMENTS`` in which a run has just been killed.
 
         Args:
-            before: ``holders`` when it was started: it has begun to work where it is one of them.
+            before: ``holders`` when the run was started; a run at work has added its own.
         """
         stage = MOMENTS[self.stage()]
         return "start" if stage != "end" and self.holders() <= before else stage
 
     def left_behind(self) -> list[str]:
-        """What a finished run has no use for."""
+        """Names of files and folders that a finished run should have removed."""
         return sorted(
             path.name
             for path in self.output.parent.rglob("*")
@@ -83,7 +83,7 @@ def blocks_of(output: Path) -> int:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two outputs: how many files were looked at, which are other bytes, which are missing."""
+    """Two outputs compared: the number of files, files of other bytes, and missing files."""
 
     files: int
     wrong: tuple[str, ...]
@@ -91,7 +91,7 @@ class Difference:
 
 
 def difference(reference: Path, output: Path) -> Difference:
-    """Every file but the one that tells runs apart; one too many is a wrong one."""
+    """Compare every file but the run's record, which differs; a file too many counts as wrong."""
     wanted, found = _files(reference), _files(output)
     same = {
         name

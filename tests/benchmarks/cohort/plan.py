@@ -1,4 +1,4 @@
-"""What a cohort's own files cost where it has thousands of slides."""
+"""The time that a cohort's own files take when it has thousands of slides."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ REPEATS = 5
 
 
 def measure_plan(records: Records, folder: Path, count: int) -> None:
-    """Time what is done before each slide, and what is done of all, in a cohort of so many.
+    """Time the work on files before each slide and for the whole cohort, with ``count`` slides.
 
-    Nobody works on them: the slides are not there, and all but the last are said to be done.
+    No process works on the slides: they do not exist, and all but the last are marked as done.
     """
     job = JobFolder(folder / "job")
     entries = tuple(
@@ -56,5 +56,5 @@ def measure_plan(records: Records, folder: Path, count: int) -> None:
 
 
 def _seconds(act: Callable[[], Any]) -> float:
-    """The least of a few times: what else the machine did is not of interest."""
+    """The shortest of a few times, so that other work of the machine does not count."""
     return min(timeit.repeat(act, number=1, repeat=1 + REPEATS)[1:])

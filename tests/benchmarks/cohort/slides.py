@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.records import Records
-from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.folder import JobFolder
 from wsi_pgdips.cohort.state import State, read_states
 from wsi_pgdips.errors import IncompleteRunError
 from wsi_pgdips.layers.provenance import read_run_record
@@ -20,14 +20,14 @@ from wsi_pgdips.phantom.make import make_phantom
 SLIDES = "slides"
 SHAPES = ((384, 320), (448, 512), (600, 600))  # of the slides that are drawn; others are copies
 SHARES = (10, 50, 100)  # per cent of the slides that are done
-LOOK_S = 0.25
+INTERVAL_S = 0.25
 
 
 def make_slides(folder: Path, count: int) -> tuple[Path, Path]:
-    """(folder of so many small slides, their stains).
+    """Make small slides; returns their folder and their stains.
 
-    A few are drawn, the others have a few bytes after their end, so that each is a slide of its
-    own to whoever looks at checksums.
+    A few are drawn. The others are copies with a few more bytes at the end, so that every slide has
+    a checksum of its own.
     """
     drawn = [
         make_phantom(folder / f"drawn-{i}.tiff", shape=shape, seed=i + 1)
@@ -43,10 +43,10 @@ def make_slides(folder: Path, count: int) -> tuple[Path, Path]:
 
 @dataclass
 class Watch:
-    """Looks on from outside while a cohort runs.
+    """Watches a cohort from outside while it runs.
 
     Attributes:
-        seen: (slides done, MiB of the worker, MiB of the program) at each look.
+        seen: (slides done, MiB of the worker, MiB of the program) at each observation.
         workers: process ids that have worked.
     """
 
@@ -57,7 +57,8 @@ class Watch:
     workers: set[int] = field(default_factory=set)
     _done: set[str] = field(default_factory=set)
 
-    def look(self) -> None:
+    def observe(self) -> None:
+        """Read the states of slides that are not done, and the memory of both processes."""
         newest: State | None = None
         for name in self.names:
             if name in self._done:
@@ -75,7 +76,7 @@ class Watch:
             self.seen.append((len(self._done), worker, program))
 
     def at(self, share: int) -> tuple[float, float]:
-        """MiB of the worker and of the program when so many per cent were done."""
+        """MiB of the worker and of the program when ``share`` per cent of the slides were done."""
         wanted = math.ceil(share / 100 * len(self.names))
         late = [mb for done, *mb in self.seen if done >= wanted]
         last = [mb for _, *mb in self.seen[-1:]]  # workers may be gone when the last is seen done
@@ -84,7 +85,7 @@ class Watch:
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of a process, MiB; 0 where there is none, or none that tells."""
+    """Resident memory of a process, MiB; 0 where the process has ended or the system hides it."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -94,7 +95,7 @@ def resident_mb(pid: int) -> float:
 
 
 def measure_slides(records: Records, folder: Path, count: int) -> None:
-    """Run a cohort of so many small slides, as a user does.
+    """Run a cohort of ``count`` small slides, as a user does.
 
     Raises:
         IncompleteRunError: it failed.
@@ -104,23 +105,23 @@ def measure_slides(records: Records, folder: Path, count: int) -> None:
     asked = ["cohort", "run", slides, job.path, "--stains", stains, "--preset", "fast"]
     asked += ["--device", "cpu", "--workers", "1", "--quiet"]
     names = sorted(path.stem for path in slides.iterdir())
-    with (folder / "said.txt").open("w+") as said:
+    with (folder / "log.txt").open("w+") as log:
         begun, start = time.time(), time.monotonic()
         program = [sys.executable, "-m", "wsi_pgdips", *map(str, asked)]
-        process = subprocess.Popen(program, stdout=said, stderr=said)
+        process = subprocess.Popen(program, stdout=log, stderr=log)
         watch = Watch(job, process.pid, names)
         try:
             while process.poll() is None:
-                watch.look()
-                time.sleep(LOOK_S)
+                watch.observe()
+                time.sleep(INTERVAL_S)
         finally:
             process.kill()
             process.wait()
         wall_s = time.monotonic() - start
         if process.returncode != 0:
-            said.seek(0)
+            log.seek(0)
             raise IncompleteRunError(
-                "the cohort of the benchmark failed", found=said.read().strip(), where=slides.name
+                "the cohort of the benchmark failed", found=log.read().strip(), where=slides.name
             )
     _add(records, watch, begun, wall_s)
 
@@ -144,19 +145,13 @@ def _add(records: Records, watch: Watch, begun: float, wall_s: float) -> None:
         "beside_work_s_per_slide": (in_hand_s - work_s) / count,
         "between_s_per_slide": (wall_s - start_s - end_s - in_hand_s) / count,
     }
-    for stage, seconds in _stages(job, cohort).items():
-        found[f"{stage}_s_per_slide"] = seconds / count
+    stages = Counter[str]()
+    for entry in cohort.entries:
+        stages.update(read_run_record(job.output(entry))["wall_s"])
+    found |= {f"{stage}_s_per_slide": seconds / count for stage, seconds in stages.items()}
     memory = {share: watch.at(share) for share in SHARES}
     for k, what in enumerate(("worker", "program")):
         found |= {f"{what}_mb_at_{share}": memory[share][k] for share in SHARES}
         found[f"{what}_mb_growth"] = memory[100][k] / memory[10][k]
     found["worker_processes"] = len(watch.workers)
     records.add(found, case=SLIDES, how="fast")
-
-
-def _stages(job: JobFolder, cohort: Cohort) -> dict[str, float]:
-    """Seconds of each stage, of all slides."""
-    total = Counter[str]()
-    for entry in cohort.entries:
-        total.update(read_run_record(job.output(entry))["wall_s"])
-    return dict(total)

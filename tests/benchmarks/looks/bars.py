@@ -1,4 +1,4 @@
-"""What the project asks of a normalised look, and what was found: met or not, and by how much."""
+"""The project's bars for a normalised look: what was found, whether it is met, and by how much."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ def bars(records: pd.DataFrame) -> Iterator[LookBar]:
     """All bars, in the page's order."""
     value = values_of(records)
     for case in cases(records, REAL):
-        yield from _against_rivals(value, case)
+        yield from (_below(value, case, rival) for rival in RIVALS)
         what = f"`{OURS}`, {case}: SSIM of gradients at least {MIN_SSIM:g}"
         yield _bar(what, value(REAL, case, OURS, SSIM, TISSUE), MIN_SSIM, at_least=True)
     for kind in KINDS:
-        if kind != REAL and cases(records, kind):
-            yield from _counts(value, kind, cases(records, kind))
+        names = cases(records, kind)
+        if kind != REAL and names:
+            yield from (_all_below(value, kind, names, rival) for rival in RIVALS)
+            yield _all_similar(value, kind, names)
     for case in distinct(only(records, metric=reading.RATIO), "case"):
         for order, limit in MAX_RATIO.items():
             what = f"reading {case}, {order}: at most {limit:g} times OpenSlide"
@@ -83,43 +85,41 @@ def ratios(value: Values, kind: str, case: str, rival: str) -> dict[tuple[str, s
     return found
 
 
-def _against_rivals(value: Values, case: str) -> Iterator[LookBar]:
-    for rival, parts in RIVALS.items():
-        found = ratios(value, REAL, case, rival)
-        where = "every distance" if parts == PARTS else "distances of structures"
-        what = f"`{OURS}` below `{rival}`, {case}: {where}"
-        if not found:
-            yield LookBar(what)
-            continue
-        below = sum(v < 1 for v in found.values())
-        (metric, part), worst = max(found.items(), key=lambda item: item[1])
-        text = f"{below} of {len(found)}; at worst {worst:.2f} times ({SPACES[metric]}, {part})"
-        yield LookBar(what, text, below == len(found))
+def _below(value: Values, case: str, rival: str) -> LookBar:
+    """Our distances beside a rival's on one real pair."""
+    found = ratios(value, REAL, case, rival)
+    where = "every distance" if RIVALS[rival] == PARTS else "distances of structures"
+    what = f"`{OURS}` below `{rival}`, {case}: {where}"
+    if not found:
+        return LookBar(what)
+    below = sum(v < 1 for v in found.values())
+    (metric, part), worst = max(found.items(), key=lambda item: item[1])
+    text = f"{below} of {len(found)}; at worst {worst:.2f} times ({SPACES[metric]}, {part})"
+    return LookBar(what, text, below == len(found))
 
 
-def _counts(value: Values, kind: str, names: list[str]) -> Iterator[LookBar]:
-    for rival, parts in RIVALS.items():
-        each = [r for case in names if (r := ratios(value, kind, case, rival))]
-        every = [v for found in each for v in found.values()]
-        where = "every distance" if parts == PARTS else "every distance of structures"
-        what = f"`{OURS}` below `{rival}`, pairs {kind}: {where}"
-        if not every:
-            yield LookBar(what)
-            continue
-        pairs = sum(max(found.values()) < 1 for found in each)
-        text = (
-            f"{pairs} of {len(each)} pairs; {sum(v < 1 for v in every)} of {len(every)} distances, "
-            f"at worst {max(every):.2f} times"
-        )
-        yield LookBar(what, text, pairs == len(each))
+def _all_below(value: Values, kind: str, names: list[str], rival: str) -> LookBar:
+    """Our distances beside a rival's on all pairs of a kind."""
+    each = [r for case in names if (r := ratios(value, kind, case, rival))]
+    every = [v for found in each for v in found.values()]
+    where = "every distance" if RIVALS[rival] == PARTS else "every distance of structures"
+    what = f"`{OURS}` below `{rival}`, pairs {kind}: {where}"
+    if not every:
+        return LookBar(what)
+    pairs, below = sum(max(found.values()) < 1 for found in each), sum(v < 1 for v in every)
+    text = f"{pairs} of {len(each)} pairs; {below} of {len(every)} distances"
+    return LookBar(what, f"{text}, at worst {max(every):.2f} times", pairs == len(each))
+
+
+def _all_similar(value: Values, kind: str, names: list[str]) -> LookBar:
+    """The similarity of gradients on all pairs of a kind."""
     known = [v for case in names if math.isfinite(v := value(kind, case, OURS, SSIM, TISSUE))]
     what = f"`{OURS}`, pairs {kind}: SSIM of gradients at least {MIN_SSIM:g}"
-    if known:
-        good = sum(v >= MIN_SSIM for v in known)
-        text = f"{good} of {len(known)} pairs; at worst {min(known):.3f}"
-        yield LookBar(what, text, good == len(known))
-    else:
-        yield LookBar(what)
+    if not known:
+        return LookBar(what)
+    good = sum(v >= MIN_SSIM for v in known)
+    text = f"{good} of {len(known)} pairs; at worst {min(known):.3f}"
+    return LookBar(what, text, good == len(known))
 
 
 def _bar(what: str, value: float, limit: float, *, at_least: bool) -> LookBar:

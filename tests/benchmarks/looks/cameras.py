@@ -1,4 +1,4 @@
-"""Scanners that are simulated on the pixels of another: what differs between two of them."""
+"""Simulated scanners: the differences between two scanners, applied to the pixels of one."""
 
 from __future__ import annotations
 

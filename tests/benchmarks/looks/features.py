@@ -1,6 +1,8 @@
-"""What programs measure on tiles: texture, and the shape of nuclei. Normalised tiles should agree.
+"""Features that programs measure on tiles: texture and the shape of nuclei.
 
-Nuclei are found as a program would that was set up on the target: hematoxylin by the library's
+Normalised tiles should agree in them.
+
+Nuclei are found as by a program that was set up on the target: hematoxylin by the library's
 fixed vectors, over the target's white, above the target's threshold of Otsu.
 """
 

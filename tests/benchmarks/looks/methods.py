@@ -51,7 +51,7 @@ class Studio:
         return np.ascontiguousarray(pixels.read_rgba((0, 0), 0, (width, height))[..., :3])
 
     def _deconvolved(self, picture: Picture) -> tuple[Reference, Fields, TissueWeight]:
-        """What a picture's deconvolution says of its look.
+        """The look, fields and tissue weight that the deconvolution of a picture gives.
 
         Raises:
             SlideError: there is no tissue in it.

@@ -53,21 +53,14 @@ def render(records: pd.DataFrame, name: str, images: Path) -> str:
 
 
 def _short(records: pd.DataFrame, value: Values, shown: dict[str, list[str]]) -> str:
-    """What is left of each distance, geometric mean over the pairs of a kind."""
+    """The share that is left of each distance, geometric mean over the pairs of a kind."""
     found = []
     for kind, names in shown.items():
         parts = _parts(only(records, kind=kind))
-        rows = [
-            [
-                _named(method),
-                *(
-                    number(_mean_left(value, kind, names, method, metric, part), 2)
-                    for metric in SPACES
-                    for part in parts
-                ),
-            ]
-            for method in METHODS[1:]
-        ]
+        rows = []
+        for method in METHODS[1:]:
+            left = [_mean_left(value, kind, names, method, s, p) for s in SPACES for p in parts]
+            rows.append([_named(method), *(number(v, 2) for v in left)])
         header = ["method", *(f"{space}, {part}" for space in SPACES.values() for part in parts)]
         found.append(f"{TITLES[kind]}, {len(names)} pairs.\n\n" + table(header, rows))
     return PROSE["short"] + "\n" + "\n".join(found)
@@ -85,7 +78,7 @@ def _mean_left(
 
 
 def _parts(records: pd.DataFrame) -> list[str]:
-    """Tissue and those of its structures of which something is said."""
+    """Tissue, and those of its structures that have a known distance."""
     known = set(only(records, metric=tuple(SPACES)).dropna(subset="value")["part"])
     return [part for part in PARTS if part in known]
 
@@ -108,8 +101,8 @@ def _pair(own: pd.DataFrame, kind: str, case: str) -> str:
         if math.isfinite(share := value(kind, case, "pair", "share", part))
     )
     tiles = number(value(kind, case, "pair", "tiles", TISSUE))
-    said = f"### {case}\n\nOf the picture: {shares}. Features of {tiles} tiles.\n\n"
-    return said + table([*header, "SSIM", "drift, texture", "drift, nuclei"], rows)
+    heading = f"### {case}\n\nOf the picture: {shares}. Features of {tiles} tiles.\n\n"
+    return heading + table([*header, "SSIM", "drift, texture", "drift, nuclei"], rows)
 
 
 def _reading(own: pd.DataFrame) -> Iterator[str]:

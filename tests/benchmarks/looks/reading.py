@@ -1,8 +1,9 @@
-"""How fast a normalised slide is read beside OpenSlide, and how true it is to the slide."""
+"""The speed of reading a normalised slide beside OpenSlide, and its fidelity to the slide."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
@@ -70,38 +71,30 @@ def measure_self(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of the slide normalised to itself, at every level; equal bytes: ``IDENTICAL``."""
     import openslide
 
-    with ExitStack() as stack:
-        own = stack.enter_context(closing(openslide.OpenSlide(slide)))
-        same = stack.enter_context(closing(NormalizedSlide(slide, layers, SELF)))
+    same = NormalizedSlide(slide, layers, SELF)
+    with closing(openslide.OpenSlide(slide)) as own, closing(same):
         for level, (width, height) in enumerate(own.level_dimensions):
-            scale, error, n = own.level_downsamples[level], 0.0, 0
+            scale, pairs = own.level_downsamples[level], []
             for y, x in _spread(height, width):
                 place = (round(x * scale), round(y * scale))
-                a, b = (
-                    np.asarray(s.read_region(place, level, (SIDE, SIDE)), np.float64)[..., :3]
-                    for s in (own, same)
-                )
-                error, n = error + float(((a - b) ** 2).sum()), n + a.size
-            own_psnr = {PSNR: _psnr(error, n)}
-            records.add(
-                own_psnr, kind=FAITHFUL, case=slide.name, method=SELF, part=f"level {level}"
-            )
+                read = (s.read_region(place, level, (SIDE, SIDE)) for s in (own, same))
+                pairs.append([np.asarray(image)[..., :3] for image in read])
+            where = {"kind": FAITHFUL, "case": slide.name, "method": SELF}
+            records.add({PSNR: _psnr(pairs)}, part=f"level {level}", **where)
 
 
 def measure_layers(records: Records, slide: Path, layers: Layers) -> None:
     """PSNR, dB, of tissue pixels made of the layers alone, on their own grid, against the slide."""
     grid = layers.grid
     source = open_source(slide, mpp=grid.mpp, mpp_source=grid.mpp / grid.factor)
-    alone, tissue, error, n = NormalizedSlide(None, layers, SELF), layers.tissue(), 0.0, 0
+    alone, tissue, pairs = NormalizedSlide(None, layers, SELF), layers.tissue(), []
     with closing(source):
         for y, x in _spread(*grid.shape):
             h, w = min(SIDE, grid.shape[0] - y), min(SIDE, grid.shape[1] - x)
             mask = np.asarray(tissue[y : y + h, x : x + w].compute(scheduler="synchronous"), bool)
-            own: ByteArray = source.read(y, x, h, w)
             made = np.asarray(alone.read_region((x, y), 0, (w, h)))[..., :3]
-            difference = own[mask].astype(np.float64) - made[mask]
-            error, n = error + float((difference**2).sum()), n + difference.size
-    found = {LAYERS_PSNR: _psnr(error, n)}
+            pairs.append([source.read(y, x, h, w)[mask], made[mask]])
+    found = {LAYERS_PSNR: _psnr(pairs)}
     records.add(found, kind=FAITHFUL, case=slide.name, method="layers alone")
 
 
@@ -135,7 +128,10 @@ def _spread(height: int, width: int) -> list[tuple[int, int]]:
     return spread(every, WINDOWS)
 
 
-def _psnr(error: float, n: int) -> float:
-    if n == 0:
+def _psnr(pairs: Iterable[Sequence[ByteArray]]) -> float:
+    """PSNR of pairs of pictures together, dB; NaN where there is no pixel."""
+    off = np.concatenate([(a.astype(np.int16) - b).ravel() for a, b in pairs])
+    if off.size == 0:
         return float("nan")
-    return IDENTICAL if error == 0 else float(10 * np.log10(255.0**2 * n / error))
+    error = np.square(off, dtype=np.float64).mean()
+    return IDENTICAL if error == 0 else float(10 * np.log10(255.0**2 / error))

@@ -1,4 +1,4 @@
-"""How far a result is from what it should look like, and in which structures.
+"""Distances of a result from what it should look like, within tissue and its structures.
 
 Tissue and its structures are found in a pair of pictures by no method that is compared: OD over
 each picture's own white; tissue by its mean OD around a pixel; stains by non-negative least squares

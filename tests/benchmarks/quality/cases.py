@@ -1,4 +1,4 @@
-"""The cases of the benchmark, and what each is there for."""
+"""The cases of the benchmark, in groups that say what each is for."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def scene(self) -> str:
-        """What a method must be able to work on."""
+        """The kind of scene that a method must be able to work on."""
         return _SCENES[self.kind]
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.quality.cases import Case
-from benchmarks.quality.methods import SHIFT, Method, fits
+from benchmarks.quality.methods import SHIFT, Method, attempts
 from benchmarks.quality.picture import read_picture
 from benchmarks.quality.product import Product
 from benchmarks.quality.scene import open_scene
-from benchmarks.quality.scoring import add_stains
+from benchmarks.quality.scoring import Floats, add_stains
 from benchmarks.records import Records, Say, silent
-from wsi_pgdips.errors import SettingsError, WsiPgdipsError
+from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.phantom.make import richest_window
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
@@ -52,23 +51,18 @@ def measure_shift(
     rgb, mpp, stains = _pixels(case, seed, shape)
     records = Records("quality", {"case": case.name, "kind": case.kind, "seed": seed})
     runs = [_Filled(case.name, rgb, mpp, stains, tile, fill) for fill in (tile, tile // 2)]
-    for method in methods:
-        if not fits(method, SHIFT, stains.n):
-            continue
-        begin = time.perf_counter()
-        try:
-            (q, tissue), (q_moved, tissue_moved) = (run(method) for run in runs)
-        except (WsiPgdipsError, ValueError):
-            records.add({"rmse_joint": float("nan")}, method=method.name)
-            say(f"  {method.name}: no result")
-            continue
-        own = records.at(method=method.name, seconds=time.perf_counter() - begin)
+
+    def difference(method: Method) -> Floats:
+        (q, tissue), (q_moved, tissue_moved) = (run(method) for run in runs)
         both = tissue & tissue_moved
-        difference = q_moved[:, both] - q[:, both]
-        rms = np.sqrt(np.nanmean(difference.astype(np.float64) ** 2, axis=1))
+        off = (q_moved[:, both] - q[:, both]).astype(np.float64)
+        return np.asarray(np.sqrt(np.nanmean(off**2, axis=1)))
+
+    for name, rms, seconds in attempts(methods, SHIFT, stains.n, difference, records, say):
+        own = records.at(method=name, seconds=seconds)
         add_stains(own, "rmse", stains.labels, rms)
         own.add({"rmse_joint": float(np.sqrt((rms**2).mean()))})
-        say(f"  {method.name}: " + " ".join(f"{v:.4f}" for v in rms))
+        say(f"  {name}: " + " ".join(f"{v:.4f}" for v in rms))
     return records
 
 
@@ -89,7 +83,8 @@ class _Filled:
             picture = read_picture(self._source, self._stains.stain_matrix)
             return picture.result(method.name).maps[self._own], picture.tissue[self._own]
         done = self._product.result(method.name)
-        return done.concentration[self._own], done.tissue[self._own]
+        assert done.tissue is not None
+        return done.maps[self._own], done.tissue[self._own]
 
 
 def _pixels(

@@ -1,13 +1,17 @@
-"""What is compared: names, families, and where each can be measured."""
+"""The methods that are compared: names, families, and the scenes they can be measured in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
+from benchmarks.records import Records, Say
 from wsi_pgdips.config import PRESETS
-from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.errors import SettingsError, WsiPgdipsError
 
+Found = TypeVar("Found")
 PHANTOM, PICTURE, SHIFT = "phantom", "picture", "shift"
 ABLATION = "ablation-"
 CLOSED = "closed-constant"
@@ -92,8 +96,36 @@ def choose(
 
 
 def fits(method: Method, scene: str, stains: int) -> bool:
-    """Whether a method can be measured in a kind of scene with so many stains."""
+    """Return whether a method can be measured in a kind of scene with ``stains`` stains."""
     return scene in method.scenes and (stains == 2 or not method.two_stains)
+
+
+def attempts(
+    methods: Iterable[Method],
+    scene: str,
+    stains: int,
+    measure: Callable[[Method], Found],
+    records: Records,
+    say: Say,
+) -> Iterator[tuple[str, Found, float]]:
+    """Measure each method that fits; one that fails leaves a null in the records.
+
+    Yields:
+        name, what was found, and seconds.
+    """
+    for method in methods:
+        if not fits(method, scene, stains):
+            continue
+        begin = time.perf_counter()
+        try:
+            found = measure(method)
+        except (WsiPgdipsError, ValueError):  # an extractor or a fit that cannot cope
+            seconds = time.perf_counter() - begin
+            metric = "pcc" if scene == PICTURE else "rmse_joint"
+            records.add({metric: float("nan")}, method=method.name, seconds=seconds)
+            say(f"  {method.name}: no result")
+            continue
+        yield method.name, found, time.perf_counter() - begin
 
 
 def refuse_unknown(

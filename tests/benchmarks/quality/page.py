@@ -93,14 +93,10 @@ def _fields(records: pd.DataFrame) -> Iterator[str]:
     cases = distinct(only(records, metric="gap_closed"), "case")
     if not cases:
         return
-    own = only(records, case=tuple(cases), blur_px=0)
+    own, heads = only(records, case=tuple(cases), blur_px=0), ("constant", "blended", "true fields")
     columns = {
         head: spreads(only(own, method=f"fields-{fields}"), "rmse_joint", row="case")
-        for head, fields in (
-            ("constant", "constant"),
-            ("blended", "blended"),
-            ("true fields", "oracle"),
-        )
+        for head, fields in zip(heads, ("constant", "blended", "oracle"), strict=True)
     }
     blended = only(own, method="fields-blended")
     columns["gap closed"] = spreads(blended, "gap_closed", 2, row="case")
@@ -116,7 +112,7 @@ def _fields(records: pd.DataFrame) -> Iterator[str]:
 
 
 def _pairs(records: pd.DataFrame) -> Iterator[str]:
-    """What all pairs say together, then a table for each pair of map and truth."""
+    """One table of all pairs, then a table for each pair of map and truth."""
     if not len(records):
         return
     yield PROSE["pairs"]

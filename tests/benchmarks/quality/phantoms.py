@@ -1,6 +1,6 @@
 """One phantom: every method that was asked for, against the exact truth.
 
-Also what ``paper`` takes, and what it gives for it, beside ``balanced``: one small phantom.
+Also the time and the quality of ``paper`` beside ``balanced``, on one small phantom.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from benchmarks.quality.ablation import fields_result, gap_closed, render_under
 from benchmarks.quality.cases import TIME_QUALITY_CASE, Case, all_cases, choose
-from benchmarks.quality.methods import PHANTOM, TIME_QUALITY, Method, fits
+from benchmarks.quality.fields import fields_result, gap_closed, render_under
+from benchmarks.quality.methods import PHANTOM, TIME_QUALITY, Method, attempts
 from benchmarks.quality.picture import Result
 from benchmarks.quality.product import Product
 from benchmarks.quality.scene import Scene, open_scene
 from benchmarks.quality.scoring import MapError, Scorer, Truth, add_stains
 from benchmarks.quality.similarity import pcc
 from benchmarks.records import Records, Say, silent
-from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.records import BoolArray, FloatArray
 from wsi_pgdips.slide.source import ArraySource
@@ -64,17 +63,18 @@ def measure_phantom(
     records = Records("quality", {"case": case.name, "kind": "phantom", "seed": seed})
     errors: dict[str, MapError] = {}
     with (
-        tempfile.TemporaryDirectory(prefix="phantom-") as name,
-        open_scene(case, seed, Path(name), shape) as scene,
+        tempfile.TemporaryDirectory(prefix="phantom-") as folder,
+        open_scene(case, seed, Path(folder), shape) as scene,
     ):
-        run = _PhantomRun(scene, records, Path(name))
-        for method in methods:
-            if fits(method, PHANTOM, len(scene.labels)):
-                found = run.measure(method)
-                if found is not None:
-                    errors[method.name] = found
-                joint = "no result" if found is None else f"rmse {found.joint:.4f}"
-                say(f"  {method.name}: {joint}")
+        run, scorer = _PhantomRun(scene, Path(folder)), Scorer(scene, records)
+        stains = len(scene.labels)
+        for name, result, s in attempts(methods, PHANTOM, stains, run.result, records, say):
+            reference = run.constants if name in SEEN_BY_THE_NETWORK else None
+            errors[name] = scorer.score(name, result, s, reference)
+            for label, step in run.seams.pop(name, {}).items():
+                own_step = {"seam_own_od": float("nan") if step is None else step}
+                records.add(own_step, method=name, stain=label, seconds=s)
+            say(f"  {name}: rmse {errors[name].joint:.4f}")
         _add_gap(records.at(method="fields-blended"), scene.labels, errors)
     return records
 
@@ -82,46 +82,26 @@ def measure_phantom(
 class _PhantomRun:
     """Methods on one phantom; what two of them need is made once."""
 
-    def __init__(self, scene: Scene, records: Records, folder: Path) -> None:
-        self.scene, self.records, self.folder = scene, records, folder
-        self.scorer = Scorer(scene, records)
+    def __init__(self, scene: Scene, folder: Path) -> None:
+        self.scene, self.folder = scene, folder
         self.product = Product(scene.source, scene.stains)
-        self.seams: dict[str, float | None] = {}  # as the last run of a preset measured them
-
-    def measure(self, method: Method) -> MapError | None:
-        """Record all figures of a method; None where it gives no result."""
-        begin = time.perf_counter()
-        self.seams = {}
-        try:
-            result = self._result(method)
-        except (WsiPgdipsError, ValueError):  # an extractor or a fit that cannot cope
-            seconds = time.perf_counter() - begin
-            self.records.add({"rmse_joint": float("nan")}, method=method.name, seconds=seconds)
-            return None
-        seconds = time.perf_counter() - begin
-        reference = self._constants if method.name in SEEN_BY_THE_NETWORK else None
-        found = self.scorer.score(method.name, result, seconds, reference)
-        steps = [float("nan") if step is None else step for step in self.seams.values()]
-        own = self.records.at(method=method.name, seconds=seconds)
-        add_stains(own, "seam_own_od", list(self.seams), steps)
-        return found
+        self.seams: dict[str, dict[str, float | None]] = {}  # as runs of presets measured them
 
     @cached_property
-    def _constants(self) -> FloatArray:
+    def constants(self) -> FloatArray:
         """(N, H, W) that the render of ``balanced`` makes of the slide's constants."""
         solved = self.product.balanced
         return render_under(self.scene.picture.od, solved, solved.slide_matrix, solved.context.b0)
 
-    def _result(self, method: Method) -> Result:
+    def result(self, method: Method) -> Result:
+        """The result of a method."""
         name, scene, product = method.name, self.scene, self.product
         if method.family == "preset":
-            result, self.seams = product.run(name, scene, self.folder)
+            result, self.seams[name] = product.run(name, scene, self.folder)
             return result
         if method.family == "ablation":
             product.prior = product.balanced.prior
-            done = product.result(name)
-            fields = done.fields
-            return Result(done.concentration, fields.tile_stain_matrix, fields.tile_background)
+            return product.result(name)
         if method.family == "truth":
             return scene.oracle(constant=name == "oracle-constant")
         if method.family == "fields":
@@ -165,7 +145,7 @@ def measure_time_quality(seed: int, *, say: Say = silent) -> Records:
             begin = time.perf_counter()
             done = Product(picture, scene.stains).result(preset, **options)
             took[name] = seconds = time.perf_counter() - begin
-            maps = np.nan_to_num(done.concentration, nan=0.0)
+            maps = np.nan_to_num(done.maps, nan=0.0)
             joint = truth.error(maps).joint
             likeness = np.mean([pcc(a[tissue], b[tissue]) for a, b in zip(maps, q, strict=True)])
             values = {"seconds": seconds, "rmse_joint": joint, "pcc": float(likeness)}

@@ -40,16 +40,17 @@ NOTHING = np.zeros(3, np.float32)
 
 @dataclass(frozen=True)
 class Result:
-    """What a method says.
+    """The result of a method.
 
     Attributes:
         maps: (N, H, W) q. stain_matrix: (N, 3), or (GY, GX, N, 3) at tile centres.
-        background: (3,), or (GY, GX, 3).
+        background: (3,), or (GY, GX, 3). tissue: (H, W), as the product sees it, in memory only.
     """
 
     maps: FloatArray
     stain_matrix: FloatArray
     background: FloatArray
+    tissue: BoolArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ class Picture:
         return q
 
     def _extracted(self, extractor: str, rgb: ByteArray) -> FloatArray:
-        """Vectors by tiatoolbox, from every how-manieth pixel in y and x, not averaged."""
+        """Vectors by tiatoolbox, from every n-th pixel in y and x, without averaging."""
         step = max(int(np.ceil(np.sqrt(rgb.shape[0] * rgb.shape[1] / MOST_PIXELS[extractor]))), 1)
         rows = extract(extractor, np.ascontiguousarray(rgb[::step, ::step]))
         if not np.isfinite(rows).all():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 
 from benchmarks.quality import similarity
 from benchmarks.quality.cases import Case
-from benchmarks.quality.methods import ABLATION, PICTURE, Method, fits
-from benchmarks.quality.picture import read_picture
+from benchmarks.quality.methods import ABLATION, PICTURE, Method, attempts
+from benchmarks.quality.picture import Result, read_picture
 from benchmarks.quality.product import Product
 from benchmarks.records import Records, Say, silent
-from wsi_pgdips.errors import SettingsError, WsiPgdipsError
+from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stains import load_stains
 from wsi_pgdips.records import ByteArray, FloatArray
@@ -66,23 +65,14 @@ def measure_picture(case: Case, methods: Sequence[Method], *, say: Say = silent)
         moved = dict(zip(("shift_y_px", "shift_x_px"), pair.shift, strict=True))
         records.add(moved, method=REGISTRATION, stain=pair.label)
     maps: dict[str, tuple[FloatArray, float]] = {}
-    for method in methods:
-        if not fits(method, PICTURE, stains.n):
-            continue
-        begin = time.perf_counter()
-        try:
-            if method.family in ("linear", "closed"):
-                found = picture.result(method.name).maps
-            else:
-                found = product.result(method.name).concentration
-        except (WsiPgdipsError, ValueError):
-            seconds = time.perf_counter() - begin
-            records.add({"pcc": float("nan")}, method=method.name, seconds=seconds)
-            say(f"  {method.name}: no result")
-            continue
-        seconds = time.perf_counter() - begin
-        maps[method.name] = np.nan_to_num(found, nan=0.0), seconds
-        say(f"  {method.name}: {seconds:.1f} s")
+
+    def measure(method: Method) -> Result:
+        linear = method.family in ("linear", "closed")
+        return picture.result(method.name) if linear else product.result(method.name)
+
+    for name, found, seconds in attempts(methods, PICTURE, stains.n, measure, records, say):
+        maps[name] = np.nan_to_num(found.maps, nan=0.0), seconds
+        say(f"  {name}: {seconds:.1f} s")
     for pair in pairs:
         own = {name: (pair.cut(q), seconds) for name, (q, seconds) in maps.items()}
         _score(records.at(stain=pair.label), pair, own)

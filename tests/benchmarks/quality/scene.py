@@ -16,8 +16,7 @@ from benchmarks.quality.picture import Picture, Result, read_picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.optics.stains import load_stains
-from wsi_pgdips.phantom.make import make_phantom
-from wsi_pgdips.phantom.phantom import PhantomTruth
+from wsi_pgdips.phantom.make import MadePhantom, make_phantom
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
@@ -30,14 +29,12 @@ class Scene:
     """A written phantom, open.
 
     Attributes:
-        slide, stains_file: what the product is run on. stains: the same set, loaded.
+        made: its files, what the product is run on, and its truth. stains: its set, loaded.
         q: (N, H, W) true concentrations. tissue: (H, W) true tissue.
     """
 
-    slide: Path
-    stains_file: Path
+    made: MadePhantom
     stains: StainSet
-    truth: PhantomTruth
     source: PyramidSource
     picture: Picture
     q: FloatArray
@@ -49,7 +46,7 @@ class Scene:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.truth.labels
+        return self.made.truth.labels
 
     @cached_property
     def reference(self) -> FloatArray:
@@ -71,16 +68,16 @@ class Scene:
         gy, gx = self.grid.tile_grid
         y = ((np.arange(gy) + 0.5) * self.grid.tile - 0.5)[:, None]
         x = ((np.arange(gx) + 0.5) * self.grid.tile - 0.5)[None, :]
-        rows = np.moveaxis(self.truth.stain_matrix_at(y, x), (0, 1), (2, 3))
-        return rows, np.moveaxis(self.truth.background_at(y, x), 0, -1)
+        rows = np.moveaxis(self.made.truth.stain_matrix_at(y, x), (0, 1), (2, 3))
+        return rows, np.moveaxis(self.made.truth.background_at(y, x), 0, -1)
 
     def pixel_fields(self) -> tuple[FloatArray, FloatArray]:
         """True (N, 3, H, W) S and (3, H, W) B at the pixels; made anew, they are large."""
         yy, xx = np.arange(self.grid.shape[0])[:, None], np.arange(self.grid.shape[1])[None, :]
-        return self.truth.stain_matrix_at(yy, xx), self.truth.background_at(yy, xx)
+        return self.made.truth.stain_matrix_at(yy, xx), self.made.truth.background_at(yy, xx)
 
     def oracle(self, *, constant: bool = False) -> Result:
-        """Told the truth: the fields at every pixel, or their means over the tissue."""
+        """The closed form under the true fields at each pixel, or under their means over tissue."""
         rows, background = self.pixel_fields()
         if not constant:
             return Result(unmix_od(self.picture.od, rows, background), *self.tile_fields)
@@ -101,24 +98,16 @@ def open_scene(
         SettingsError: no true vectors exist for this seed. SlideError: the real slide cannot be
             read or has no tissue.
     """
-    slide = folder / f"{case.name}.tif"
     made = make_phantom(
-        slide,
+        folder / f"{case.name}.tif",
         config=case.description,
         seed=seed,
         shape=shape or (REAL_SHAPE if case.description is None else None),
         texture=case.slide,
         stains=case.stains,
     )
-    truth = made.truth
-    with contextlib.closing(open_source(slide, mpp="native")) as source:
-        yield Scene(
-            slide,
-            made.stains,
-            load_stains(made.stains),
-            truth,
-            source,
-            read_picture(source, truth.library),
-            truth.concentration(0, 0, *truth.shape),
-            truth.tissue(0, 0, *truth.shape),
-        )
+    truth, stains = made.truth, load_stains(made.stains)
+    with contextlib.closing(open_source(truth.path, mpp="native")) as source:
+        picture = read_picture(source, truth.library)
+        q, tissue = truth.concentration(0, 0, *truth.shape), truth.tissue(0, 0, *truth.shape)
+        yield Scene(made, stains, source, picture, q, tissue)

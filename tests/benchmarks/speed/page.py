@@ -40,8 +40,8 @@ class Figures:
     def __init__(self, device: str, records: pd.DataFrame) -> None:
         self.device, self.records = device, records
         self._value = lookup(records, "case", "method", "stage", "metric")
-        said = re.search(r"(\d+) cores?$", device)
-        self.cores = int(said[1]) if said else 0  # as the device's name says
+        named = re.search(r"(\d+) cores?$", device)
+        self.cores = int(named[1]) if named else 0  # as the device's name gives them
         self.gpu = bool(records["metric"].isin(GPU_ONLY).any())
         self.slides = [c for c in distinct(records, "case") if c not in NOT_SLIDES]
 
@@ -60,12 +60,12 @@ class Figures:
         return kept if math.isfinite(kept) else _over(self.at(PHANTOM, method), cpu)
 
     def foreseen(self, case: str, preset: str, metric: str) -> tuple[float, float]:
-        """(what the estimate said, what the run then took)."""
-        said, found = (self.at(case, preset, metric, stage) for stage in (ESTIMATE, "run"))
-        return said, found
+        """The estimate of a metric, and what the run then took."""
+        estimate, found = (self.at(case, preset, metric, stage) for stage in (ESTIMATE, "run"))
+        return estimate, found
 
     def missed_by(self, metric: str) -> float:
-        """How far the worst estimate of a real slide is off, as a share of what was found."""
+        """The error of the worst estimate of a real slide, as a share of what was found."""
         pairs = [self.foreseen(c, p, metric) for c in self.slides for p in PRESETS]
         off = [abs(_over(a, b) - 1) for a, b in pairs if math.isfinite(a) or math.isfinite(b)]
         return max(off) if off and all(map(math.isfinite, off)) else math.nan
@@ -131,9 +131,9 @@ def _sections(own: Figures) -> Iterator[str]:
     for case in own.slides:
         yield f"The slide `{case}`.\n\n" + _slide(own, case)
     yield from _foreseen(own)
-    said = "What the project set itself; on the phantom where nothing else is said."
-    said += " Beside a GPU, CPU seconds are not held to a bar.\n\n" if own.gpu else "\n\n"
-    yield f"### Bars\n\n{said}" + table(["bar", "found", "met?"], list(bars(own)))
+    text = "What the project set itself; on the phantom where nothing else is said."
+    text += " Beside a GPU, CPU seconds are not held to a bar.\n\n" if own.gpu else "\n\n"
+    yield f"### Bars\n\n{text}" + table(["bar", "found", "met?"], list(bars(own)))
     yield from _stages(own)
     yield from _parts(own)
 

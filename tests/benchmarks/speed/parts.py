@@ -1,4 +1,4 @@
-"""The parts of a run by themselves: what each could do if all else were free."""
+"""The parts of a run by themselves: the time of each if all others took none."""
 
 from __future__ import annotations
 

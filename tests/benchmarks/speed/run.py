@@ -9,9 +9,9 @@ from statistics import median
 
 from benchmarks.machine import device_name, matmul_rate
 from benchmarks.records import Records, Say, check_places, kept_records, lookup, silent
-from benchmarks.speed.parts import PartTime, open_parts
-from benchmarks.speed.peers import PEERS, PeerTime, peer_time
-from benchmarks.speed.runs import ONCE, STAGES, TimedRun, foreseen, slope, timed_run
+from benchmarks.speed.parts import open_parts
+from benchmarks.speed.peers import PEERS, peer_time
+from benchmarks.speed.runs import ONCE, STAGES, TimedRun, estimated, slope, timed_run
 from wsi_pgdips.machine import choose_device, quiet_threads, usable_cpus
 from wsi_pgdips.phantom.make import make_phantom
 from wsi_pgdips.solver.presets import PAPER_STEPS
@@ -70,7 +70,8 @@ def run(
         ]
         slides, stains = [m.truth.path for m in made], str(made[0].stains)
         bench = _Phantoms(records.at(case="phantom"), slides, stains, device, quick, say)
-        for measure in (bench.presets, bench.peers, bench.parts, bench.workers, bench.paper):
+        slow = () if quick else (bench.workers, bench.paper)
+        for measure in (bench.presets, bench.peers, bench.parts, *slow):
             measure()
             kept.put(records, "device")
             kept.save(out)
@@ -86,7 +87,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Phantoms:
-    """What is measured on the two phantoms."""
+    """Everything that is measured on the two phantoms."""
 
     records: Records
     slides: list[Path]
@@ -106,21 +107,15 @@ class _Phantoms:
             for _ in range(1 if self.quick else REPEATS):  # in turn: a machine has slow minutes
                 for slide, of_slide in zip(self.slides, again, strict=True):
                     of_slide.append(timed_run(slide, self.stains, *options))
-            small, large = (min(of_slide, key=lambda r: r.seconds) for of_slide in again)
+            runs = [min(of_slide, key=lambda r: r.seconds) for of_slide in again]
+            small, large = runs
             tiles, own = (small.tiles, large.tiles), self.records.at(method=preset)
             for stage in STAGES:
-                own.add(
-                    {
-                        SECONDS: slope(tiles, (small.wall[stage], large.wall[stage])),
-                        CPU_SECONDS: slope(tiles, (small.cpu[stage], large.cpu[stage])),
-                    },
-                    stage=stage,
-                )
+                walls, cpus = ([getattr(r, of)[stage] for r in runs] for of in ("wall", "cpu"))
+                _add(own, stage, slope(tiles, walls), slope(tiles, cpus))
             wall = slope(tiles, (small.seconds, large.seconds))
             cpu = slope(tiles, (small.cpu_seconds, large.cpu_seconds))
             found: dict[str, float] = {
-                SECONDS: wall,
-                CPU_SECONDS: cpu,
                 "tiles_per_s": 1 / wall,
                 "over_cpu_seconds_over_cores": wall * cores / cpu,
                 "tiles": large.tiles,
@@ -129,7 +124,7 @@ class _Phantoms:
             }
             if large.peak_vram_mb:
                 found["peak_vram_mb"] = large.peak_vram_mb
-            own.add(found, stage=END_TO_END)
+            _add(own, END_TO_END, wall, cpu, **found)
             for stage in ONCE:
                 own.add({"seconds": large.wall[stage]}, stage=stage)
             self.say(f"  {preset}: {wall:.4f} s a tile ({cpu:.4f} of CPU), {large.tiles} tiles")
@@ -137,16 +132,17 @@ class _Phantoms:
     def peers(self) -> None:
         """tiatoolbox on the same tiles."""
         tiles: list[int] = []
-        times: dict[str, list[PeerTime]] = {m: [] for m in list(PEERS)[: 1 if self.quick else None]}
+        times: dict[str, list[tuple[float, float]]] = {
+            m: [] for m in PEERS[: 1 if self.quick else None]
+        }
         for slide in self.slides:
             with open_parts(slide, self.stains, "fast", "cpu") as parts:
                 tiles.append(len(parts.tiles))
                 for name, took in times.items():
                     took.append(peer_time(name, slide, parts.tiles))
         for name, took in times.items():
-            wall, cpu = (slope(tiles, [getattr(t, of) for t in took]) for of in ("wall", "cpu"))
-            found = {SECONDS: wall, CPU_SECONDS: cpu, "tiles_per_s": 1 / wall}
-            self.records.add(found, method=name, stage=END_TO_END)
+            wall, cpu = (slope(tiles, seconds) for seconds in zip(*took, strict=True))
+            _add(self.records.at(method=name), END_TO_END, wall, cpu, tiles_per_s=1 / wall)
             self.say(f"  {name}: {wall:.4f} s a tile ({cpu:.4f} of CPU)")
 
     def parts(self) -> None:
@@ -161,9 +157,9 @@ class _Phantoms:
                 alone, flops = parts.solve(), parts.network_flops()
             if read is not None:
                 for stage, took in (("read", read), ("write", alone["write"])):
-                    _add_part(self.records.at(method="ceiling"), stage, took)
+                    _add(self.records.at(method="ceiling"), stage, took.wall, took.cpu)
             for stage in ("fit", "render"):
-                _add_part(own, f"{stage}-alone", alone[stage])
+                _add(own, f"{stage}-alone", alone[stage].wall, alone[stage].cpu)
             self.say(
                 f"  {preset} alone: " + ", ".join(f"{k} {v.wall:.4f}" for k, v in alone.items())
             )
@@ -183,8 +179,6 @@ class _Phantoms:
         A worker of one thread still decodes ahead and compresses in others: with cores to spare one
         worker takes them too, and two would seem to gain nothing.
         """
-        if self.quick:
-            return
         took: dict[int, list[float]] = {workers: [] for workers in WORKERS}
         for _ in range(PAIRS):
             for workers, seconds in took.items():
@@ -201,8 +195,6 @@ class _Phantoms:
 
     def paper(self) -> None:
         """``paper`` by the slope of a few of its steps: a tile of them all takes hours on a CPU."""
-        if self.quick:
-            return
         own = self.records.at(method="paper")
         with open_parts(self.slides[0], self.stains, "paper", self.device) as parts:
             steps = parts.paper_steps(BATCHES)
@@ -216,29 +208,28 @@ def _real(records: Records, slide: Path, stains: str, device: str, say: Say) -> 
     """A real slide from end to end; all stages but those that do not grow with it, by its tiles."""
     for preset in PRESETS:
         options, own = _options(preset, device), records.at(method=preset)
-        said = foreseen(slide, stains, *options)
+        estimate = estimated(slide, stains, *options)
         run = timed_run(slide, stains, *options)
-        own.add(said, stage=ESTIMATE)
+        own.add(estimate, stage=ESTIMATE)
         own.add(run.found, stage="run")
         seconds = run.seconds / run.tiles
-        found = {SECONDS: seconds, CPU_SECONDS: run.cpu_seconds / run.tiles, "tiles": run.tiles}
-        own.add(found, stage=END_TO_END)
+        _add(own, END_TO_END, seconds, run.cpu_seconds / run.tiles, tiles=run.tiles)
         for stage in ONCE:
             own.add({"seconds": run.wall[stage]}, stage=stage)
         say(
             f"  {slide.stem}, {preset}: {seconds:.4f} s a tile; "
-            f"{said['seconds']:.1f} s foreseen, {run.found['seconds']:.1f} taken"
+            f"{estimate['seconds']:.1f} s estimated, {run.found['seconds']:.1f} taken"
         )
-    name = next(iter(PEERS))
+    name = PEERS[0]
     with open_parts(slide, stains, "fast", "cpu") as parts:
-        took, tiles = peer_time(name, slide, parts.tiles), len(parts.tiles)
-    found = {SECONDS: took.wall / tiles, CPU_SECONDS: took.cpu / tiles}
-    records.add(found, method=name, stage=END_TO_END)
-    say(f"  {slide.stem}, {name}: {took.wall / tiles:.4f} s a tile")
+        wall, cpu = (all_s / len(parts.tiles) for all_s in peer_time(name, slide, parts.tiles))
+    _add(records.at(method=name), END_TO_END, wall, cpu)
+    say(f"  {slide.stem}, {name}: {wall:.4f} s a tile")
 
 
-def _add_part(records: Records, stage: str, took: PartTime) -> None:
-    records.add({SECONDS: took.wall, CPU_SECONDS: took.cpu}, stage=stage)
+def _add(records: Records, stage: str, wall: float, cpu: float, **more: float) -> None:
+    """Add the seconds a tile of a stage, and other figures of it."""
+    records.add({SECONDS: wall, CPU_SECONDS: cpu, **more}, stage=stage)
 
 
 def _options(preset: str, device: str) -> tuple[str, ...]:

@@ -16,12 +16,12 @@ from wsi_pgdips.layers.provenance import RUN_RECORD
 
 ONCE = ("prepare", "calibrate")  # stages whose time does not grow with the slide
 STAGES = ("fit", "blend", "render", "finalize")
-FORESEEN = ("tiles", "seconds", "disk_bytes", "peak_rss_mb")  # of a whole run, by an estimate
+ESTIMATED = ("tiles", "seconds", "disk_bytes", "peak_rss_mb")  # of a whole run, by an estimate
 
 
 @dataclass(frozen=True)
 class TimedRun:
-    """What a run took.
+    """Time, memory and disk that a run took.
 
     Attributes:
         tiles: rendered. wall, cpu: seconds by stage. peak_rss_mb: of its largest process.
@@ -37,7 +37,7 @@ class TimedRun:
 
     @property
     def seconds(self) -> float:
-        """Of all stages that grow with the slide."""
+        """Wall seconds of all stages that grow with the slide."""
         return sum(self.wall.get(s, 0.0) for s in STAGES)
 
     @property
@@ -46,9 +46,9 @@ class TimedRun:
 
     @property
     def found(self) -> dict[str, float]:
-        """What ``foreseen`` says beforehand."""
+        """The figures that ``estimated`` gives before a run."""
         values = (self.tiles, sum(self.wall.values()), self.written, self.peak_rss_mb)
-        return dict(zip(FORESEEN, values, strict=True))
+        return dict(zip(ESTIMATED, values, strict=True))
 
 
 def timed_run(slide: Path, stains: str, *options: str, cores: int | None = None) -> TimedRun:
@@ -75,19 +75,19 @@ def timed_run(slide: Path, stains: str, *options: str, cores: int | None = None)
     )
 
 
-def foreseen(slide: Path, stains: str, *options: str) -> dict[str, float]:
-    """What ``wsi-pgdips estimate`` says of a run: each of ``FORESEEN``, in the run's units.
+def estimated(slide: Path, stains: str, *options: str) -> dict[str, float]:
+    """The estimate of a run by ``wsi-pgdips estimate``: each of ``ESTIMATED``, in the run's units.
 
     Raises:
         IncompleteRunError: it failed.
     """
-    said = json.loads(_program("estimate", slide, "--stains", stains, "--json", *options))
-    values = (said["tiles"], said["total_s"], said["disk_bytes"], said["peak_rss_mb"])
-    return dict(zip(FORESEEN, values, strict=True))
+    found = json.loads(_program("estimate", slide, "--stains", stains, "--json", *options))
+    values = (found["tiles"], found["total_s"], found["disk_bytes"], found["peak_rss_mb"])
+    return dict(zip(ESTIMATED, values, strict=True))
 
 
 def _program(command: str, slide: Path, *options: str | Path, cores: int | None = None) -> str:
-    """Its output."""
+    """Run a command of the program on a slide; returns what it printed."""
     asked = [sys.executable, "-m", "wsi_pgdips", command, str(slide), *map(str, options)]
     done = subprocess.run(
         asked, capture_output=True, text=True, check=False, preexec_fn=_confined_to(cores)
@@ -109,5 +109,5 @@ def _confined_to(cores: int | None) -> Callable[[], None] | None:
 
 
 def slope(tiles: Sequence[int], values: Sequence[float]) -> float:
-    """What each further tile adds, from the tiles of two slides and a value of each."""
+    """The part of a value that each further tile adds, from two slides: their tiles and values."""
     return (values[1] - values[0]) / (tiles[1] - tiles[0])
