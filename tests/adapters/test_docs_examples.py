@@ -13,7 +13,7 @@ from support.adapter_case import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 # what a block may need that is not among our own dependencies
-OPTIONAL = {"adapters.spatial": "spatialdata", "napari_ome_zarr": "napari_ome_zarr"}
+OPTIONAL = {"to_spatialdata": "spatialdata", "napari_ome_zarr": "napari_ome_zarr"}
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -93,16 +93,16 @@ def _run(folder: JobFolder, quiet: bool, **asked: Any) -> None:
     """Run a cohort, and print how it ends.
 
     Args:
-        asked: further arguments of ``run_cohort``.
+        asked: further arguments of ``run_planned``.
     """
     from wsi_pgdips.cohort.report import exit_code
-    from wsi_pgdips.cohort.runner import run_cohort
+    from wsi_pgdips.cohort.runner import run_planned
     from wsi_pgdips.pipeline.signals import stoppable
 
     progress = progress_of(quiet)
     try:
         with stoppable():
-            rows = run_cohort(folder, progress=progress, **asked)
+            rows = run_planned(folder, progress=progress, **asked)
     except KeyboardInterrupt:
         progress.close()
         say_error("interrupted; to resume, repeat the command", kind="stopped")

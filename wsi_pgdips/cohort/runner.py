@@ -18,7 +18,7 @@ from wsi_pgdips.cohort.state import ABSENT, State, StateFile, ask_for_attempt, s
 from wsi_pgdips.cohort.work import WHOLE, SlideWork, copy_is_current, unwritten
 from wsi_pgdips.errors import OutputError, SettingsError, WsiPgdipsError
 from wsi_pgdips.pipeline.lock import lock_output
-from wsi_pgdips.progress import Progress
+from wsi_pgdips.progress import Progress, QuietProgress
 
 # workers that others have started may have many threads
 _ONE_AT_A_TIME = threading.Lock()
@@ -95,6 +95,49 @@ def _check(cohort: Cohort) -> None:
 
 
 def run_cohort(
+    source: str | os.PathLike[str],
+    job: str | os.PathLike[str],
+    *,
+    config: Path | None = None,
+    reference: str | None = None,
+    retries: int | None = None,
+    skip_errors: bool | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Row]:
+    """Run every slide of a cohort that is not done; a slide that fails does not stop the others.
+
+    To resume, call it again with the same arguments.
+
+    Args:
+        source: a manifest (CSV or TSV, one row a slide), or a folder of slides.
+        job: folder to write: layers, states, logs, ``summary.json`` and ``failures.csv``.
+        config: TOML of settings of ``run`` and of the cohort; the other arguments win.
+        reference: look in which each slide is also written as a TIFF; None for none.
+        retries: of a slide after a fault of a disk or network that may pass; 2 by default.
+        skip_errors: go on with the others after a slide has failed; True by default.
+        progress: where to show progress; quiet by default.
+        settings: the fields of ``config.ScientificSettings`` and ``config.ExecutionSettings``.
+
+    Returns:
+        How each slide stands, in the order of the manifest; see ``cohort.report.Row``.
+
+    Raises:
+        SettingsError: the manifest or a setting cannot be used.
+        OutputError: another process runs this cohort, or the folder is of another.
+    """
+    own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
+    asked = CohortOptions.of(config, own, settings)
+    folder, cohort = plan_cohort(Path(source), Path(job), asked)
+    return run_planned(
+        folder,
+        progress=progress or QuietProgress(),
+        planned=cohort,
+        skip_errors=asked.skip_errors,
+    )
+
+
+def run_planned(
     folder: JobFolder,
     *,
     progress: Progress,

@@ -168,7 +168,8 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
         )
     if overwrite:
         with writing(folder):
-            for name in sorted(names, key=lambda name: name == SETTINGS):
+            # the table first, which says that the tiles are complete; last what says they are ours
+            for name in sorted(names, key=lambda name: (name != TABLE, name == SETTINGS)):
                 (folder / name).unlink()
     elif TABLE in names:
         raise OutputError(
