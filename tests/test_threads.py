@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -42,7 +43,11 @@ def shared() -> dict[str, Any]:
 
 @pytest.fixture
 def loud(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Settings that differ from those of a run."""
+    """Settings that differ from those of a run, in a process that is not quiet for good."""
+    fresh = {"_inside": 0, "_process": contextlib.ExitStack(), "_here": threading.local()}
+    for name, value in fresh.items():
+        monkeypatch.setattr(machine, name, value)
+    gc.unfreeze()
     monkeypatch.setenv("BLOSC_NTHREADS", "5")
     backends, before = (torch.backends.cudnn, torch.backends.cuda.matmul), torch.get_num_threads()
     allowed = [b.allow_tf32 for b in backends]
