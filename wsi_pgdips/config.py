@@ -139,7 +139,7 @@ class ScientificSettings(_Frozen):
 
 
 class ExecutionSettings(_Frozen):
-    """How a run is carried out; none of it changes a byte of the result on one kind of device."""
+    """Settings that carry out a run; on one kind of device none changes a byte of the result."""
 
     device: str = _machine("auto", "Device that does the work.", "auto|cpu|cuda|cuda:N")
     workers: int | None = _machine(

@@ -99,7 +99,7 @@ class DeviceError(WsiPgdipsError):
 
 
 class ClusterError(WsiPgdipsError):
-    """A cluster of dask or Slurm that cannot be reached, was lost, or has no worker."""
+    """A cluster of dask that cannot be reached or used, was lost, or has no worker."""
 
 
 class IncompleteRunError(WsiPgdipsError):

@@ -23,7 +23,7 @@ _OWN = {"reference": str, "retries": int, "skip_errors": bool}
 
 @dataclass(frozen=True)
 class CohortOptions:
-    """What a command asks for: the settings of all slides, and those of the cohort itself.
+    """The options of a command: settings of all slides, and those of the cohort itself.
 
     Attributes:
         settings: of ``run``; paths in it are absolute, as jobs start in other folders.

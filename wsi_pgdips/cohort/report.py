@@ -36,7 +36,7 @@ REST = 10  # a look at all slides is followed by a rest of this many times its l
 
 @dataclass(frozen=True)
 class Row:
-    """How one slide stands.
+    """The standing of one slide.
 
     Attributes:
         state: of its last attempt; None where nobody has begun.

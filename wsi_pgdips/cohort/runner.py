@@ -27,7 +27,7 @@ NOTE_S = 30.0  # between two notes about slides that take long
 
 @dataclass(frozen=True)
 class CohortJob:
-    """What a worker process needs to know of a cohort.
+    """The cohort, as a worker process is told of it.
 
     Attributes:
         folder: path of the job folder. device, threads: of the worker.
@@ -40,7 +40,7 @@ class CohortJob:
 
 @dataclass(frozen=True)
 class SlideReport:
-    """What a worker returns of a slide; the progress of the cohort counts a slide as one tile."""
+    """A worker's result for a slide; the progress of the cohort counts a slide as one tile."""
 
     state: State | None
     tiles: int = 1

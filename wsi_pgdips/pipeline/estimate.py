@@ -50,7 +50,7 @@ Taken = tuple[Mapping[str, float], Load]  # seconds of stages, and the load that
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would take on this machine, as busy as it is now.
+    """The time, memory and disk that a run takes on this machine, as busy as it is now.
 
     Attributes:
         slide: name of the slide. preset, device: of the run. workers: its processes.

@@ -89,7 +89,7 @@ def deconvolve_image(
         source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
         context = make_context(source, load_stains(stains), science)
         solved = solve(context, device, threads)
-        return replace(render(solved, device, threads), look=_look(solved))
+        return replace(render(solved, device, threads), look=_measured_look(solved))
 
 
 def checked_image(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
@@ -208,7 +208,7 @@ def render(
     )
 
 
-def _look(solved: Solved) -> Reference:
+def _measured_look(solved: Solved) -> Reference:
     from wsi_pgdips.looks.reference import look_of
     from wsi_pgdips.stages.finish import look_in_run
 

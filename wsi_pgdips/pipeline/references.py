@@ -159,10 +159,10 @@ def fit_reference(
     """
     from wsi_pgdips.looks.reference import combine
 
-    return combine([_look(path, progress, settings) for path in paths], name)
+    return combine([_look_of_path(path, progress, settings) for path in paths], name)
 
 
-def _look(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Reference:
+def _look_of_path(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Reference:
     from wsi_pgdips.layers.reader import open_layers
     from wsi_pgdips.looks.slide_look import slide_look
     from wsi_pgdips.pipeline.slide import deconvolve_slide
