@@ -186,7 +186,7 @@ def test_with_keep_what_is_measured_already_is_not_measured_again(tmp_path: Path
     for case in ("phantom -> phantom, other", "phantom, other -> phantom"):
         kept.add({OD: 0.5}, kind=PHANTOM, case=case, method="typical")
     kept.save(out)
-    assert run(out, quick=True, keep=True, page=tmp_path / "looks.md").rows == kept.rows
+    assert run(out, quick=True, keep=True, pictures=tmp_path / "looks.png").rows == kept.rows
     assert [p.name for p in tmp_path.iterdir()] == ["looks.json"]  # and no figure
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,32 @@ def test_the_command_says_what_is_wrong(bench, tmp_path, capsys, arguments, part
     said = capsys.readouterr().err
     assert part in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "options", "wanted"),
+    [
+        ("speed", {"--data": ".", "--device": "cpu", "--side": 9}, {"side": 9, "device": "cpu"}),
+        ("looks", {"--data": ".", "--keep": None}, {"data": Path(), "keep": True}),
+        ("cohort", {"--slides": 7, "--kills": 0}, {"slides": 7, "kills": 0}),
+    ],
+)
+def test_options_reach_each_benchmark(bench, tmp_path, monkeypatch, benchmark, options, wanted):
+    module = import_module(f"benchmarks.{benchmark}.run")
+    known, asked = signature(module.run), {}
+
+    def fake(*arguments: Any, **options: Any) -> Records:
+        asked.update(known.bind(*arguments, **options).arguments)
+        records = Records(benchmark)
+        records.save(asked["out"])
+        return records
+
+    monkeypatch.setattr(module, "run", fake)
+    out, page = tmp_path / "r.json", tmp_path / "p.md"
+    given = [str(word) for pair in options.items() for word in pair if word is not None]
+    assert bench(benchmark, "--out", out, "--page", page, "--quick", *given) == 0
+    assert {**wanted, "out": out, "quick": True}.items() <= asked.items()
+    assert page.read_text().startswith("# ")
 
 
 def test_an_interrupted_benchmark_says_how_to_go_on(bench, tmp_path, monkeypatch, capsys):

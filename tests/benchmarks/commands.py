@@ -117,7 +117,8 @@ def looks(
     """Measure how near a normalised slide comes to its reference, and what it costs to read."""
     from benchmarks.looks.run import run
 
-    asked = {"data": data, "quick": quick, "keep": keep, "page": page}
+    pictures = None if page is None else page.parent / "images" / "looks.png"
+    asked = {"data": data, "quick": quick, "keep": keep, "pictures": pictures}
     _measure(run, "looks", out, page, quiet, **asked)
 
 

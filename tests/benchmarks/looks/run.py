@@ -10,7 +10,6 @@ from pathlib import Path
 from benchmarks.looks import plots, reading, scores
 from benchmarks.looks.features import Features, drift
 from benchmarks.looks.methods import METHODS, Studio
-from benchmarks.looks.page import IMAGE
 from benchmarks.looks.pairs import REAL, SCANNER_MPP, LookPair, pairs
 from benchmarks.looks.scores import LAB, NUCLEAR, OD, SSIM, TEXTURE
 from benchmarks.machine import device_name
@@ -52,7 +51,7 @@ def run(
     data: Path | None = None,
     quick: bool = False,
     keep: bool = False,
-    page: Path | None = None,
+    pictures: Path | None = None,
     say: Say = silent,
 ) -> Records:
     """Measure; the file is rewritten after each pair.
@@ -61,7 +60,7 @@ def run(
         out: file of records. data: folder with ``slides/`` and ``scanners/``, or None for a
             phantom alone. quick: the real pair, one simulated pair and one slide.
         keep: the records that ``out`` holds, and measure the rest.
-        page: where the page will be, to draw its figure of pictures; None draws none.
+        pictures: file of the figure of one crop under each method; None draws none.
         say: told one line a pair and a slide.
 
     Raises:
@@ -78,11 +77,11 @@ def run(
             results = measure_pair(records, pair, studio, say)
             records.save(out)
         first_real = pair.kind == REAL and not any(p.kind == REAL for p in panels)
-        if page is not None and (first_real or pair.case == SHOWN):
+        if pictures is not None and (first_real or pair.case == SHOWN):
             drawn = {m: results[m] if results else studio.apply(m, pair) for m in plots.SHOWN}
             panels.append(plots.panel(pair, drawn))
-    if panels and page is not None:
-        plots.draw_panels(panels, page.parent / "images" / IMAGE)
+    if panels and pictures is not None:
+        plots.draw_panels(panels, pictures)
     if data is not None:
         if (reading.READING, "machine") not in done:
             where = {"kind": reading.READING, "case": "machine", "method": device_name("cpu")}
