@@ -68,7 +68,7 @@ def test_clusters_that_there_are(value: str) -> None:
     "value", ["slurm", "pbs", "host:8786", "tcp://host", "tcp://host:port", "http://h:1"]
 )
 def test_other_clusters_are_refused(value: str) -> None:
-    with pytest.raises(SettingsError, match=r"expected local, or .* tcp://host:8786"):
+    with pytest.raises(SettingsError, match=r"expected: local, or .* tcp://host:8786"):
         make_settings({"cluster": value})
 
 

@@ -218,7 +218,7 @@ def test_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     # jobs start in other folders: nothing in a script is relative
     assert call("slurm", "submit", "m.csv", "job", "--mem=lots") == 2
-    assert call("slurm", "submit", "m.csv", "job", "--cluster=slurm") == 2
+    assert call("slurm", "submit", "m.csv", "job", "--cluster=pbs") == 2
     assert call("slurm", "submit", "m.csv", "job", "--time=1:00:00") == 0
     assert "100, 101" in capsys.readouterr().out
     waiting(slurm, "100")
