@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,9 +189,11 @@ class DaskPool(Pool):
         self.remote = self.seats is None
 
     def prepare(self, job: SlideJob) -> None:
+        from distributed import fire_and_forget
+
         with self._lost_as_error():
             for _ in self.running():  # dask gives each to a worker that has least to do
-                self._submit(dask_workers.open_slide, job)
+                fire_and_forget(self._submit(dask_workers.open_slide, job))  # type: ignore[no-untyped-call]
 
     def map(
         self, work: Work, job: SlideJob, blocks: Sequence[Block], on_tile: OnTile
@@ -236,7 +238,7 @@ class DaskPool(Pool):
 
     def _each(self, function: Work, job: SlideJob, calls: Sequence[Any]) -> Iterator[Any]:
         """Yield the arguments of each call and its result or exception, as the calls end."""
-        from distributed import KilledWorker
+        from distributed import KilledWorker, wait
 
         waiting, at_work, seen = deque(calls), dict[Any, Any](), time.monotonic()
         suspects, alone = deque[Any](), False
@@ -251,7 +253,9 @@ class DaskPool(Pool):
                 while waiting and len(at_work) < room:
                     call = waiting.popleft()
                     at_work[self._submit(function, job, *call)] = call
-                done, _ = futures.wait(at_work, LOOK_S, futures.FIRST_COMPLETED)
+                done: Any = ()
+                with suppress(TimeoutError), self.client.as_current():
+                    done = wait(list(at_work), LOOK_S, "FIRST_COMPLETED").done  # type: ignore[no-untyped-call]
                 if done or running:
                     seen = time.monotonic()
                 elif time.monotonic() - seen > PATIENCE_S:
@@ -259,11 +263,19 @@ class DaskPool(Pool):
                 if self.client.cluster:  # dask gives up a worker that is slow to come back
                     self.client.cluster.scale(self.workers)
                 for future in done:
-                    call, error = at_work.pop(future), future.exception()
-                    if isinstance(error, WsiPgdipsError):
-                        raise error
-                    if not isinstance(error, KilledWorker):
-                        yield call, error or future.result()
+                    try:
+                        outcome = future.result(timeout=LOOK_S)
+                    except Exception as error:
+                        if future.status == "cancelled":
+                            raise
+                        if future.status != "error":  # lost with its worker: it is computed again
+                            continue
+                        outcome = error
+                    call = at_work.pop(future)
+                    if isinstance(outcome, WsiPgdipsError):
+                        raise outcome
+                    if not isinstance(outcome, KilledWorker):
+                        yield call, outcome
                     elif alone:
                         text = "the worker process died twice while working on it"
                         yield call, WorkerDiedError(f"{text} (out of memory, or killed)")
@@ -271,8 +283,8 @@ class DaskPool(Pool):
                         suspects.append(call)
 
     def _submit(self, function: Work, job: SlideJob, *others: Any) -> Any:
-        executor = self.client.get_executor(pure=False)
-        return executor.submit(dask_workers.call, function, job, self.seats, *others)
+        # the futures of dask's executor never end if a worker dies with a result that was not read
+        return self.client.submit(dask_workers.call, function, job, self.seats, *others, pure=False)
 
     @contextmanager
     def _lost_as_error(self) -> Iterator[None]:
@@ -284,7 +296,9 @@ class DaskPool(Pool):
         except (OSError, futures.CancelledError, ClosedClientError) as error:
             raise ClusterError(
                 "the scheduler or all of its workers were lost",
-                found=str(error) or "the scheduler ended the connection",
+                # of cancelled calls dask says each one's name
+                found=(str(error) if isinstance(error, OSError) else "")
+                or "the scheduler ended the connection",
                 where=self.where,
                 hint="see why they ended, or were paused for want of memory; repeat the command "
                 "to resume",
