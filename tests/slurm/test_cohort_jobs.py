@@ -203,9 +203,9 @@ def test_of_two_submissions_at_once_one_is_refused(tmp_path: Path) -> None:
 def test_out_of_time_it_is_started_anew_until_it_is_done(tmp_path: Path) -> None:
     slow = (*CHEAP, "--preset=paper", "--iterations=1")
     folder = tmp_path / "job"
-    manifest, undisturbed = one_slide(tmp_path / "slow.tiff", "2100x2100", *slow)
-    # Slurm counts in minutes, and looks every half of one: the signal comes after 35 to 65 s, in
-    # which a start has to finish a block, and may not finish all nine
+    manifest, undisturbed = one_slide(tmp_path / "slow.tiff", "3100x2100", *slow)
+    # Slurm counts in minutes, and looks every half of one: the signal comes after 25 to 55 s, in
+    # which a start has to finish a block, and may not finish all twelve
     short = ("--mem=3G", "--cpus-per-task=1", "--time=2", "--signal-before=85")
     program("slurm", "submit", manifest, folder, *slow, *short)
     job = jobs_of(folder)["slides-0"]
