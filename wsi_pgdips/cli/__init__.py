@@ -5,6 +5,8 @@ Heavy imports happen inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 import traceback
@@ -50,6 +52,7 @@ app.add_typer(reference.reference_app, name="reference")
 
 def main() -> None:
     """Run the command; an error becomes a message and an exit code."""
+    atexit.register(gc.freeze)  # when the program ends, nothing that is left has to be collected
     for name in _NOISY:
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
     for stream in (sys.stdout, sys.stderr):

@@ -104,7 +104,6 @@ def is_restarted() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
-@quiet_machine()
 def run_part(
     slide: Path,
     output: Path,
@@ -127,7 +126,10 @@ def run_part(
         NotReadyError: the stages before are not done.
         WsiPgdipsError: as ``deconvolve_slide``.
     """
-    with closing(progress or QuietProgress()) as shown:
+    # imported before the process is quiet, so that the garbage collector skips what stays
+    from wsi_pgdips.pipeline import pool, slide_run  # noqa: F401
+
+    with quiet_machine(), closing(progress or QuietProgress()) as shown:
         if begun or not part.does("calibrate"):  # what the first stage has made is resumed
             resume = {"overwrite": False, "resume": True}
             execution = settings.execution.model_copy(update=resume)
