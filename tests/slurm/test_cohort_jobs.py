@@ -204,9 +204,9 @@ def test_out_of_time_it_is_started_anew_until_it_is_done(tmp_path: Path) -> None
     slow = (*CHEAP, "--preset=paper", "--iterations=1")
     folder = tmp_path / "job"
     manifest, undisturbed = one_slide(tmp_path / "slow.tiff", "3100x2100", *slow)
-    # Slurm counts in minutes, and looks every half of one: the signal comes after 25 to 55 s, in
+    # Slurm counts in minutes, and looks every half of one: the signal comes after 30 to 60 s, in
     # which a start has to finish a block, and may not finish all twelve
-    short = ("--mem=3G", "--cpus-per-task=1", "--time=2", "--signal-before=85")
+    short = ("--mem=3G", "--cpus-per-task=1", "--time=2", "--signal-before=60")
     program("slurm", "submit", manifest, folder, *slow, *short)
     job = jobs_of(folder)["slides-0"]
     until(lambda: "out of time: goes on in a new start" in logs(folder), folder)
