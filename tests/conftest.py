@@ -79,6 +79,17 @@ def balanced(slide: Slide, tmp_path_factory: pytest.TempPathFactory) -> Layers:
 
 
 @pytest.fixture
+def one_thread() -> Generator[None]:
+    """Let torch use one thread in the test, and as many as before after it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the program in this process; returns its exit code."""
 
