@@ -245,3 +245,25 @@ def test_a_batch_that_does_not_fit_is_halved(
     ours, theirs = (open_layers(tmp_path / name).tiles for name in ("batch", "one"))
     for column in ("flags", "steps", "loss"):
         np.testing.assert_array_equal(ours[column], theirs[column])
+
+
+def test_a_signal_that_interrupts_the_start_of_a_lane_leaves_nobody_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began, start = [], threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        began.append(thread)
+        if len(began) == 2:
+            raise KeyboardInterrupt
+
+    def work(_job: SlideJob, block: Block, _on_tile: Any) -> BlockReport:
+        time.sleep(1.0 if block == (0, 1) else 0.2)
+        return BlockReport(block, 0, frozenset())
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.Pool(2).map(work, JOB, [(0, i) for i in range(4)], lambda: None))
+    assert len(began) == 2
+    assert not any(thread.is_alive() for thread in began)

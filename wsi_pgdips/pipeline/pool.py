@@ -135,7 +135,8 @@ class Pool:
             with counting:
                 on_tile()
 
-        threads = futures.ThreadPoolExecutor(self._lanes, thread_name_prefix="block")
+        name = f"block of {id(stopped)}"
+        threads = futures.ThreadPoolExecutor(self._lanes, thread_name_prefix=name)
         try:
             at_work = {threads.submit(work, job, block, tile_done): block for block in blocks}
             for future in futures.as_completed(at_work):
@@ -147,6 +148,10 @@ class Pool:
         finally:
             stopped.set()
             threads.shutdown(cancel_futures=True)
+            # a signal that interrupts a thread's start leaves it running, unknown to the executor
+            for thread in threading.enumerate():
+                if thread.name.startswith(name):
+                    thread.join()
 
     def once(self, function: Work, job: SlideJob, *others: Any) -> Any:
         """Return ``function(job, *others)`` from where the job's device is.
