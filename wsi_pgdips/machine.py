@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import itertools
 import os
 import sys
 import threading
@@ -103,6 +104,7 @@ def usable_cpus() -> int:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 GONE_S = 2.0
+_pools = itertools.count()
 _begun: set[int] = set()  # threads, as the system counts them
 
 
@@ -169,6 +171,27 @@ def in_threads(
         for future in pending:
             future.cancel()
         wait(pending)
+
+
+@contextlib.contextmanager
+def thread_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Lend threads; at the end what has not begun is cancelled, and no thread works on.
+
+    A signal that interrupts the start of a thread leaves it running, unknown to the executor. So
+    threads are found by their name, too.
+
+    Args:
+        name: of the threads, for debuggers.
+    """
+    prefix = f"{name} {next(_pools)} thread"
+    executor = ThreadPoolExecutor(threads, thread_name_prefix=prefix)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+        for thread in threading.enumerate():
+            if thread.name.startswith(prefix):
+                thread.join()
 
 
 # of <malloc.h>

@@ -16,7 +16,7 @@ from typing import Any
 
 from wsi_pgdips.config import ExecutionSettings
 from wsi_pgdips.errors import ClusterError, IncompleteRunError, WsiPgdipsError
-from wsi_pgdips.machine import device_for, devices_of, usable_cpus
+from wsi_pgdips.machine import device_for, devices_of, thread_pool, usable_cpus
 from wsi_pgdips.pipeline import dask_workers
 from wsi_pgdips.pipeline.block import BlockReport, SlideJob
 from wsi_pgdips.pipeline.ledger import Block
@@ -135,23 +135,17 @@ class Pool:
             with counting:
                 on_tile()
 
-        name = f"block of {id(stopped)}"
-        threads = futures.ThreadPoolExecutor(self._lanes, thread_name_prefix=name)
-        try:
-            at_work = {threads.submit(work, job, block, tile_done): block for block in blocks}
-            for future in futures.as_completed(at_work):
-                error = future.exception()
-                if isinstance(error, Exception) and not isinstance(error, WsiPgdipsError):
-                    yield at_work[future], error
-                else:
-                    yield at_work[future], future.result()
-        finally:
-            stopped.set()
-            threads.shutdown(cancel_futures=True)
-            # a signal that interrupts a thread's start leaves it running, unknown to the executor
-            for thread in threading.enumerate():
-                if thread.name.startswith(name):
-                    thread.join()
+        with thread_pool(self._lanes, "block") as threads:
+            try:
+                at_work = {threads.submit(work, job, block, tile_done): block for block in blocks}
+                for future in futures.as_completed(at_work):
+                    error = future.exception()
+                    if isinstance(error, Exception) and not isinstance(error, WsiPgdipsError):
+                        yield at_work[future], error
+                    else:
+                        yield at_work[future], future.result()
+            finally:
+                stopped.set()
 
     def once(self, function: Work, job: SlideJob, *others: Any) -> Any:
         """Return ``function(job, *others)`` from where the job's device is.
@@ -301,7 +295,7 @@ class DaskPool(Pool):
         except (OSError, futures.CancelledError, ClosedClientError) as error:
             raise ClusterError(
                 "the scheduler or all of its workers were lost",
-                # of cancelled calls dask says each one's name
+                # dask's error for cancelled calls only lists their names
                 found=(str(error) if isinstance(error, OSError) else "")
                 or "the scheduler ended the connection",
                 where=self.where,

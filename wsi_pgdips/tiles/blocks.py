@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.machine import thread_pool
 from wsi_pgdips.records import ByteArray, Pixels
 from wsi_pgdips.tiles.tissue import TissueMap
 
@@ -95,13 +96,12 @@ def _stream(
 
     waiting: deque[tuple[Region, Future[ByteArray | Exception]]] = deque()
     todo = iter(regions)
-    pool = ThreadPoolExecutor(min(threads, depth), thread_name_prefix="tile-read")
+    with thread_pool(min(threads, depth), "tile-read") as pool:
 
-    def fill() -> None:
-        for region in islice(todo, depth - len(waiting)):
-            waiting.append((region, pool.submit(read, region)))
+        def fill() -> None:
+            for region in islice(todo, depth - len(waiting)):
+                waiting.append((region, pool.submit(read, region)))
 
-    try:
         fill()
         while waiting:
             region, future = waiting.popleft()
@@ -110,5 +110,3 @@ def _stream(
             fill()  # before the caller works on this tile, not after
             yield region, pixels
             del pixels
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
