@@ -149,6 +149,7 @@ class SlidePrior:
         flags: what could not be done (``no_glass``, ``stain_gated:DAB``...).
         loss: of the slide's network, mean squared error of q on simulated pixels, OD.
         acquisition: under which the network was trained, or None.
+        foreign: share of the sampled tissue whose colour the stains cannot make.
     """
 
     stain_matrix: FloatArray
@@ -163,6 +164,7 @@ class SlidePrior:
     flags: tuple[str, ...] = ()
     loss: float = float("nan")
     acquisition: Acquisition | None = None
+    foreign: float = 0.0
 
 
 @dataclass(frozen=True)

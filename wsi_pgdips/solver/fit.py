@@ -29,6 +29,7 @@ from wsi_pgdips.solver.statistics import (
     upper_quantile,
 )
 from wsi_pgdips.solver.tile import TileInput, batch
+from wsi_pgdips.solver.trust import MOST_FOREIGN, without_foreign
 
 TILE_GATE_DEG = 20.0
 SATURATED_SHARE = 0.01  # of tissue pixels
@@ -91,6 +92,8 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Measure a tile's statistics, M and confidence under the slide's prior, without a network."""
+    if prior.foreign <= MOST_FOREIGN:
+        tile = without_foreign(tile, prior.stain_matrix, prior.pooled_noise_od)
     own, flat = np.flatnonzero(tile.own_tissue), tile.corrected.reshape(3, -1)
     # mode="clip" saves a copy, and a check of each index
     od = flat if len(own) == flat.shape[1] else np.take(flat, own, axis=1, mode="clip")

@@ -14,14 +14,16 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior
 from wsi_pgdips.solver.acquisition import UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
-from wsi_pgdips.solver.rays import MIN_CELLS, Rays, across_noise, estimate_rays, pool_od
+from wsi_pgdips.solver.rays import MIN_CELLS, POOL, Rays, across_noise, estimate_rays, pool_od
 from wsi_pgdips.solver.slide_network import MAX_STAINS, in_focus, needs_focus
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep, train_slide_network
+from wsi_pgdips.solver.trust import MOST_FOREIGN, trusted, without_foreign
 
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
+SQUARE = 32  # pooled cells: side of the squares whose edges are compared
 OUT_OF_FOCUS = "out_of_focus"  # flag: the network restores a part of the focus
 
 
@@ -59,6 +61,10 @@ def calibrate_prior(
         return _library_prior(library, background, flags)
     rays, pooled_noise = _own_rays(tiles, library)
     s0 = rays.stain_matrix
+    cleaned = [without_foreign(t, s0, pooled_noise) for t in tiles]
+    foreign = 1 - _area(cleaned) / _area(tiles)
+    if foreign <= MOST_FOREIGN:
+        tiles = cleaned
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
     upper = np.array([upper_quantile(row, PERCENTILE_M / 100) for row in q], np.float32)
     m0 = np.maximum(upper, np.float32(MIN_PRESENCE_OD))
@@ -74,6 +80,7 @@ def calibrate_prior(
         prior_weight=np.zeros(n, np.float32),
         measured=np.array(rays.measured),
         flags=(*flags, *_unmeasured(rays)),
+        foreign=foreign,
     )
     if preset.noise_input:  # as published, the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
@@ -112,10 +119,23 @@ def trains(preset: Preset, n: int) -> bool:
 
 
 def _own_rays(tiles: Sequence[TileInput], library: FloatArray) -> tuple[Rays, float]:
-    """Estimate the slide's own vectors, and the noise across them."""
-    pooled = [pool_od(t.stain_od, t.own_tissue)[0] for t in tiles]
+    """Estimate the slide's own vectors from the pixels that have a say, and the noise across them."""
+    pooled, squares = [], []
+    for i, tile in enumerate(tiles):
+        y, _, (row, column) = pool_od(tile.stain_od, tile.own_tissue)
+        across = -(-tile.od.shape[2] // (POOL * SQUARE))
+        pooled.append(y)
+        squares.append((i * across + row // SQUARE) * across + column // SQUARE)
+    kept = trusted(np.concatenate(pooled), np.concatenate(squares), library)
+    parts = np.split(kept, np.cumsum([len(y) for y in pooled])[:-1])
+    pooled = [y[own] for y, own in zip(pooled, parts, strict=True)]
     rays = estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled])
     return rays, _pooled_noise(pooled, rays.stain_matrix)
+
+
+def _area(tiles: Sequence[TileInput]) -> int:
+    """The number of tissue pixels."""
+    return sum(int(np.count_nonzero(t.own_tissue)) for t in tiles)
 
 
 def _unmeasured(rays: Rays) -> tuple[str, ...]:
