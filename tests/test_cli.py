@@ -18,7 +18,7 @@ from wsi_pgdips import __version__, cli
 from wsi_pgdips.config import ExecutionSettings, ScientificSettings, make_settings
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
 from wsi_pgdips.optics.physics import angle_deg, od_to_rgb, unit_rows
-from wsi_pgdips.optics.stains import load_stains, stain_names
+from wsi_pgdips.optics.stain_files import load_stains, stain_names
 from wsi_pgdips.pipeline import slide as pipeline
 from wsi_pgdips.pipeline.record import RunSummary
 from wsi_pgdips.progress import LineProgress, QuietProgress

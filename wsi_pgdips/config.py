@@ -76,6 +76,14 @@ class ScientificSettings(_Frozen):
         "Stain set: a name that `wsi-pgdips stains` lists, or your own file.",
         "NAME|FILE.toml",
     )
+    stain_vectors: Literal["estimate", "refine", "fixed"] | None = _setting(
+        None,
+        "How far the slide may change the set's vectors. `estimate` takes the slide's own, "
+        "`refine` stays within the uncertainty that your file states (5 degrees where it states "
+        "none), `fixed` keeps them.",
+        shown="`estimate` for sets of the library; for your own file `fixed`, or `refine` where it "
+        "states `uncertainty_deg`",
+    )
     preset: PresetName = _setting("balanced", "Effort for each tile.")
     mpp: Annotated[float | Literal["native"], AfterValidator(_check_mpp)] = _setting(
         0.5, "Micrometres per output pixel.", "FLOAT|native"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from wsi_pgdips.geometry import OutputGrid
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+Vector = tuple[float, float, float]
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -34,6 +36,11 @@ class TileFlag(enum.IntFlag):
     SATURATED = 512  # more than 1 % of tissue pixels are at the detector's floor
 
 
+def key_of(label: str) -> str:
+    """The name of a stain in columns and flags, such as ``fast_red``."""
+    return label.strip().lower().replace(" ", "_")
+
+
 @dataclass(frozen=True)
 class StainSet:
     """N stains and their OD colour vectors.
@@ -44,13 +51,18 @@ class StainSet:
         colors: N colours, six hex digits without ``#``.
         matrix: ((R, G, B), ...) N unit rows in OD space, in the order of ``labels``.
         source: where the vectors come from.
+        freedom_deg: N angles by which a slide's own vector may differ from the set's: infinite to
+            estimate it, 0 to keep the set's. Empty: infinite for all.
+        alternatives: N tuples of further unit rows, for stains that laboratories make differently.
     """
 
     name: str
     labels: tuple[str, ...]
     colors: tuple[str, ...]
-    matrix: tuple[tuple[float, float, float], ...]
+    matrix: tuple[Vector, ...]
     source: str = ""
+    freedom_deg: tuple[float, ...] = ()
+    alternatives: tuple[tuple[Vector, ...], ...] = ()
 
     @property
     def n(self) -> int:
@@ -60,6 +72,18 @@ class StainSet:
     def stain_matrix(self) -> FloatArray:
         """(N, 3) float32, unit rows."""
         return np.asarray(self.matrix, np.float32)
+
+    @property
+    def freedom(self) -> FloatArray:
+        """(N,) float32 degrees, see ``freedom_deg``."""
+        return np.asarray(self.freedom_deg or (np.inf,) * self.n, np.float32)
+
+    @property
+    def libraries(self) -> list[FloatArray]:
+        """All (N, 3) matrices of the set's vectors and their alternatives, the set's own first."""
+        others = self.alternatives or ((),) * self.n
+        choices = [(row, *rows) for row, rows in zip(self.matrix, others, strict=True)]
+        return [np.asarray(rows, np.float32) for rows in product(*choices)]
 
 
 @dataclass(frozen=True)
@@ -150,6 +174,7 @@ class SlidePrior:
         loss: of the slide's network, mean squared error of q on simulated pixels, OD.
         acquisition: under which the network was trained, or None.
         foreign: share of the sampled tissue whose colour the stains cannot make.
+        library: (N, 3) vectors that the estimate started from, the set's or alternatives.
     """
 
     stain_matrix: FloatArray
@@ -165,6 +190,7 @@ class SlidePrior:
     loss: float = float("nan")
     acquisition: Acquisition | None = None
     foreign: float = 0.0
+    library: FloatArray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from benchmarks.quality.methods import ABLATION, ABLATIONS_ON_PICTURES
 from benchmarks.quality.picture import Result
 from benchmarks.quality.product import Product
 from support.cheap_runs import CHEAP, Slide
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.image import Solved
 from wsi_pgdips.slide.reader import open_source
 

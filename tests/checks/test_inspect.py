@@ -15,7 +15,7 @@ from wsi_pgdips.errors import OutputError, SlideError
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers import provenance, store
 from wsi_pgdips.layers.schema import OWN_KEY
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.ledger import Ledger
 
 GRID = OutputGrid((1500, 2600), 1.0, 0.5, tile=512, block=1024)

@@ -12,7 +12,7 @@ import pytest
 
 from wsi_pgdips.field.blend import blend_fields
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.stage_files import FitFiles, load_fit, save_fit
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver.statistics import Q_MAX, cell_statistics, empty_statistics, q_histogram

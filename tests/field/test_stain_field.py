@@ -17,7 +17,7 @@ from wsi_pgdips.field.stains import (
 )
 from wsi_pgdips.optics.cone import EDGES, Plane
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.statistics import cell_statistics, empty_cell
 

@@ -14,7 +14,7 @@ from wsi_pgdips.looks.distance import distances, structures
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 from wsi_pgdips.looks.slide_look import slide_look
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.slide import deconvolve_slide
 from wsi_pgdips.slide.reader import open_source
 

@@ -11,7 +11,7 @@ import pytest
 
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.layers.schema import provenance_block
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.stage_files import load_plan, save_plan
 from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.stages.context import Context, make_context

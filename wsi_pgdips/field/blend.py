@@ -14,7 +14,7 @@ from wsi_pgdips.field.cells import OrderedCells, neighbourhood_sum, per_cell
 from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.interpolate import interpolation_weights
-from wsi_pgdips.optics.physics import unit_rows
+from wsi_pgdips.optics.physics import turned_within, unit_rows
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 
 SIGMA_PARAMETERS = 1.5  # tiles
@@ -37,6 +37,7 @@ def blend_fields(
     source: str,
     q_max: float,
     library: FloatArray | None = None,
+    freedom: FloatArray | None = None,
     executor: Executor | None = None,
 ) -> tuple[Fields, FloatArray]:
     """Blend the fits of tiles to fields on the whole tile grid.
@@ -48,6 +49,7 @@ def blend_fields(
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
         q_max: OD at the upper end of the q histograms.
         library, executor: see ``stain_field``.
+        freedom: (N,) degrees by which S(x) may differ from the library; by default it is free.
 
     Returns:
         The fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
@@ -88,8 +90,11 @@ def blend_fields(
         stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library, executor)
         m = _local_percentile(histogram, prior, q_max)
         b = background.astype(np.float64)
+    matrix, slide = stains.stain_matrix, stains.slide
+    if library is not None and freedom is not None:
+        matrix, slide = (turned_within(rows, library, freedom) for rows in (matrix, slide))
     fields = Fields(
-        stain_matrix=stains.stain_matrix,
+        stain_matrix=matrix,
         spectral_correction=m.astype(np.float32),
         background=b.astype(np.float32),
         raw_stain_matrix=_masked(raw if known else own_s, inherited),
@@ -99,7 +104,7 @@ def blend_fields(
         inherited=inherited,
         shrinkage=stains.kept,
     )
-    return fields, stains.slide
+    return fields, slide
 
 
 def _from_parameters(

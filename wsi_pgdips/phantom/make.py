@@ -12,7 +12,8 @@ import numpy as np
 from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import open_layers
-from wsi_pgdips.optics.stains import load_stains, make_stain_set, save_stains
+from wsi_pgdips.optics.stain_files import load_stains, save_stains
+from wsi_pgdips.optics.stains import make_stain_set
 from wsi_pgdips.phantom.config import (
     PhantomConfig,
     default_config,

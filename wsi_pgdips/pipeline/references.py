@@ -18,7 +18,8 @@ import numpy as np
 from wsi_pgdips.errors import OutputError, SettingsError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import fit_single_stain, load_stains, make_stain_set, save_stains
+from wsi_pgdips.optics.stain_files import load_stains, save_stains
+from wsi_pgdips.optics.stains import fit_single_stain, make_stain_set
 from wsi_pgdips.progress import Progress
 from wsi_pgdips.records import FloatArray, StainSet
 from wsi_pgdips.slide.reader import fallback_mpp, open_source

@@ -147,7 +147,7 @@ def _run(
 ) -> RunSummary | None:
     """Claim the output, plan the slide unless that is done, and do the stages of the part."""
     # they bring torch and zarr
-    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.optics.stain_files import load_stains
     from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob, forget
     from wsi_pgdips.pipeline.kept_pixels import room_for_pixels
     from wsi_pgdips.pipeline.pool import make_pool
@@ -160,7 +160,7 @@ def _run(
     science, how, ledger = settings.science, settings.execution, Ledger(output)
     device = device_for(how.device, how.cluster)
     cache = _cache_folder(how.cache, output)
-    stains = load_stains(science.stains)
+    stains = load_stains(science.stains, science.stain_vectors)
     source = open_slide(slide.absolute(), science)
     own = identity(source.meta, science, stains)
     if claim_output(output, own, how) == "done":

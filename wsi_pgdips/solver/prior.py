@@ -7,11 +7,13 @@ from concurrent.futures import Executor
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from wsi_pgdips.optics.cone import Plane
+from wsi_pgdips.optics.physics import angle_deg, turned_within
 from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import FloatArray, SlidePrior
+from wsi_pgdips.records import FloatArray, SlidePrior, StainSet, key_of
 from wsi_pgdips.solver.acquisition import UNKNOWN_NOISE_OD, tissue_noise
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
 from wsi_pgdips.solver.rays import MIN_CELLS, POOL, Rays, across_noise, estimate_rays, pool_od
@@ -24,12 +26,13 @@ from wsi_pgdips.solver.trust import MOST_FOREIGN, trusted, without_foreign
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
 SQUARE = 32  # pooled cells: side of the squares whose edges are compared
+FROM_LIBRARY = "_from_library"  # end of the flag of a stain whose vector the slide does not show
 OUT_OF_FOCUS = "out_of_focus"  # flag: the network restores a part of the focus
 
 
 def calibrate_prior(
     tiles: Sequence[TileInput],
-    library: FloatArray,
+    stains: StainSet,
     background: FloatArray,
     preset: Preset,
     *,
@@ -44,7 +47,8 @@ def calibrate_prior(
     """Calibrate the slide's prior on sampled tissue tiles.
 
     Args:
-        tiles: sampled tiles. library: (N, 3). background: (3,) B0 of the slide.
+        tiles: sampled tiles. stains: their vectors, and how far the slide may change them.
+        background: (3,) B0 of the slide.
         preset: of the solver. steps: training steps of the slide's network.
         seed: of the slide. prior_weight: Lambda for every stain, or None to estimate it.
         device: for the training. executor: threads that share the work; their number does not
@@ -55,11 +59,11 @@ def calibrate_prior(
         The prior. Its network is empty for presets without one, and for more stains than channels.
         If the tiles have no tissue, it has the library's vectors and no network.
     """
-    n = len(library)
+    n = stains.n
     fixed = None if prior_weight is None else np.full(n, prior_weight, np.float32)
     if not any(t.own_tissue.any() for t in tiles):
-        return _library_prior(library, background, flags)
-    rays, pooled_noise = _own_rays(tiles, library)
+        return _library_prior(stains, background, flags)
+    rays, pooled_noise, library = _own_rays(tiles, stains)
     s0 = rays.stain_matrix
     cleaned = [without_foreign(t, s0, pooled_noise) for t in tiles]
     foreign = 1 - _area(cleaned) / _area(tiles)
@@ -79,8 +83,9 @@ def calibrate_prior(
         pooled_noise_od=pooled_noise,
         prior_weight=np.zeros(n, np.float32),
         measured=np.array(rays.measured),
-        flags=(*flags, *_unmeasured(rays)),
+        flags=(*flags, *_unmeasured(rays, stains)),
         foreign=foreign,
+        library=library,
     )
     if preset.noise_input:  # as published, the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
@@ -103,13 +108,13 @@ def calibrate_prior(
     if not needs_focus(prior):
         return prior
     # M does not change, because it is the unit of the network
-    sharp, pooled_noise = _own_rays([in_focus(t, prior, device) for t in tiles], library)
+    sharp, pooled_noise, _ = _own_rays([in_focus(t, prior, device) for t in tiles], stains)
     return replace(
         prior,
         stain_matrix=sharp.stain_matrix,
         pooled_noise_od=pooled_noise,
         measured=np.array(sharp.measured),
-        flags=(*flags, *_unmeasured(sharp), OUT_OF_FOCUS),
+        flags=(*flags, *_unmeasured(sharp, stains), OUT_OF_FOCUS),
     )
 
 
@@ -118,19 +123,43 @@ def trains(preset: Preset, n: int) -> bool:
     return preset.slide_network and n <= MAX_STAINS
 
 
-def _own_rays(tiles: Sequence[TileInput], library: FloatArray) -> tuple[Rays, float]:
-    """Estimate the slide's own vectors from the pixels that have a say, and the noise across them."""
+def _own_rays(tiles: Sequence[TileInput], stains: StainSet) -> tuple[Rays, float, FloatArray]:
+    """Estimate the slide's own vectors from the pixels that have a say.
+
+    Returns:
+        The vectors, no further from the set's than it allows; the noise of pooled OD across them;
+        and the vectors of the set, or alternatives, that are closest to what the slide shows.
+    """
     pooled, squares = [], []
     for i, tile in enumerate(tiles):
         y, _, (row, column) = pool_od(tile.stain_od, tile.own_tissue)
         across = -(-tile.od.shape[2] // (POOL * SQUARE))
         pooled.append(y)
         squares.append((i * across + row // SQUARE) * across + column // SQUARE)
-    kept = trusted(np.concatenate(pooled), np.concatenate(squares), library)
+    found = [_rays_from(pooled, np.concatenate(squares), library) for library in stains.libraries]
+    best = min(range(len(found)), key=lambda i: (*_distance(found[i][0], stains.libraries[i]), i))
+    (rays, pooled), library = found[best], stains.libraries[best]
+    # the set's own vectors where they are wanted, even if an alternative is closer
+    wanted = np.where(np.isfinite(stains.freedom)[:, None], stains.stain_matrix, library)
+    matrix = turned_within(rays.stain_matrix, wanted, stains.freedom)
+    measured = tuple((np.array(rays.measured) & (stains.freedom > 0)).tolist())
+    return Rays(matrix, measured), _pooled_noise(pooled, matrix), wanted.astype(np.float32)
+
+
+def _rays_from(
+    pooled: Sequence[FloatArray], square: npt.NDArray[np.intp], library: FloatArray
+) -> tuple[Rays, list[FloatArray]]:
+    """Estimate the vectors near a library; also return each tile's pixels that had a say."""
+    kept = trusted(np.concatenate(pooled), square, library)
     parts = np.split(kept, np.cumsum([len(y) for y in pooled])[:-1])
     pooled = [y[own] for y, own in zip(pooled, parts, strict=True)]
-    rays = estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled])
-    return rays, _pooled_noise(pooled, rays.stain_matrix)
+    return estimate_rays(np.concatenate(pooled), library, [len(y) for y in pooled]), pooled
+
+
+def _distance(rays: Rays, library: FloatArray) -> tuple[int, float]:
+    """How badly a library fits what was estimated from it: stains not measured, and degrees off."""
+    off = angle_deg(rays.stain_matrix, library)[np.array(rays.measured)]
+    return rays.measured.count(False), float((off**2).sum())
 
 
 def _area(tiles: Sequence[TileInput]) -> int:
@@ -138,17 +167,18 @@ def _area(tiles: Sequence[TileInput]) -> int:
     return sum(int(np.count_nonzero(t.own_tissue)) for t in tiles)
 
 
-def _unmeasured(rays: Rays) -> tuple[str, ...]:
-    return tuple(f"stain_{i}_from_library" for i, ok in enumerate(rays.measured) if not ok)
+def _unmeasured(rays: Rays, stains: StainSet) -> tuple[str, ...]:
+    """The flags of stains that keep the library's vector although they need not."""
+    free = zip(stains.labels, rays.measured, stains.freedom, strict=True)
+    return tuple(f"{key_of(label)}{FROM_LIBRARY}" for label, ok, angle in free if angle and not ok)
 
 
-def _library_prior(
-    library: FloatArray, background: FloatArray, flags: tuple[str, ...]
-) -> SlidePrior:
+def _library_prior(stains: StainSet, background: FloatArray, flags: tuple[str, ...]) -> SlidePrior:
     """The prior of the library, for a slide without a tile of tissue."""
-    n = len(library)
+    n = stains.n
+    none = Rays(stains.stain_matrix, (False,) * n)
     return SlidePrior(
-        stain_matrix=np.asarray(library, np.float32),
+        stain_matrix=stains.stain_matrix,
         spectral_correction=np.ones(n, np.float32),
         background=background,
         presence=np.full(n, MIN_PRESENCE_OD, np.float32),
@@ -156,7 +186,8 @@ def _library_prior(
         pooled_noise_od=0.0,
         prior_weight=np.zeros(n, np.float32),
         measured=np.zeros(n, bool),
-        flags=(*flags, *(f"stain_{i}_from_library" for i in range(n))),
+        flags=(*flags, *_unmeasured(none, stains)),
+        library=stains.stain_matrix,
     )
 
 

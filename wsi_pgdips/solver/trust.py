@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-
 import torch
 
 from wsi_pgdips.optics.cone import REACH, Plane
@@ -68,7 +67,7 @@ def without_foreign(tile: TileInput, stain_matrix: FloatArray, noise: float) -> 
     Args:
         stain_matrix: (N, 3) of the slide. noise: of pooled OD.
     """
-    found = foreign_cells(tile, stain_matrix, noise) 
+    found = foreign_cells(tile, stain_matrix, noise)
     if not found.any():
         return tile
     spread = np.repeat(np.repeat(found, POOL, 0), POOL, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.looks.slide_look import measure_look
-from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag, key_of
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.seams import Arrays, Block, TileIndex, seam_figures
 
@@ -88,7 +88,7 @@ def tile_columns(
         gathered(n) for n in ("stain_matrix", "spectral_correction", "background", "confidence")
     )
     for k, label in enumerate(context.stains.labels):
-        key = label.lower().replace(" ", "_")
+        key = key_of(label)
         columns[f"confidence_{key}"] = c[:, k]
         columns[f"spectral_correction_{key}"] = m[:, k]
         for j, channel in enumerate("rgb"):

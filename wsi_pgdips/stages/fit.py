@@ -65,7 +65,7 @@ def calibrate(
     weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
     return calibrate_prior(
         tiles,
-        context.stains.stain_matrix,
+        context.stains,
         context.b0,
         context.preset,
         steps=settings.calibration_steps,

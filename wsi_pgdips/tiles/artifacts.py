@@ -1,9 +1,9 @@
 """Ink on the overview: strokes of a pen and paint, which are dense and have no texture.
 
 Over 40 um the density of real tissue varies by more than a twentieth of itself on the overview of
-any slide, that of ink on the cover slip by less: it lies out of focus and has no cells. A flat piece
-that has the colours of the slide's tissue, such as colloid, is tissue all the same. From flat pieces
-ink grows over pixels of its own colour, to its soft edges (decision 55).
+any slide, that of ink on the cover slip by less: it lies out of focus and has no cells. A flat
+piece that has the colours of the slide's tissue, such as colloid, is tissue all the same. From flat
+pieces ink grows over pixels of its own colour, to its soft edges (decision 55).
 """
 
 from __future__ import annotations

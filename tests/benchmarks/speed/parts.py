@@ -17,7 +17,7 @@ from wsi_pgdips.config import make_settings
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers import store
 from wsi_pgdips.machine import in_threads, usable_cpus
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.image import solve
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.reader import open_source
