@@ -36,6 +36,15 @@ class TileFlag(enum.IntFlag):
     SATURATED = 512  # more than 1 % of tissue pixels are at the detector's floor
 
 
+class Artifact(enum.IntEnum):
+    """Classes of the label ``artifact``: what is not stained tissue, or not to be believed."""
+
+    FILL = 1  # never scanned, or overwritten with one value
+    INK = 2  # of a pen, or paint
+    FOREIGN = 3  # a colour that the stains cannot make: pigment, carbon, dirt, ink on tissue
+    SATURATED = 4  # black of a stain: there is at least as much of it as is stored
+
+
 def key_of(label: str) -> str:
     """The name of a stain in columns and flags, such as ``fast_red``."""
     return label.strip().lower().replace(" ", "_")
@@ -53,6 +62,8 @@ class StainSet:
         source: where the vectors come from.
         freedom_deg: N angles by which a slide's own vector may differ from the set's: infinite to
             estimate it, 0 to keep the set's. Empty: infinite for all.
+        saturating: index of the stain whose colour runs to black with its amount, as DAB's does; -1
+            without one.
         alternatives: N tuples of further unit rows, for stains that laboratories make differently.
     """
 
@@ -63,6 +74,7 @@ class StainSet:
     source: str = ""
     freedom_deg: tuple[float, ...] = ()
     alternatives: tuple[tuple[Vector, ...], ...] = ()
+    saturating: int = -1
 
     @property
     def n(self) -> int:
@@ -175,6 +187,7 @@ class SlidePrior:
         acquisition: under which the network was trained, or None.
         foreign: share of the sampled tissue whose colour the stains cannot make.
         library: (N, 3) vectors that the estimate started from, the set's or alternatives.
+        saturating: see ``StainSet``. usual: (N,) median OD of each stain's own pixels.
     """
 
     stain_matrix: FloatArray
@@ -191,6 +204,8 @@ class SlidePrior:
     acquisition: Acquisition | None = None
     foreign: float = 0.0
     library: FloatArray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    saturating: int = -1
+    usual: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -231,6 +246,7 @@ class Fields:
         raw_*: the tiles' own values, NaN where a tile was not fitted.
         confidence: (GY, GX, N). inherited: (GY, GX) bool.
         shrinkage: name -> share of the local deviation kept, in [0, 1] (0: constant field).
+        brown: (CY, CX) in [0, 1], how far black is the saturating stain there; empty without one.
     """
 
     stain_matrix: FloatArray
@@ -242,6 +258,7 @@ class Fields:
     confidence: FloatArray
     inherited: BoolArray
     shrinkage: dict[str, float] = field(default_factory=dict)
+    brown: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def tile_stain_matrix(self) -> FloatArray:

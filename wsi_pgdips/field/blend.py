@@ -13,11 +13,13 @@ import numpy.typing as npt
 from wsi_pgdips.field.cells import OrderedCells, neighbourhood_sum, per_cell
 from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
 from wsi_pgdips.geometry import CELLS_PER_TILE
+from wsi_pgdips.optics.foreign import FEW_BROWN, MUCH_BROWN, smooth_share
 from wsi_pgdips.optics.interpolate import interpolation_weights
 from wsi_pgdips.optics.physics import turned_within, unit_rows
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 
 SIGMA_PARAMETERS = 1.5  # tiles
+SIGMA_BROWN = 1.0  # cells: as far as black and the brown around it belong together
 PERCENTILE_M = 0.999
 UNFITTED = (
     TileFlag.LOW_TISSUE
@@ -61,7 +63,10 @@ def blend_fields(
     raw = np.full((*tile_grid, n, 3), np.nan, np.float32)
     histogram = np.zeros((0,))
     plain: list[BlockFit] = []
+    shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
+    dark = np.zeros((*tile_grid, CELLS_PER_TILE, CELLS_PER_TILE, 2))
     for fit in fits:
+        dark[fit.index[:, 0], fit.index[:, 1]] = fit.statistics["dark"]
         plain.append(replace(fit, statistics={}))
         if source == "parameters":
             continue
@@ -86,7 +91,6 @@ def blend_fields(
         b = at_cells(local_mean(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
         cells = OrderedCells(fits, plain)
-        shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
         stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library, executor)
         m = _local_percentile(histogram, prior, q_max)
         b = background.astype(np.float64)
@@ -103,8 +107,18 @@ def blend_fields(
         confidence=confidence.astype(np.float32),
         inherited=inherited,
         shrinkage=stains.kept,
+        brown=_brown(dark.swapaxes(1, 2).reshape(*shape, 2), prior.saturating >= 0),
     )
     return fields, slide
+
+
+def _brown(dark: npt.NDArray[np.float64], wanted: bool) -> FloatArray:
+    """How far black is the saturating stain, (CY, CX), from counts of brown and black squares."""
+    if not wanted:
+        return np.zeros((0, 0), np.float32)
+    brown, black = np.moveaxis(neighbourhood_sum(dark, SIGMA_BROWN), -1, 0)
+    ratio = brown / np.maximum(black, 1.0)  # a single black square needs no brown around it
+    return np.asarray(smooth_share(ratio, FEW_BROWN, MUCH_BROWN), np.float32)
 
 
 def _from_parameters(

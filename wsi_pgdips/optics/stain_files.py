@@ -18,7 +18,7 @@ from wsi_pgdips.optics.stains import make_stain_set
 from wsi_pgdips.records import StainSet
 
 _SET_KEYS = {"name", "source", "stain"}
-_STAIN_KEYS = {"label", "color", "od", "vectors", "uncertainty_deg", "also"}
+_STAIN_KEYS = {"label", "color", "od", "vectors", "uncertainty_deg", "also", "saturates"}
 _ALSO_KEYS = {"od", "source"}
 # how far a slide's own vector may lie from the set's, where the set does not say more, degrees
 FREEDOM_DEG = {"estimate": math.inf, "refine": 5.0, "fixed": 0.0}
@@ -76,6 +76,8 @@ def save_stains(stain_set: StainSet, path: str | Path) -> None:
             lines.append('vectors = "estimate"')
         elif freedom > 0:
             lines.append(f"uncertainty_deg = {freedom:.6g}")
+        if (k == stain_set.saturating) != (label.strip().lower() == "dab"):
+            lines.append(f"saturates = {str(k == stain_set.saturating).lower()}")
         also = stain_set.alternatives[k] if stain_set.alternatives else ()
         if also:
             lines.append(f"also = [{', '.join(f'{{ od = {_od_text(row)} }}' for row in also)}]")
@@ -157,8 +159,19 @@ def _parse(
         source=source,
         freedom_deg=[_freedom(stain, default_vectors, where) for stain in stains],
         alternatives=[_alternatives(stain, where) for stain in stains],
+        saturating=_saturating(stains, where),
         where=where,
     )
+
+
+def _saturating(stains: Sequence[Mapping[str, Any]], where: object) -> int:
+    """The index of the stain that runs to black with its amount: DAB, where the file is silent."""
+    found = [bool(s.get("saturates", str(s.get("label")).strip().lower() == "dab")) for s in stains]
+    if sum(found) > 1:
+        raise StainError(
+            "only one stain of a set can saturate", expected="saturates = true once", where=where
+        )
+    return found.index(True) if any(found) else -1
 
 
 def _freedom(stain: Mapping[str, Any], default: str, where: object) -> float:

@@ -33,6 +33,7 @@ def make_stain_set(
     source: str = "",
     freedom_deg: Sequence[float] = (),
     alternatives: Sequence[Sequence[Sequence[float]]] = (),
+    saturating: int = -1,
     where: object = None,
 ) -> StainSet:
     """Check the parts of a stain set and make it.
@@ -43,8 +44,8 @@ def make_stain_set(
         matrix: (N, 3) OD vectors (R, G, B) of any length; stored as unit rows.
         colors: N colours of six hex digits; None, for the whole or for one stain, derives them.
         source: origin of the vectors.
-        freedom_deg, alternatives: see ``StainSet``; by default all vectors are estimated, and have
-            no alternatives.
+        freedom_deg, alternatives, saturating: see ``StainSet``; by default all vectors are
+            estimated, and there is nothing else.
         where: file or option that an error message names.
 
     Raises:
@@ -92,7 +93,9 @@ def make_stain_set(
         _checked_unit_rows(np.asarray(rows, np.float64), [label] * len(rows), where, apart=False)
         for label, rows in zip(labels, alternatives, strict=False)
     )
-    return StainSet(name, tuple(labels), chosen, unit, source, tuple(freedom_deg), others)
+    return StainSet(
+        name, tuple(labels), chosen, unit, source, tuple(freedom_deg), others, saturating
+    )
 
 
 def derive_color(od: npt.ArrayLike) -> str:

@@ -21,10 +21,11 @@ from wsi_pgdips.solver.slide_network import MAX_STAINS, in_focus, needs_focus
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep, train_slide_network
-from wsi_pgdips.solver.trust import MOST_FOREIGN, trusted, without_foreign
+from wsi_pgdips.solver.trust import MOST_FOREIGN, pooled_tile, trusted, without_foreign
 
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
+OWN_SHARE, OWN_AMOUNT = 0.5, 0.25  # of a stain's own pixels, as in a look (decision 36)
 SQUARE = 32  # pooled cells: side of the squares whose edges are compared
 FROM_LIBRARY = "_from_library"  # end of the flag of a stain whose vector the slide does not show
 OUT_OF_FOCUS = "out_of_focus"  # flag: the network restores a part of the focus
@@ -65,7 +66,8 @@ def calibrate_prior(
         return _library_prior(stains, background, flags)
     rays, pooled_noise, library = _own_rays(tiles, stains)
     s0 = rays.stain_matrix
-    cleaned = [without_foreign(t, s0, pooled_noise) for t in tiles]
+    seen = [pooled_tile(t, s0, pooled_noise) for t in tiles]
+    cleaned = [without_foreign(t, p) for t, p in zip(tiles, seen, strict=True)]
     foreign = 1 - _area(cleaned) / _area(tiles)
     if foreign <= MOST_FOREIGN:
         tiles = cleaned
@@ -86,6 +88,8 @@ def calibrate_prior(
         flags=(*flags, *_unmeasured(rays, stains)),
         foreign=foreign,
         library=library,
+        saturating=stains.saturating,
+        usual=_usual(q),
     )
     if preset.noise_input:  # as published, the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
@@ -167,6 +171,20 @@ def _area(tiles: Sequence[TileInput]) -> int:
     return sum(int(np.count_nonzero(t.own_tissue)) for t in tiles)
 
 
+def _usual(q: FloatArray) -> FloatArray:
+    """The median amount of each stain, (N,), in pixels that hold mostly that stain, and not little.
+
+    Args:
+        q: (N, K) OD of tissue.
+    """
+    out, total = [], q.sum(0)
+    for row in q:
+        own = row[row > OWN_SHARE * total]
+        own = own[own > OWN_AMOUNT * upper_quantile(own, 0.95)] if len(own) else own
+        out.append(float(np.median(own)) if len(own) else 0.0)
+    return np.array(out, np.float32)
+
+
 def _unmeasured(rays: Rays, stains: StainSet) -> tuple[str, ...]:
     """The flags of stains that keep the library's vector although they need not."""
     free = zip(stains.labels, rays.measured, stains.freedom, strict=True)
@@ -188,6 +206,8 @@ def _library_prior(stains: StainSet, background: FloatArray, flags: tuple[str, .
         measured=np.zeros(n, bool),
         flags=(*flags, *_unmeasured(none, stains)),
         library=stains.stain_matrix,
+        saturating=stains.saturating,
+        usual=np.ones(n, np.float32),
     )
 
 

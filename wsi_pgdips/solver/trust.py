@@ -8,7 +8,7 @@ vector. Pixels beyond, or off the plane of the stains, are left out (decision 54
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,13 +61,37 @@ def trusted(y: FloatArray, square: npt.NDArray[np.intp], library: FloatArray) ->
     return np.asarray(kept)
 
 
-def without_foreign(tile: TileInput, stain_matrix: FloatArray, noise: float) -> TileInput:
-    """Return a tile whose foreign pixels, in squares of 4x4, are not tissue.
+@dataclass(frozen=True)
+class PooledTile:
+    """The means of a tile's 4x4 squares of pixels, the halo included, as the stains explain them.
+
+    Attributes:
+        od: (3, h, w) glass-corrected OD. q: (N, h, w) closed form. foreign: (h, w) bool.
+    """
+
+    od: FloatArray
+    q: FloatArray
+    foreign: BoolArray
+
+
+def pooled_tile(tile: TileInput, stain_matrix: FloatArray, noise: float) -> PooledTile:
+    """Pool a tile.
 
     Args:
         stain_matrix: (N, 3) of the slide. noise: of pooled OD.
     """
-    found = foreign_cells(tile, stain_matrix, noise)
+    y = pooled_maps(tile.od) - tile.background[:, None, None]
+    if tile.raised is not None:
+        y += tile.raised[:, None, None]
+    rows = torch.from_numpy(np.asarray(stain_matrix, np.float32))
+    q = unmix(torch.from_numpy(y), rows, torch.zeros(3)).numpy()
+    outside = y - np.einsum("nhw,nc->chw", q, stain_matrix)
+    return PooledTile(y, q, np.asarray(is_foreign(_length(y), _length(outside), noise)))
+
+
+def without_foreign(tile: TileInput, pooled: PooledTile) -> TileInput:
+    """Return a tile whose foreign pixels are not tissue."""
+    found = pooled.foreign
     if not found.any():
         return tile
     spread = np.repeat(np.repeat(found, POOL, 0), POOL, 1)
@@ -75,17 +99,6 @@ def without_foreign(tile: TileInput, stain_matrix: FloatArray, noise: float) -> 
     h, w = spread.shape
     tissue[:h, :w] &= ~spread
     return replace(tile, tissue=tissue)
-
-
-def foreign_cells(tile: TileInput, stain_matrix: FloatArray, noise: float) -> BoolArray:
-    """Find the foreign pixels of a tile, halo included, in squares of 4x4: (H/4, W/4)."""
-    y = pooled_maps(tile.od) - tile.background[:, None, None]
-    if tile.raised is not None:
-        y += tile.raised[:, None, None]
-    rows = torch.from_numpy(np.asarray(stain_matrix, np.float32))
-    q = unmix(torch.from_numpy(y), rows, torch.zeros(3)).numpy()
-    outside = y - np.einsum("nhw,nc->chw", q, stain_matrix)
-    return is_foreign(_length(y), _length(outside), noise)
 
 
 def robust_plane(y: FloatArray, strength: Floats, library: FloatArray) -> tuple[Plane, float]:

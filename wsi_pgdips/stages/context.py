@@ -47,6 +47,7 @@ def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) ->
         "labels": list(stains.labels),
         "matrix": [[round(v, 6) for v in row] for row in stains.matrix],
         "alternatives": [np.round(rows, 6).tolist() for rows in stains.alternatives],
+        "saturating": stains.saturating,
         "freedom_deg": [None if np.isinf(f) else float(f) for f in stains.freedom],
     }
     text = json.dumps({"slide_checksum": meta.checksum, "settings": science}, sort_keys=True)

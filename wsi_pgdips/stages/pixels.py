@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.layers.schema import CODE_MAX, SCALE_FACTOR
-from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import FloatArray
+from wsi_pgdips.optics.foreign import BLACK_OD, is_foreign
+from wsi_pgdips.optics.unmix import dot, unmix
+from wsi_pgdips.records import Artifact, FloatArray
+from wsi_pgdips.solver.rays import POOL
 
 
 def render_pixels(
@@ -30,6 +32,52 @@ def render_pixels(
         rows = row if row.ndim > 1 else row.reshape(3, *extra)
         residual = torch.addcmul(residual, rows, amount, value=-1)
     return q, residual
+
+
+def saturated_amounts(
+    y: Tensor, stain_matrix: Tensor, q: Tensor, black: Tensor, stain: int, usual: Tensor
+) -> Tensor:
+    """Return (N, ...) q in which black belongs to the stain that saturates (decision 56).
+
+    The other stains keep at most their usual amount, and the saturating one takes what is left
+    along its vector.
+
+    Args:
+        y: (3, ...) OD - B. stain_matrix: (N, 3, ...). q: (N, ...). black: (...) in [0, 1], how far
+            a pixel is black. stain: index of the saturating one. usual: (N,) OD.
+    """
+    extra = (1,) * (q.ndim - 1)
+    others = torch.minimum(q, usual.reshape(-1, *extra))
+    others[stain] = 0
+    left = y - (others[:, None] * stain_matrix).sum(0)
+    others[stain] = dot(left, stain_matrix[stain]).clamp_min_(0)
+    return torch.lerp(q, others, black[None])
+
+
+def artifacts_of(
+    y: Tensor, stain_matrix: Tensor, noise: float, brown: Tensor | None
+) -> npt.NDArray[np.uint8]:
+    """Find foreign and saturated pixels in squares of 4x4.
+
+    Args:
+        y: (3, H, W) OD - B. stain_matrix: (N, 3, H, W). noise: of pooled OD.
+        brown: (H, W), how far black is the saturating stain; None where no stain saturates.
+
+    Returns:
+        (ceil(H/4), ceil(W/4)) uint8, ``Artifact``.
+    """
+    pooled = F.avg_pool2d(y[None], POOL, ceil_mode=True, count_include_pad=False)[0]
+    rows = stain_matrix[..., ::POOL, ::POOL]
+    q = unmix(pooled, rows, torch.zeros(3, device=y.device))
+    outside = pooled - (q[:, None] * rows).sum(0)
+    foreign = is_foreign(dot(pooled, pooled).sqrt_(), dot(outside, outside).sqrt_(), noise)
+    saturated = torch.zeros_like(foreign)
+    if brown is not None:
+        black = pooled.amin(0) > BLACK_OD
+        saturated = black & (brown[::POOL, ::POOL] > 0.5)
+        foreign = (foreign | black) & ~saturated
+    found = foreign * int(Artifact.FOREIGN) + saturated * int(Artifact.SATURATED)
+    return np.asarray(found.to(torch.uint8).cpu().numpy())
 
 
 def encode_pixels(q: Tensor) -> npt.NDArray[np.uint16]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wsi_pgdips.errors import Fault
 from wsi_pgdips.layers.schema import residual_level
 from wsi_pgdips.machine import in_threads
-from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels, SlidePrior
+from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.fit import READ_THREADS, OnFault, OnTile, Read
 from wsi_pgdips.stages.seams import Strips
@@ -27,6 +27,7 @@ class RenderedBlock:
 
     Attributes:
         codes: (N, h, w) uint16, 0 where not measured. tissue: (h, w) bool.
+        artifact: (h, w) uint8, ``Artifact``.
         residual_rms: uint16 codes at the level of ``qc/residual``, 0 where not measured.
         residual_od: (3, h, w) float32, or None. strips: of each tile that was rendered.
         failed: tiles that could not be read. alone: tiles that were read without their
@@ -35,6 +36,7 @@ class RenderedBlock:
 
     codes: npt.NDArray[np.uint16]
     tissue: BoolArray
+    artifact: ByteArray
     residual_rms: npt.NDArray[np.uint16]
     residual_od: FloatArray | None
     strips: dict[TileIndex, Strips]
@@ -72,6 +74,7 @@ def render_block(
         n, block.h, block.w
     )
     codes[:] = 0
+    artifact = np.zeros((block.h, block.w), np.uint8)
     side = 1 << residual_level(context.grid)
     rms = np.zeros((-(-block.h // side), -(-block.w // side)), np.uint16)
     keep = context.settings.store_residual
@@ -94,6 +97,7 @@ def render_block(
         y, x = region.y - block.y, region.x - block.x
         own = (slice(y, y + region.h), slice(x, x + region.w))
         codes[(slice(None), *own)] = done.codes
+        artifact[own] = done.artifact
         coarse_y, coarse_x = y // side, x // side
         h, w = done.residual_rms.shape
         rms[coarse_y : coarse_y + h, coarse_x : coarse_x + w] = done.residual_rms
@@ -115,6 +119,7 @@ def render_block(
     return RenderedBlock(
         codes,
         tissue,
+        artifact,
         rms,
         residual_od,
         strips,
