@@ -187,7 +187,7 @@ class SlidePrior:
         acquisition: under which the network was trained, or None.
         foreign: share of the sampled tissue whose colour the stains cannot make.
         library: (N, 3) vectors that the estimate started from, the set's or alternatives.
-        saturating: see ``StainSet``. usual: (N,) median OD of each stain's own pixels.
+        saturating: see ``StainSet``. usual: (N,) mean q of tissue, OD.
     """
 
     stain_matrix: FloatArray

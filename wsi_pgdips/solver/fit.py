@@ -107,7 +107,9 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     q = unmix(torch.from_numpy(od), s0, torch.zeros(3)).numpy()
     statistics = tile_statistics(tile, q, prior.stain_matrix, prior.pooled_noise_od)
     if prior.saturating >= 0:
-        statistics["dark"] = dark_cells(pooled, tile.halo, prior.saturating)
+        statistics["dark"] = dark_cells(
+            pooled, tile.halo, prior.saturating, prior.library[prior.saturating]
+        )
         if statistics["dark"][..., 1].sum() * POOL**2 > SATURATED_SHARE * len(own):
             flags |= TileFlag.SATURATED
     if statistics["count"].sum() < MIN_CELLS:

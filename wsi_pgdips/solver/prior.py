@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from wsi_pgdips.optics.cone import Plane
+from wsi_pgdips.optics.foreign import is_grey
 from wsi_pgdips.optics.physics import angle_deg, turned_within
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior, StainSet, key_of
@@ -25,7 +26,6 @@ from wsi_pgdips.solver.trust import MOST_FOREIGN, pooled_tile, trusted, without_
 
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
-OWN_SHARE, OWN_AMOUNT = 0.5, 0.25  # of a stain's own pixels, as in a look (decision 36)
 SQUARE = 32  # pooled cells: side of the squares whose edges are compared
 FROM_LIBRARY = "_from_library"  # end of the flag of a stain whose vector the slide does not show
 OUT_OF_FOCUS = "out_of_focus"  # flag: the network restores a part of the focus
@@ -89,7 +89,7 @@ def calibrate_prior(
         foreign=foreign,
         library=library,
         saturating=stains.saturating,
-        usual=_usual(q),
+        usual=q.mean(1),
     )
     if preset.noise_input:  # as published, the maps of the tiles' own networks are the result
         faithful = np.full(n, NETWORK_ONLY, np.float32)
@@ -137,6 +137,9 @@ def _own_rays(tiles: Sequence[TileInput], stains: StainSet) -> tuple[Rays, float
     pooled, squares = [], []
     for i, tile in enumerate(tiles):
         y, _, (row, column) = pool_od(tile.stain_od, tile.own_tissue)
+        if stains.saturating >= 0:
+            told = ~is_grey(y)
+            y, row, column = y[told], row[told], column[told]
         across = -(-tile.od.shape[2] // (POOL * SQUARE))
         pooled.append(y)
         squares.append((i * across + row // SQUARE) * across + column // SQUARE)
@@ -169,20 +172,6 @@ def _distance(rays: Rays, library: FloatArray) -> tuple[int, float]:
 def _area(tiles: Sequence[TileInput]) -> int:
     """The number of tissue pixels."""
     return sum(int(np.count_nonzero(t.own_tissue)) for t in tiles)
-
-
-def _usual(q: FloatArray) -> FloatArray:
-    """The median amount of each stain, (N,), in pixels that hold mostly that stain, and not little.
-
-    Args:
-        q: (N, K) OD of tissue.
-    """
-    out, total = [], q.sum(0)
-    for row in q:
-        own = row[row > OWN_SHARE * total]
-        own = own[own > OWN_AMOUNT * upper_quantile(own, 0.95)] if len(own) else own
-        out.append(float(np.median(own)) if len(own) else 0.0)
-    return np.array(out, np.float32)
 
 
 def _unmeasured(rays: Rays, stains: StainSet) -> tuple[str, ...]:

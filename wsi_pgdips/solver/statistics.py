@@ -113,11 +113,14 @@ def tile_statistics(
     return {"q_hist": q_histogram(q), **_stacked(cells), "dark": dark}
 
 
-def dark_cells(pooled: PooledTile, halo: int, stain: int) -> npt.NDArray[np.int64]:
+def dark_cells(
+    pooled: PooledTile, halo: int, stain: int, vector: FloatArray
+) -> npt.NDArray[np.int64]:
     """Count the 4x4 squares of a tile's cells that are brown, and those that are black.
 
     Args:
         pooled: the tile with its halo. halo: in pixels. stain: the one that saturates.
+        vector: (3,) its usual one.
 
     Returns:
         (CELLS_PER_TILE, CELLS_PER_TILE, 2).
@@ -125,7 +128,7 @@ def dark_cells(pooled: PooledTile, halo: int, stain: int) -> npt.NDArray[np.int6
     edge = halo // POOL
     inner = np.s_[edge : pooled.od.shape[1] - edge, edge : pooled.od.shape[2] - edge]
     lowest = pooled.od.min(0)
-    kinds = (is_brown(pooled.q, lowest, stain) & ~pooled.foreign, lowest > BLACK_OD)
+    kinds = (is_brown(pooled.od, pooled.q, stain, vector) & ~pooled.foreign, lowest > BLACK_OD)
     found = np.stack([kind[inner] for kind in kinds], -1)
     side = found.shape[0] // CELLS_PER_TILE
     split = found.reshape(CELLS_PER_TILE, side, CELLS_PER_TILE, side, 2)

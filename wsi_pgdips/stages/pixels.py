@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.layers.schema import CODE_MAX, SCALE_FACTOR
-from wsi_pgdips.optics.foreign import BLACK_OD, is_foreign
+from wsi_pgdips.optics.foreign import BLACK_OD, GREY, GREY_OD, is_foreign
 from wsi_pgdips.optics.unmix import dot, unmix
 from wsi_pgdips.records import Artifact, FloatArray
 from wsi_pgdips.solver.rays import POOL
@@ -39,8 +39,8 @@ def saturated_amounts(
 ) -> Tensor:
     """Return (N, ...) q in which black belongs to the stain that saturates (decision 56).
 
-    The other stains keep at most their usual amount, and the saturating one takes what is left
-    along its vector.
+    How much of the others is there cannot be seen: they keep at most what tissue holds on average.
+    The saturating stain takes what is left along its vector.
 
     Args:
         y: (3, ...) OD - B. stain_matrix: (N, 3, ...). q: (N, ...). black: (...) in [0, 1], how far
@@ -73,9 +73,11 @@ def artifacts_of(
     foreign = is_foreign(dot(pooled, pooled).sqrt_(), dot(outside, outside).sqrt_(), noise)
     saturated = torch.zeros_like(foreign)
     if brown is not None:
-        black = pooled.amin(0) > BLACK_OD
-        saturated = black & (brown[::POOL, ::POOL] > 0.5)
-        foreign = (foreign | black) & ~saturated
+        around = brown[::POOL, ::POOL] > 0.5
+        saturated = (pooled.amin(0) > BLACK_OD) & around
+        length = dot(pooled, pooled).sqrt_()
+        grey = (pooled.sum(0) > GREY * length) & (length > GREY_OD)
+        foreign = (foreign & ~saturated) | (grey & ~around)
     found = foreign * int(Artifact.FOREIGN) + saturated * int(Artifact.SATURATED)
     return np.asarray(found.to(torch.uint8).cpu().numpy())
 
