@@ -13,7 +13,7 @@ import torch
 from support.synthetic import GLASS, HDAB, HE, THREE, concentrations, of_all_sizes, tile_of
 from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.optics.physics import angle_deg
-from wsi_pgdips.records import FloatArray, SlidePrior
+from wsi_pgdips.records import FloatArray, SlidePrior, StainSet
 from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.fit import fit_tiles
 from wsi_pgdips.solver.presets import Preset, resolve
@@ -33,6 +33,12 @@ def tiles_of(rows: FloatArray, count: int = 2, noise: float = 0.005) -> list[Til
     ]
 
 
+def stains_of(rows: FloatArray) -> StainSet:
+    labels = tuple(f"stain {k}" for k in range(len(rows)))
+    matrix = tuple(tuple(map(float, row)) for row in rows)
+    return StainSet("some", labels, ("000000",) * len(rows), matrix)  # type: ignore[arg-type]
+
+
 def calibrate(
     tiles: Sequence[TileInput],
     library: FloatArray,
@@ -45,7 +51,7 @@ def calibrate(
     with ThreadPoolExecutor(threads) as executor:
         return calibrate_prior(
             tiles,
-            library,
+            stains_of(library),
             GLASS,
             preset,
             steps=steps,

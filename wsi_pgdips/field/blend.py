@@ -66,7 +66,8 @@ def blend_fields(
     shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
     dark = np.zeros((*tile_grid, CELLS_PER_TILE, CELLS_PER_TILE, 2))
     for fit in fits:
-        dark[fit.index[:, 0], fit.index[:, 1]] = fit.statistics["dark"]
+        if "dark" in fit.statistics:
+            dark[fit.index[:, 0], fit.index[:, 1]] = fit.statistics["dark"]
         plain.append(replace(fit, statistics={}))
         if source == "parameters":
             continue

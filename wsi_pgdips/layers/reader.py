@@ -14,7 +14,7 @@ from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, is_done, read_attributes, read_run_record
-from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
+from wsi_pgdips.layers.schema import ARTIFACT, OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
 from wsi_pgdips.layers.tables import read_fields, read_tile_table
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
 
@@ -65,6 +65,10 @@ class Layers:
     def tissue(self, level: int = 0) -> Any:
         """The tissue mask, ``dask.array`` (H, W) bool."""
         return _lazy(self._open(f"{TISSUE}/{self._level(level)}")).astype(bool)
+
+    def artifact(self, level: int = 0) -> Any:
+        """The classes of ``records.Artifact``, ``dask.array`` (H, W) uint8; 0: none."""
+        return _lazy(self._open(f"{ARTIFACT}/{self._level(level)}"))
 
     def tissue_near(self, mpp: float) -> tuple[BoolArray, int]:
         """Read the tissue mask at the level whose mpp is nearest (by its ratio) to ``mpp``.

@@ -91,11 +91,10 @@ def make_stain_set(
             )
     others = tuple(
         _checked_unit_rows(np.asarray(rows, np.float64), [label] * len(rows), where, apart=False)
-        for label, rows in zip(labels, alternatives, strict=False)
+        for label, rows in zip(labels, alternatives or ((),) * len(labels), strict=True)
     )
-    return StainSet(
-        name, tuple(labels), chosen, unit, source, tuple(freedom_deg), others, saturating
-    )
+    freedom = tuple(freedom_deg) or (math.inf,) * len(labels)
+    return StainSet(name, tuple(labels), chosen, unit, source, freedom, others, saturating)
 
 
 def derive_color(od: npt.ArrayLike) -> str:

@@ -203,6 +203,7 @@ def render(job: SlideJob, block: Block, on_tile: OnTile = lambda: None) -> Block
         *block,
         codes=rendered.codes,
         tissue=rendered.tissue,
+        artifact=rendered.artifact,
         residual_rms=rendered.residual_rms,
         residual_od=rendered.residual_od,
     )

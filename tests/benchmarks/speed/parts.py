@@ -96,7 +96,7 @@ class Parts:
         how: dict[str, Any] = {"device": str(device), "threads": self.threads}
         block = render_block(*under, plan, lambda _: None, context.source, **how)
         made: dict[str, Any] = {
-            name: getattr(block, name) for name in ("codes", "tissue", "residual_rms")
+            name: getattr(block, name) for name in ("codes", "tissue", "artifact", "residual_rms")
         }
         store.create_layers(self.output, grid, context.stains, name=context.source.meta.name)
         written = self._timed(
