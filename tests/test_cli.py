@@ -134,8 +134,9 @@ def test_run_passes_on_only_what_was_given(call: Any, fake_run: FakeRun) -> None
 
 def test_what_run_passes_on_is_what_settings_take(call: Any, fake_run: FakeRun) -> None:
     given = (
-        "--stains hdab --stain-vectors fixed --preset fast --mpp native --mpp-source 0.25 --tile 256 --block 1024 "
-        "--min-tissue 0.2 --seed 3 --masker morphological --mask m.png --roi r.geojson --icc "
+        "--stains hdab --stain-vectors fixed --preset fast --mpp native --mpp-source 0.25 "
+        "--tile 256 --block 1024 --min-tissue 0.2 --seed 3 --masker morphological "
+        "--specimen cytology --mask m.png --roi r.geojson --icc "
         "--store-residual --iterations 7 --learning-rate 0.001 --alpha 2 --beta 0.5 "
         "--calibration-tiles 4 --calibration-steps 9 --prior-weight 0.1 --device cpu "
         "--workers 2 --threads 3 --cluster tcp://host:8786 --batch 4 --cache scratch "

@@ -106,7 +106,16 @@ class ScientificSettings(_Frozen):
         le=1,
     )
     seed: int = _setting(0, "Seed of all random numbers.", ge=0)
-    masker: Literal["otsu", "morphological"] = _setting("otsu", "Method that finds the tissue.")
+    masker: Literal["od", "otsu", "morphological"] = _setting(
+        "od",
+        "Method that finds the tissue: `od` by optical density above the glass and by texture; "
+        "`otsu` and `morphological` are TIAToolbox's.",
+    )
+    specimen: Literal["tissue", "cytology"] = _setting(
+        "tissue",
+        "Kind of specimen. Stained pieces below 500 um2 count as dust in `tissue`, "
+        "below 20 um2 in `cytology`.",
+    )
     mask: str | None = _setting(
         None, "Your own tissue mask: PNG, or GeoJSON in level-0 pixels.", "FILE.png|.geojson"
     )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.geometry import OutputGrid, Region
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -135,11 +135,12 @@ class TileSource(Pixels, Protocol):
     @property
     def meta(self) -> SlideMeta: ...
 
-    def overview(self, mpp: float) -> tuple[ByteArray, float]:
-        """Return ((H, W, 3) uint8 of the whole slide, output pixels per overview pixel).
+    def overview(self, mpp: float, part: Region | None = None) -> tuple[ByteArray, float]:
+        """Return ((H, W, 3) uint8 of the slide or a part, output pixels per overview pixel).
 
         The overview's mpp is about ``mpp`` but never finer than the grid; overview pixel (i, j)
-        covers output pixels [i*s, (i+1)*s) with s the second value returned.
+        covers output pixels [i*s, (i+1)*s) with s the second value returned. Of a part, all
+        overview pixels that it touches are returned.
         """
         ...
 

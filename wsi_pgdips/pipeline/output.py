@@ -187,6 +187,8 @@ def write_products(
             "stain_matrix": slide_matrix,
             "background": context.b0,
             "tissue_flags": context.tissue.flags,
+            "coverage": context.tissue.coverage,
+            "left_out_mm2": context.tissue.left_out,
             "shrinkage": fields.shrinkage,
             "look": look_in_run(context, prior, fields, slide_matrix, fits, pixels),
             "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},

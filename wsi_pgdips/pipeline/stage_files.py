@@ -45,6 +45,10 @@ def save_plan(context: Context, path: Path) -> None:
         unreadable=_rows(context.source.unreadable),
         scale=np.float64(t.scale),
         flags=np.array(t.flags, dtype=np.str_),
+        coverage=np.float64(t.coverage),
+        artifact=t.artifact,
+        left_out=np.array(list(t.left_out), dtype=np.str_),
+        left_out_mm2=np.array(list(t.left_out.values()), np.float64),
         raised=np.zeros(0, np.float32) if t.raised is None else t.raised,
         background=context.background,
         b0=context.b0,
@@ -66,6 +70,9 @@ def load_plan(
         shape=source.grid.shape,
         flags=tuple(a["flags"].tolist()),
         raised=a["raised"] if len(a["raised"]) else None,
+        coverage=float(a["coverage"]),
+        artifact=a["artifact"],
+        left_out=dict(zip(a["left_out"].tolist(), a["left_out_mm2"].tolist(), strict=True)),
     )
     return planned_context(source, stains, settings, tissue, a["background"], a["b0"], a["planned"])
 

@@ -191,6 +191,7 @@ def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSe
     tissue = find_tissue(
         source,
         masker=settings.masker,
+        specimen=settings.specimen,
         mask_file=None if settings.mask is None else Path(settings.mask),
         roi_file=None if settings.roi is None else Path(settings.roi),
         overview_mpp=OVERVIEW_MPP,

@@ -114,6 +114,8 @@ def render_block(
             for _ in working:
                 on_tile()
     tissue = context.tissue_of(block) & (codes[0] > 0)
+    known = context.tissue.artifacts(block)
+    np.copyto(artifact, known, where=known > 0)
     for tile, fault in sorted(faults.items()):
         on_fault(tile, fault)
     return RenderedBlock(

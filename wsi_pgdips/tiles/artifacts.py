@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.records import BoolArray, FloatArray
-from wsi_pgdips.tiles.whitepoint import _local_std
+from wsi_pgdips.tiles.pixels import local_std
 
 DENSE_OD, PALE_OD = 0.15, 0.05  # OD sum of ink's middle, and of its soft edges
 FLAT = 0.06  # standard deviation over mean density, over 40 um
@@ -42,7 +42,7 @@ def find_ink(y: FloatArray, scanned: BoolArray, mpp: float) -> BoolArray:
     total = y.sum(2)
     middle = np.maximum(ndimage.uniform_filter(y.max(2), 5, mode="nearest"), 1e-3)
     dense = scanned & (total > DENSE_OD)
-    flat = ndimage.binary_opening(dense & (_local_std(y, 5) < FLAT * middle), np.ones((3, 3)))
+    flat = ndimage.binary_opening(dense & (local_std(y, 5) < FLAT * middle), np.ones((3, 3)))
     labels, n = ndimage.label(flat, np.ones((3, 3)))
     if n == 0:
         return np.zeros(total.shape, bool)
