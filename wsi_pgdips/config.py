@@ -183,6 +183,9 @@ class ExecutionSettings(_Frozen):
         shown="where the disk has room",
     )
     overwrite: bool = _machine(False, "Replace an existing output.")
+    strict: bool = _machine(
+        False, "End with exit code 3 unless the verdict on the slide is `pass`."
+    )
     resume: bool = _machine(True, "Resume an unfinished output of the same settings.")
 
     @field_validator("cluster")

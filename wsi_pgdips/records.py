@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +97,23 @@ class StainSet:
         others = self.alternatives or ((),) * self.n
         choices = [(row, *rows) for row, rows in zip(self.matrix, others, strict=True)]
         return [np.asarray(rows, np.float32) for rows in product(*choices)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the result of a slide can be used.
+
+    Attributes:
+        status: ``pass``, ``review`` (somebody should look), ``fail``, or ``unknown`` (of layers of
+            an earlier version). reasons: in plain words, the worst first.
+    """
+
+    status: str = "unknown"
+    reasons: tuple[str, ...] = ()
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any] | None) -> Self:
+        return cls() if not found else cls(found["status"], tuple(found["reasons"]))
 
 
 @dataclass(frozen=True)

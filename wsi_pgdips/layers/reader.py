@@ -16,7 +16,7 @@ from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, is_done, read_attributes, read_run_record
 from wsi_pgdips.layers.schema import ARTIFACT, OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
 from wsi_pgdips.layers.tables import read_fields, read_tile_table
-from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
+from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet, Verdict
 
 _DASK_SIDE = 2048  # whole chunks and few tasks: 34 MB of float32 for two stains
 
@@ -79,6 +79,11 @@ class Layers:
         levels = range(self.grid.n_levels)
         level = min(levels, key=lambda k: abs(math.log2(self.grid.mpp * 2**k / mpp)))
         return np.asarray(self.tissue(level).compute(scheduler="synchronous"), bool), level
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the result can be used, and why not."""
+        return Verdict.of_json(self.provenance.get("verdict"))
 
     @property
     def residual_levels(self) -> range:

@@ -60,6 +60,15 @@ def load_stains(name_or_path: str | Path, vectors: str | None = None) -> StainSe
     )
 
 
+def known_stains() -> list[tuple[str, str, tuple[float, float, float]]]:
+    """All stains of the library as (set, label, unit vector)."""
+    return [
+        (name, label, row)
+        for name, found in _library().items()
+        for label, row in zip(found.labels, found.matrix, strict=True)
+    ]
+
+
 def save_stains(stain_set: StainSet, path: str | Path) -> None:
     """Write a set as TOML, replacing the file; :func:`load_stains` reads an equal set back.
 

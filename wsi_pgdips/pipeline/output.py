@@ -161,6 +161,8 @@ def write_products(
         Figures for the run's record: tiles, inherited tiles, seam steps.
     """
     from wsi_pgdips.layers import store, tables
+    from wsi_pgdips.pipeline.block import lost_in_fit
+    from wsi_pgdips.stages.evidence import SUMS, slide_verdict, vectors_used
     from wsi_pgdips.stages.finish import look_in_run, slide_figures, tile_columns
 
     output = ledger.output
@@ -177,6 +179,9 @@ def write_products(
     figures = slide_figures(
         context, fits, fields, rendered, lambda block: load_arrays(ledger.render(block))
     )
+    failed = len(unread | alone | {t for fit in fits for t in lost_in_fit(fit)})
+    sums = (load_arrays(ledger.render(block), SUMS) for block in rendered)
+    figures["verdict"] = slide_verdict(context, prior, slide_matrix, sums, figures, failed)
     own = provenance_block(
         software=provenance.software_versions(),
         settings=context.identity["settings"],
@@ -186,6 +191,7 @@ def write_products(
             "identity": context.identity["identity"],
             "stain_matrix": slide_matrix,
             "background": context.b0,
+            "stain_vectors": vectors_used(context.stains, prior, slide_matrix),
             "tissue_flags": context.tissue.flags,
             "coverage": context.tissue.coverage,
             "left_out_mm2": context.tissue.left_out,

@@ -21,7 +21,7 @@ from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.optics.stain_files import load_stains, save_stains
 from wsi_pgdips.optics.stains import fit_single_stain, make_stain_set
 from wsi_pgdips.progress import Progress
-from wsi_pgdips.records import FloatArray, StainSet
+from wsi_pgdips.records import FloatArray, StainSet, Verdict
 from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import find_tissue
@@ -156,20 +156,38 @@ def fit_reference(
             ``mpp_source`` serves for the files that lack their own.
 
     Raises:
-        SlideError, OutputError: something cannot be read. StainError: stains differ.
+        SlideError, OutputError: something cannot be read, or every slide's verdict is ``fail``.
+        StainError: stains differ.
     """
     from wsi_pgdips.looks.reference import combine
 
-    return combine([_look_of_path(path, progress, settings) for path in paths], name)
+    looks = []
+    for path in paths:
+        look, verdict = _look_of_path(path, progress, settings)
+        if verdict.status != "fail":
+            looks.append(look)
+        elif progress is not None:
+            progress.note(f"{path.name} has no say, its verdict is `fail`: {verdict.reasons[0]}")
+    if not looks:
+        raise SlideError(
+            "no slide is fit for a reference",
+            expected="at least one whose verdict is not `fail`",
+            found=f"{path.name}: {verdict.reasons[0]}",
+            hint="`wsi-pgdips info` on its layers lists all reasons",
+        )
+    return combine(looks, name)
 
 
-def _look_of_path(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Reference:
+def _look_of_path(
+    path: Path, progress: Progress | None, settings: dict[str, Any]
+) -> tuple[Reference, Verdict]:
     from wsi_pgdips.layers.reader import open_layers
     from wsi_pgdips.looks.slide_look import slide_look
     from wsi_pgdips.pipeline.slide import deconvolve_slide
 
     if (path / "zarr.json").is_file():
-        return slide_look(open_layers(path))
+        layers = open_layers(path)
+        return slide_look(layers), layers.verdict
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-") as folder:
         output = Path(folder) / "layers.ome.zarr"
         mpp_source = fallback_mpp(path, settings.get("mpp_source"))
@@ -182,4 +200,4 @@ def _look_of_path(path: Path, progress: Progress | None, settings: dict[str, Any
                 where=path,
                 hint="omit it, or give the layers of a finished run",
             )
-        return slide_look(open_layers(output))
+        return slide_look(open_layers(output)), summary.verdict

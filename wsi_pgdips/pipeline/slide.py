@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def deconvolve_slide(
         options: the fields of ``config.ScientificSettings`` and ``config.ExecutionSettings``.
 
     Returns:
-        Summary; ``exit_code`` 3 where some tiles or blocks failed and were left out.
+        Summary; ``exit_code`` 3 where some tiles or blocks failed and were left out, or, with
+        ``strict``, where the verdict is not ``pass``.
 
     Raises:
         WsiPgdipsError: bad input or an output that cannot be used; a second run finishes whatever
@@ -135,11 +137,15 @@ def run_part(
             execution = settings.execution.model_copy(update=resume)
             resumed = settings.model_copy(update={"execution": execution})
             try:
-                return _run(slide, output, resumed, part, shown)
+                return _strict(_run(slide, output, resumed, part, shown), settings)
             except AnotherRunError:
                 if not (part.does("calibrate") and settings.execution.overwrite):
                     raise
-        return _run(slide, output, settings, part, shown)
+        return _strict(_run(slide, output, settings, part, shown), settings)
+
+
+def _strict(summary: RunSummary | None, settings: Settings) -> RunSummary | None:
+    return summary and replace(summary, strict=settings.execution.strict)
 
 
 def _run(

@@ -13,6 +13,7 @@ from wsi_pgdips.layers.schema import residual_level
 from wsi_pgdips.machine import in_threads
 from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.stages.context import Context
+from wsi_pgdips.stages.evidence import evidence_sums
 from wsi_pgdips.stages.fit import READ_THREADS, OnFault, OnTile, Read
 from wsi_pgdips.stages.seams import Strips
 from wsi_pgdips.stages.tile_renderer import Maps, TileRenderer
@@ -30,6 +31,7 @@ class RenderedBlock:
         artifact: (h, w) uint8, ``Artifact``.
         residual_rms: uint16 codes at the level of ``qc/residual``, 0 where not measured.
         residual_od: (3, h, w) float32, or None. strips: of each tile that was rendered.
+        sums: name -> array, what the verdict on the slide needs; see ``evidence_sums``.
         failed: tiles that could not be read. alone: tiles that were read without their
             surroundings, since these could not be read.
     """
@@ -40,6 +42,7 @@ class RenderedBlock:
     residual_rms: npt.NDArray[np.uint16]
     residual_od: FloatArray | None
     strips: dict[TileIndex, Strips]
+    sums: dict[str, npt.NDArray[np.float64]]
     failed: tuple[TileIndex, ...]
     alone: tuple[TileIndex, ...]
 
@@ -125,6 +128,7 @@ def render_block(
         rms,
         residual_od,
         strips,
+        evidence_sums(codes, artifact, context.tissue_of(block), rms),
         failed=tuple(sorted(faults.keys() - strips.keys())),
         alone=tuple(sorted(faults.keys() & strips.keys())),
     )
