@@ -242,7 +242,9 @@ def _above_local(
     level, _ = _local_mean(above, clear)
     nearest = ndimage.distance_transform_edt(~clear, return_distances=False, return_indices=True)
     box = bounding_box(clear)
-    level = ndimage.gaussian_filter(level[tuple(nearest)], _BLUR * max(box.h, box.w))
+    level = ndimage.gaussian_filter(
+        level[tuple(nearest)], _BLUR * max(box.h, box.w), mode="nearest"
+    )
     return np.asarray(above - level, np.float32), clear
 
 
@@ -252,8 +254,8 @@ def _local_mean(
     """The mean over the True pixels among 9x9, (H, W), 0 where there are none, and their share."""
     from scipy import ndimage
 
-    level = ndimage.uniform_filter(np.where(of, values, 0.0), 9)
-    mass = ndimage.uniform_filter(of.astype(np.float64), 9)
+    level = ndimage.uniform_filter(np.where(of, values, 0.0), 9, mode="constant")
+    mass = ndimage.uniform_filter(of.astype(np.float64), 9, mode="constant")
     mass[mass < 1e-3] = 0
     return np.divide(level, mass, out=np.zeros_like(level), where=mass > 0), mass
 
