@@ -384,3 +384,18 @@ def test_the_maskers_of_tiatoolbox_leave_the_log_alone_and_keep_the_threshold_it
     rgb[20:40, 20:40] = 120  # two grey levels: Otsu's threshold is 120 itself
     np.testing.assert_array_equal(dark_mask(rgb, "otsu", 8.0), rgb[..., 0] == 120)
     assert (logging.getLogger().handlers, logging.getLogger().level) == before
+
+
+@pytest.mark.parametrize("glass", [(150, 150, 150), (80, 80, 80)], ids=["dark", "very dark"])
+def test_dark_glass_is_glass_if_nothing_is_brighter(as_source, paint, glass):
+    scene = paint(glass)
+    found = find_tissue(as_source(scene.rgb))
+    assert found.flags == ()
+    assert found.core[scene.tissue].mean() > 0.99
+    assert not (found.core & ~dilated(scene.tissue, 2)).any()
+    level = np.median(found.glass_od[found.glass], axis=0)
+    np.testing.assert_allclose(level, scene.background[0, 0], atol=0.005)
+    # flat and dark amid something brighter, as a pen stroke is
+    rgb = scene.rgb.copy()
+    rgb[:40] = np.random.default_rng(0).integers(180, 240, (40, 320, 1))
+    assert "no_glass" in find_tissue(as_source(rgb)).flags

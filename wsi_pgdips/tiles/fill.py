@@ -22,14 +22,12 @@ _GLASS_SUM, _GLASS_SPREAD = 0.5, 0.2  # OD, at most, of what may be glass
 _SEEDS = 9  # overview pixels that equal their neighbours, in the least piece: 5x5 pixels
 _RUN, _STRAIGHT = 5, 0.8  # pixels, and share of a border that lies in straight runs of that length
 _SAME = 2  # counts
-_NEARER, _RINGING = 0.25, 8  # to fill than to what lies behind, relative; counts
 _HOLDS = 0.1  # share of a line
 _PIECES = 50  # largest pieces of which several places are looked at
 _LOOKS = 500  # at the borders of fill
 _MARGIN = 2  # overview pixels beside fill that may hold a part of it, or the ringing of a JPEG
 _REACH = 8  # overview pixels around what is surely inside of a piece, to find its borders in
 Scalar = TypeVar("Scalar", bound=np.generic)
-Ends = tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]
 _SIDES = ((0, -1), (0, 1), (1, -1), (1, 1))  # axis and direction
 
 
@@ -82,7 +80,7 @@ def find_fill(source: TileSource, rgb: ByteArray, scale: float) -> Fill:
         od = rgb_to_od(colour.astype(np.uint8))
         bright = colour.min() < WHITE and od.sum() < _GLASS_SUM and np.ptp(od) < _GLASS_SPREAD
         kind = found.like_glass if bright else found.certain
-        kind[box.slices] |= piece | _spoiled(piece, box, part, look)
+        kind[box.slices] |= piece | _spoiled(piece, box, colour, look)
     return found
 
 
@@ -111,20 +109,16 @@ class _FullResolution:
         pixels = self._read(y, x)
         return pixels is not None and bool((np.abs(pixels - colour) <= 1).all())
 
-    def begins_with(self, y: int, x: int, axis: int, step: int, ends: Ends) -> bool:
-        """Return whether its first line, in the direction of ``step``, holds some fill.
-
-        Args:
-            ends: the colours of the fill, and of the overview pixel behind this one.
-        """
+    def begins_with(
+        self, y: int, x: int, axis: int, step: int, colour: npt.NDArray[np.int16]
+    ) -> bool:
+        """Return whether its first line, in the direction of ``step``, holds some of a colour."""
         self.looks_left -= 1
         pixels = self._read(y, x) if self.looks_left >= 0 else None
         if pixels is None or not self.on_whole_pixels:
             return True
         line = pixels.take(0 if step > 0 else -1, axis)
-        fill, behind = (np.abs(line - colour).max(1) for colour in ends)
-        near = np.clip(_NEARER * behind, _SAME, _RINGING)
-        return bool((fill <= near).mean() > _HOLDS)
+        return bool((np.abs(line - colour) <= _SAME).all(1).mean() > _HOLDS)
 
     def _read(self, y: int, x: int) -> npt.NDArray[np.int16] | None:
         """(h, w, 3), or None where they cannot be had."""
@@ -186,7 +180,7 @@ def _has_straight_borders(piece: BoolArray, box: Region, shape: tuple[int, int])
 
 
 def _spoiled(
-    piece: BoolArray, box: Region, rgb: npt.NDArray[np.int16], look: _FullResolution
+    piece: BoolArray, box: Region, colour: npt.NDArray[np.int16], look: _FullResolution
 ) -> BoolArray:
     """Find the pixels beside fill that hold a part of it, or its ringing: (h, w) bool.
 
@@ -195,21 +189,13 @@ def _spoiled(
     from scipy import ndimage
 
     mixed = np.zeros_like(piece)
-    colour = rgb[piece][0]
-    h, w = piece.shape
     for axis, step in _SIDES:
         y, x = np.nonzero(_moved(piece, axis, step) & ~piece)
-        behind = (
-            rgb[(y + step).clip(0, h - 1), x] if axis == 0 else rgb[y, (x + step).clip(0, w - 1)]
-        )
         line = (y, x)[axis]
         for k in np.unique(line):
             (on,) = np.nonzero(line == k)
             some = on[np.linspace(0, len(on) - 1, 3).astype(int)]
-            if any(
-                look.begins_with(box.y + y[i], box.x + x[i], axis, step, (colour, behind[i]))
-                for i in some
-            ):
+            if any(look.begins_with(box.y + y[i], box.x + x[i], axis, step, colour) for i in some):
                 mixed[y[on], x[on]] = True
     near = ndimage.maximum_filter(mixed.astype(np.uint8), 2 * _MARGIN - 1, mode="constant")
     return np.asarray((near > 0) & ~piece, bool)

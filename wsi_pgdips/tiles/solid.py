@@ -21,6 +21,7 @@ GAP_UM = 24.0  # clefts twice as wide are closed
 LEAST_UM2 = {"tissue": 500.0, "cytology": 20.0}  # of stained pixels; pieces with less are dust
 _PALE_UM2 = 20_000.0  # of rough pixels, in a piece without stained ones
 _STAINED_OD = 0.15  # OD sum above glass that no glass has
+_ROUGH_OD = 0.015  # OD sum above glass that rough pixels need
 _CYTOLOGY_SHARE = 0.25  # of what is stained, in pieces that are dust beside tissue
 
 
@@ -57,7 +58,11 @@ def find_solid(
         return Solid(inside, np.zeros_like(inside))
     if masker == "od":
         dense = (glass.excess > glass.tolerance) & inside
-        rough = (glass.texture > glass.rough) & (glass.excess > glass.tolerance / 4) & inside
+        rough = (
+            (glass.texture > glass.rough)
+            & (glass.excess > min(glass.tolerance / 2, _ROUGH_OD))
+            & inside
+        )
         found, pale = dense | rough, dense & rough
         stained = dense & (glass.excess > _STAINED_OD)
     else:

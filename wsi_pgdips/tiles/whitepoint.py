@@ -21,8 +21,10 @@ from wsi_pgdips.tiles.surface import fit_surface
 # limits of the standard deviation over 5x5 overview pixels: to search for glass, and to be glass
 FLATTEST_OD, FLAT_OD = 0.004, 0.006
 MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and of flat pixels in any case
-_MAX_SUM, _MAX_SPREAD = 0.5, 0.10  # the darkest and the most tinted glass accepted, OD
-_TINT_SPREAD, _TINT_SHARE = 0.20, 0.05  # a stronger tint is accepted if glass covers this share
+# the darkest and the most tinted glass accepted (OD), and the share that it has to cover
+_MAX_SUM, _MAX_SPREAD = 0.5, 0.10
+_KINDS = ((_MAX_SUM, _MAX_SPREAD, MIN_SHARE), (_MAX_SUM, 0.20, 0.05), (2.0, 0.20, 0.05))
+_BRIGHTER, _BRIGHTER_SHARE = 0.06, 0.005  # than dark glass (OD sum); at most, of what was scanned
 PEAK_SUM, SEED_SUM, _BIN = 0.02, 0.05, 0.005  # OD sum
 # glass of one slide: its own noise, within limits that rounding and illumination set
 _FLATNESS, _QUIET = 2.5, (0.0025, FLAT_OD)  # times the 90th percentile of its flattest pixels
@@ -76,6 +78,8 @@ def find_glass(rgb: ByteArray, fill: BoolArray | None = None) -> Glass:
         rgb: (H, W, 3) uint8 at about 8 um per pixel.
         fill: (H, W) bool, pixels that were never scanned and have no say (see ``tiles.fill``).
     """
+    from scipy import ndimage
+
     if fill is None:
         fill = np.zeros(rgb.shape[:2], bool)
     seen = beyond(rgb, fill)
@@ -86,13 +90,16 @@ def find_glass(rgb: ByteArray, fill: BoolArray | None = None) -> Glass:
     clipped, dark = large(white, 16), bordering(black)
     padding = fill | clipped | dark
     scanned = int((~padding).sum())
-    least = max(MIN_SHARE * scanned, MIN_PIXELS, 0.02 * int(clipped.sum()))
-    model = _grow(od, clipped | dark, fill, least, scanned)
-    if model is None:
-        least = max(_TINT_SHARE * scanned, MIN_PIXELS)
-        model = _grow(od, clipped | dark, fill, least, scanned, _TINT_SPREAD)
-    if model is not None:
+    beside = 0.02 * int(clipped.sum())
+    for most, spread, share in _KINDS:
+        least = max(share * scanned, MIN_PIXELS, beside)
+        model = _grow(od, clipped | dark, fill, least, scanned, most, spread)
+        if model is None:
+            continue
         clear, excess, tolerance, rough = model
+        brighter = ndimage.uniform_filter(excess, 5, mode="nearest") < -_BRIGHTER
+        if most > _MAX_SUM and (brighter & ~padding).sum() > _BRIGHTER_SHARE * scanned:
+            continue
         clear &= ~near(clipped | dark, 2) & ~fill
         return Glass(clear, padding, excess, tolerance, texture, rough)
     total = np.asarray(od.sum(2), np.float32)
@@ -110,20 +117,22 @@ def flat_pixels(
     od: FloatArray,
     padding: BoolArray,
     limit: float,
-    tint: float = _MAX_SPREAD,
     deviation: FloatArray | None = None,
+    *,
+    most: float = _MAX_SUM,
+    tint: float = _MAX_SPREAD,
 ) -> BoolArray:
     """Find bright, nearly achromatic pixels in flat pieces, away from padding: (H, W) bool.
 
     Args:
-        limit, tint: most OD of local standard deviation, and between channels.
-        deviation: (H, W) ``_local_std`` of 5x5 pixels, where it is known.
+        limit: largest local standard deviation. deviation: (H, W), that over 5x5 pixels, if known.
+        most, tint: largest OD sum, and largest difference between channels.
     """
     from scipy import ndimage
 
     total, spread = od.sum(2), np.ptp(od, axis=2)
     deviation = local_std(od, 5) if deviation is None else deviation
-    flat = (deviation < limit) & (total < _MAX_SUM) & (spread < tint)
+    flat = (deviation < limit) & (total < most) & (spread < tint)
     flat &= ~near(padding, 3)
     return np.asarray(ndimage.binary_opening(flat, np.ones((3, 3), bool)), bool)
 
@@ -134,7 +143,8 @@ def _grow(
     fill: BoolArray,
     needed: float,
     scanned: int,
-    tint: float = _MAX_SPREAD,
+    most: float,
+    tint: float,
 ) -> tuple[BoolArray, FloatArray, float, float] | None:
     """Grow the glass from the brightest mode that has at least ``needed`` pixels.
 
@@ -144,14 +154,14 @@ def _grow(
     """
     total = od.sum(2)
     spread = local_std(od, 5)
-    flat = flat_pixels(od, padding, FLATTEST_OD, tint, spread) & ~fill
+    flat = flat_pixels(od, padding, FLATTEST_OD, spread, most=most, tint=tint) & ~fill
     peak = brightest_mode(total[flat], needed)
     if peak is None:
         return None
     # pale tissue on quiet glass may be flatter than glass of another slide
     quiet = float(np.percentile(spread[flat & (np.abs(total - peak) < PEAK_SUM)], 90))
     limit = float(np.clip(_FLATNESS * quiet, *_QUIET))
-    flat = flat_pixels(od, padding, limit, tint, spread) & ~fill
+    flat = flat_pixels(od, padding, limit, spread, most=most, tint=tint) & ~fill
     clear = flat & (np.abs(total - peak) < SEED_SUM)
     if not clear.any():
         return None
@@ -232,7 +242,9 @@ def _above_local(
     level, _ = _local_mean(above, clear)
     nearest = ndimage.distance_transform_edt(~clear, return_distances=False, return_indices=True)
     box = bounding_box(clear)
-    level = ndimage.gaussian_filter(level[tuple(nearest)], _BLUR * max(box.h, box.w))
+    level = ndimage.gaussian_filter(
+        level[tuple(nearest)], _BLUR * max(box.h, box.w), mode="nearest"
+    )
     return np.asarray(above - level, np.float32), clear
 
 
@@ -242,8 +254,8 @@ def _local_mean(
     """The mean over the True pixels among 9x9, (H, W), 0 where there are none, and their share."""
     from scipy import ndimage
 
-    level = ndimage.uniform_filter(np.where(of, values, 0.0), 9)
-    mass = ndimage.uniform_filter(of.astype(np.float64), 9)
+    level = ndimage.uniform_filter(np.where(of, values, 0.0), 9, mode="constant")
+    mass = ndimage.uniform_filter(of.astype(np.float64), 9, mode="constant")
     mass[mass < 1e-3] = 0
     return np.divide(level, mass, out=np.zeros_like(level), where=mass > 0), mass
 

@@ -1,0 +1,72 @@
+"""Masks against the truth of phantoms, and against what is stained on real slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mask_coverage import measure
+from scipy import ndimage
+
+from wsi_pgdips.phantom.config import load_phantom_config, make_phantom_config
+from wsi_pgdips.phantom.phantom import Phantom
+from wsi_pgdips.slide.source import ArraySource
+from wsi_pgdips.tiles.tissue import DILATION_UM, find_tissue
+
+PHANTOMS = Path(__file__).parents[1] / "phantoms"
+SIDE = 1024
+
+
+@pytest.mark.parametrize("name", ["he_flat", "hdab_drift", "three_flat"])
+def test_tissue_of_a_phantom_is_in_the_mask_and_glass_is_not(name: str) -> None:
+    config = load_phantom_config(PHANTOMS / f"{name}.toml")
+    config = make_phantom_config({**config.model_dump(), "shape": (SIDE, SIDE)}, name)
+    pixels = Phantom.make(config).window(0, 0, SIDE, SIDE)
+    found = find_tissue(ArraySource(pixels.rgb, mpp=0.5, tile=256, block=1024))
+    side = round(found.scale)
+    share = pixels.tissue.reshape(SIDE // side, side, SIDE // side, side).mean((1, 3))
+    assert (share * ~found.mask).sum() < 0.001 * share.sum()
+    assert (share * ~found.core).sum() < 0.005 * share.sum()
+    assert not found.glass[share > 0].any()
+    bare = share == 0
+    far = ndimage.distance_transform_edt(bare) > DILATION_UM / (0.5 * side) + 0.5
+    assert far[found.mask].mean() < 0.03
+    assert found.coverage > 0.999
+
+
+@pytest.mark.realslide
+@pytest.mark.parametrize(
+    ("name", "glass"),
+    [
+        ("failing/faint_ihc_mask.svs", 1.0),  # half of this tissue is too pale to count as stained
+        ("failing/dab_saturated.svs", 0.05),
+        ("failing/hdab_neon.svs", 0.05),
+        ("failing/pas_purple.tiff", 0.05),
+        ("failing/pen_cytology_lattice.svs", 0.05),
+        ("slides/CMU-1-Small-Region.svs", 0.05),
+        ("slides/CK7p40_dualIHC_crop_40x_AT2.svs", 0.05),
+        ("slides/metaplasia_trypsin_DAB_20x.svs", 0.05),
+    ],
+)
+def test_what_is_stained_is_in_the_mask(data_dir: Path, name: str, glass: float) -> None:
+    found = measure(data_dir / name)
+    assert found["coverage"] > 0.9
+    assert found["own_coverage"] > 0.95
+    assert found["glass"] < glass
+    assert "tissue_left_out" not in found["flags"]
+
+
+@pytest.mark.realslide
+def test_glass_beside_a_pale_core_is_glass(data_dir: Path) -> None:
+    from wsi_pgdips.slide.reader import open_source
+
+    source = open_source(data_dir / "failing" / "faint_ihc_mask.svs")
+    rgb, _ = source.overview(8.0)
+    found = find_tissue(source)
+    bare = (np.abs(rgb.astype(int) - 250) <= 1).all(2)  # this scanner flattens it
+    bare = ndimage.binary_opening(bare, np.ones((5, 5)))
+    assert bare.sum() > 1000
+    assert bare[found.core].mean() < 0.01
+    assert found.glass[bare].mean() > 0.5
+    assert not (found.glass & ~ndimage.binary_dilation(bare, iterations=2)).any()
