@@ -29,6 +29,7 @@ OFF_PLANE = np.radians(8.0)
 GATE_DEG = 30.0  # pixels further from the library's cone have no say in the plane
 # more foreign pixels than this are no accident: the stain set is not the slide's, and all stay
 MOST_FOREIGN = 0.3
+MIXED_SIDE, MIXED_SHARE = 32, 0.02  # pooled pixels of such a square, and their foreign share
 _REACHED = 0.25  # share of the squares, by strength, that reach the edge they agree on
 _TAIL = 0.05  # share of a square's side outside its own edge
 _LEAST_PIXELS = 12  # of a square on one side
@@ -74,6 +75,15 @@ class PooledTile:
     foreign: BoolArray
 
 
+def _spread(foreign: BoolArray) -> BoolArray:
+    """Extend (h, w) foreign pixels to the whole squares that hold more than a few."""
+    h, w = foreign.shape
+    starts = [np.arange(0, n, MIXED_SIDE) for n in (h, w)]
+    total = np.add.reduceat(np.add.reduceat(foreign.astype(np.int64), starts[0], 0), starts[1], 1)
+    many = total > MIXED_SHARE * MIXED_SIDE**2
+    return np.repeat(np.repeat(many, MIXED_SIDE, 0), MIXED_SIDE, 1)[:h, :w]
+
+
 def pooled_tile(tile: TileInput, stain_matrix: FloatArray, noise: float) -> PooledTile:
     """Pool a tile.
 
@@ -90,10 +100,13 @@ def pooled_tile(tile: TileInput, stain_matrix: FloatArray, noise: float) -> Pool
 
 
 def without_foreign(tile: TileInput, pooled: PooledTile) -> TileInput:
-    """Return a tile whose foreign pixels are not tissue."""
-    found = pooled.foreign
-    if not found.any():
+    """Return a tile whose foreign pixels are not tissue, nor are squares that hold many of them.
+
+    What a foreign absorber is mixed with there turns the edges of the cone, too.
+    """
+    if not pooled.foreign.any():
         return tile
+    found = pooled.foreign | _spread(pooled.foreign)
     spread = np.repeat(np.repeat(found, POOL, 0), POOL, 1)
     tissue = tile.tissue.copy()
     h, w = spread.shape

@@ -135,6 +135,13 @@ class TileRenderer:
             found = self._prior_map(tile, own)
             anchor = None if found is None else self._on_device(found)
         q, residual = render_pixels(od, s, b, None if anchor is None else self._weight, anchor)
+        # the slide's network adds no border of its own (it sees past the tile's); what remains is
+        # the fields' part, and the closed form shows it without the noise of the other
+        strips = (
+            self._strips(tile, od, q, anchor)
+            if closed is None
+            else self._strips(tile, od, closed, None)
+        )
         q, residual, artifact = self._told_apart(od - b, s, brown, q, residual)
         codes = encode_pixels(q)
         codes[:, artifact == Artifact.FOREIGN] = FILL
@@ -143,13 +150,6 @@ class TileRenderer:
             # against the stored, quantised q, so that recomposition is lossless
             kept = self._on_device(codes.astype(np.float32) * np.float32(SCALE_FACTOR))
             stored = (od - b - (kept[:, None] * s).sum(0)).cpu().numpy()
-        # the slide's network adds no border of its own (it sees past the tile's); what remains is
-        # the fields' part, and the closed form shows it without the noise of the other
-        strips = (
-            self._strips(tile, od, q, anchor)
-            if closed is None
-            else self._strips(tile, od, closed, None)
-        )
         rms = residual_rms(residual, self._rms_level)
         return RenderedTile(codes, artifact, rms, stored, strips)
 
