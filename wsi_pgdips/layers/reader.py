@@ -16,7 +16,7 @@ from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, is_done, read_attributes, read_run_record
 from wsi_pgdips.layers.schema import ARTIFACT, OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
 from wsi_pgdips.layers.tables import read_fields, read_tile_table
-from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet, Verdict
+from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, StainSet, Verdict
 
 _DASK_SIDE = 2048  # whole chunks and few tasks: 34 MB of float32 for two stains
 
@@ -69,6 +69,10 @@ class Layers:
     def artifact(self, level: int = 0) -> Any:
         """The classes of ``records.Artifact``, ``dask.array`` (H, W) uint8; 0: none."""
         return _lazy(self._open(f"{ARTIFACT}/{self._level(level)}"))
+
+    def read_artifact(self, level: int, region: Region) -> ByteArray:
+        """Read the label of artifacts in a rectangle of a level's pixels: (h, w) uint8."""
+        return np.asarray(self._open(f"{ARTIFACT}/{self._level(level)}")[region.slices], np.uint8)
 
     def tissue_near(self, mpp: float) -> tuple[BoolArray, int]:
         """Read the tissue mask at the level whose mpp is nearest (by its ratio) to ``mpp``.

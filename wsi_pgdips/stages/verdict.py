@@ -23,7 +23,8 @@ _WORSE: tuple[Status, ...] = ("pass", "review", "fail")
 
 COVERED, COVERED_LEAST = 0.9, 0.5  # share of stained pixels inside the mask
 FAR_DEG = 18.0  # of a slide's vector from the library's
-NEARER_DEG = 4.0  # by which a vector is closer to another known stain
+# of a vector that is no longer close to its stain, and by which another known stain is closer
+OFF_DEG, NEARER_DEG = 12.0, 4.0
 CLOSE_DEG, SAME_DEG = 10.0, 5.0  # between two vectors
 UNSEEN_SHARE = 0.15  # of the density, given to a stain whose vector the slide does not show
 FOREIGN, FOREIGN_MOST = 0.02, 0.3  # share of tissue
@@ -31,7 +32,7 @@ SATURATED = 0.005  # share of tissue
 INK = 0.1  # area of ink, relative to the mask
 RESIDUAL = 0.25  # of the density that the stains leave unexplained
 INHERITED = 0.3  # share of the tiles
-LATTICE_OD, SEAM_OD = 0.02, 0.006
+LATTICE_OD, SEAM_OD = 0.02, 0.015
 
 _FLAGS: Mapping[str, str] = {
     "no_glass": "the slide shows no bare glass, so the white point is a guess",
@@ -116,7 +117,7 @@ def _vectors(e: Evidence) -> Iterator[Finding]:
                 )
             continue
         other = _nearest(e, k)
-        if other is not None and far[k] - other[1] > NEARER_DEG:
+        if far[k] > OFF_DEG and other is not None and far[k] - other[1] > NEARER_DEG:
             yield (
                 "review",
                 f"the colour found for {label} is {far[k]:.0f} degrees from the library's and "
