@@ -68,7 +68,7 @@ def calibrate_prior(
     s0 = rays.stain_matrix
     seen = [pooled_tile(t, s0, pooled_noise) for t in tiles]
     cleaned = [without_foreign(t, p) for t, p in zip(tiles, seen, strict=True)]
-    foreign = 1 - _area(cleaned) / _area(tiles)
+    foreign = sum(int(p.foreign.sum()) for p in seen) * POOL**2 / _area(tiles)
     if foreign <= MOST_FOREIGN:
         tiles = cleaned
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
