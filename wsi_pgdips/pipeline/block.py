@@ -211,6 +211,7 @@ def render(job: SlideJob, block: Block, on_tile: OnTile = lambda: None) -> Block
         "alone": np.array(rendered.alone, np.int32).reshape(-1, 2),
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
+        "lattice": rendered.lattice,
         **stage_files.faults_array(faults),
     }
     save_arrays(ledger.render(block), **arrays, **pack(rendered.strips))

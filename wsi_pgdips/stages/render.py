@@ -14,6 +14,7 @@ from wsi_pgdips.machine import in_threads
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.fit import READ_THREADS, OnFault, OnTile, Read
+from wsi_pgdips.stages.lattice import BINS, Counts
 from wsi_pgdips.stages.seams import Strips
 from wsi_pgdips.stages.tile_renderer import Maps, TileRenderer
 from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
@@ -29,6 +30,7 @@ class RenderedBlock:
         codes: (N, h, w) uint16, 0 where not measured. tissue: (h, w) bool.
         residual_rms: uint16 codes at the level of ``qc/residual``, 0 where not measured.
         residual_od: (3, h, w) float32, or None. strips: of each tile that was rendered.
+        lattice: (N, BINS) histogram of the lattice indices, zeros without a network.
         failed: tiles that could not be read. alone: tiles that were read without their
             surroundings, since these could not be read.
     """
@@ -38,6 +40,7 @@ class RenderedBlock:
     residual_rms: npt.NDArray[np.uint16]
     residual_od: FloatArray | None
     strips: dict[TileIndex, Strips]
+    lattice: Counts
     failed: tuple[TileIndex, ...]
     alone: tuple[TileIndex, ...]
 
@@ -77,6 +80,7 @@ def render_block(
     keep = context.settings.store_residual
     residual_od = np.zeros((3, block.h, block.w), np.float32) if keep else None
     strips: dict[TileIndex, Strips] = {}
+    counts: list[Counts] = []
     faults: dict[TileIndex, Fault] = {}
     renderer = TileRenderer(context, prior, fields, slide_matrix, maps, device)
 
@@ -100,6 +104,8 @@ def render_block(
         if residual_od is not None and done.residual_od is not None:
             residual_od[(slice(None), *own)] = done.residual_od
         strips[tile] = done.strips
+        if done.lattice is not None:
+            counts.append(done.lattice)
 
     regions = [renderer.region(t) for t in plan.render]
     with contextlib.closing(
@@ -118,6 +124,7 @@ def render_block(
         rms,
         residual_od,
         strips,
+        sum(counts, np.zeros((n, BINS), np.int64)),
         failed=tuple(sorted(faults.keys() - strips.keys())),
         alone=tuple(sorted(faults.keys() & strips.keys())),
     )

@@ -22,6 +22,7 @@ from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.tile import planar_od, reflected
 from wsi_pgdips.stages.context import Context
+from wsi_pgdips.stages.lattice import Counts, count, lattice_index
 from wsi_pgdips.stages.pixels import cross_faded, encode_pixels, render_pixels, residual_rms
 from wsi_pgdips.stages.seams import Strips, along_sides, by_side
 
@@ -39,12 +40,14 @@ class RenderedTile:
         codes: (N, h, w) uint16. residual_rms: uint16 codes at the level of ``qc/residual``.
         residual_od: (3, h, w) float32 against the stored q, or None.
         strips: along its sides.
+        lattice: (N, BINS) histogram of its lattice indices, None without a network.
     """
 
     codes: npt.NDArray[np.uint16]
     residual_rms: npt.NDArray[np.uint16]
     residual_od: FloatArray | None
     strips: Strips
+    lattice: Counts | None = None
 
 
 class TileRenderer:
@@ -133,7 +136,8 @@ class TileRenderer:
             else self._strips(tile, od, closed, None)
         )
         rms = residual_rms(residual, self._rms_level)
-        return RenderedTile(codes, rms, stored, strips)
+        lattice = None if closed is None else count(lattice_index(q, closed))
+        return RenderedTile(codes, rms, stored, strips, lattice)
 
     def _densities(self, rgb: ByteArray, margins: tuple[int, ...]) -> Tensor:
         """(3, H, W) OD on the device; a GPU is sent bytes."""
