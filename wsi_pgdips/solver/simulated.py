@@ -80,8 +80,8 @@ def simulated_range(
 def _limit(size: FloatArray, contrast: FloatArray) -> FloatArray:
     """Tabulate the size that nearly all windows stay below, by contrast: (2, K).
 
-    Each column is made of the same number of windows, but for the last two: up to the largest
-    contrast nothing changes, and beyond it, where nothing was learned, hardly any change is allowed.
+    All columns but the last two are made of the same number of windows. Up to the largest contrast
+    the size stays the same. Beyond it nothing was learned, and hardly any change is allowed.
     """
     runs = np.array_split(np.argsort(contrast, kind="stable"), _LIMIT_RUNS)
     most = [np.quantile(size[run], LIMIT_QUANTILE) for run in runs]
