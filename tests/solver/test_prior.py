@@ -88,7 +88,11 @@ def test_each_preset(name: str, rows: FloatArray) -> None:
         assert prior.network == {}
         assert not prior.prior_weight.any()
     else:
-        assert {k.split(".")[0] for k in prior.network} == set(slide_network.layer_shapes(n))
+        assert {k.split(".")[0] for k in prior.network} == {
+            *slide_network.layer_shapes(n),
+            "bound",
+            "limit",
+        }
         assert all(np.isfinite(v).all() for v in prior.network.values())
         assert np.isfinite(prior.loss)
         assert prior.acquisition is not None

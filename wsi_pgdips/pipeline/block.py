@@ -213,6 +213,7 @@ def render(job: SlideJob, block: Block, on_tile: OnTile = lambda: None) -> Block
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
         **rendered.sums,
+        "lattice": rendered.lattice,
         **stage_files.faults_array(faults),
     }
     save_arrays(ledger.render(block), **arrays, **pack(rendered.strips))

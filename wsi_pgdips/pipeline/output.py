@@ -158,7 +158,7 @@ def write_products(
         pixels: of the slide, kept or read again.
 
     Returns:
-        Figures for the run's record: tiles, inherited tiles, seam steps.
+        Figures for the run's record: tiles, inherited tiles, seam steps, lattice indices.
     """
     from wsi_pgdips.layers import store, tables
     from wsi_pgdips.pipeline.block import lost_in_fit
@@ -168,8 +168,10 @@ def write_products(
     output = ledger.output
     checksums: dict[str, str] = {}
     unread, alone = set[tuple[int, int]](), set[tuple[int, int]]()
+    lattice = []
     for block in rendered:
-        a = load_arrays(ledger.render(block), ("failed", "alone", "files", "sha256"))
+        a = load_arrays(ledger.render(block), ("failed", "alone", "files", "sha256", "lattice"))
+        lattice.append(a["lattice"])
         unread |= set(map(tuple, a["failed"].tolist()))
         alone |= set(map(tuple, a["alone"].tolist()))
         checksums |= dict(zip(a["files"].tolist(), a["sha256"].tolist(), strict=True))
@@ -177,7 +179,7 @@ def write_products(
     tables.write_fields(output, fields, context.grid, context.stains)
     tables.write_tile_table(output, tile_columns(context, fits, fields, unread, alone))
     figures = slide_figures(
-        context, fits, fields, rendered, lambda block: load_arrays(ledger.render(block))
+        context, fits, fields, rendered, lambda block: load_arrays(ledger.render(block)), lattice
     )
     failed = len(unread | alone | {t for fit in fits for t in lost_in_fit(fit)})
     sums = (load_arrays(ledger.render(block), SUMS) for block in rendered)

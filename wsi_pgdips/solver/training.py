@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from wsi_pgdips.solver import optimise, slide_network
 from wsi_pgdips.solver.acquisition import estimate_acquisition
 from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
+from wsi_pgdips.solver.simulated import Truth, simulated_range
 from wsi_pgdips.solver.tile import TileInput
 
 BETA2, EPSILON = 0.99, 1e-8
@@ -39,6 +40,8 @@ FULL_RESOLUTION_SHARE = 0.15  # of the crops
 MIN_TISSUE = 0.3  # share of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
+_RANGE_TILES = 8
+HEAD_UNIT = 25.0  # errors of the closed form that the head counts in
 OnStep = Callable[[], None]
 # truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and its generator for further draws
 _Crops = tuple[FloatArray, FloatArray, np.random.Generator]
@@ -108,15 +111,6 @@ def _between(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """Concentrations to draw crops from: (N, H, W) q, (H, W) tissue, and (3,) local B."""
-
-    q: FloatArray
-    tissue: BoolArray
-    background: FloatArray
-
-
 def train_slide_network(
     tiles: Sequence[TileInput],
     prior: SlidePrior,
@@ -145,8 +139,8 @@ def train_slide_network(
     rows = prior.stain_matrix
     n, scale = len(rows), float(prior.spectral_correction.mean())
     closed = executor.map(lambda tile: _closed(tile, rows), tiles)
-    full = [_Truth(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
-    half = [_Truth(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
+    full = [Truth(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
+    half = [Truth(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
     busy = [s.tissue.any() for s in full]
     full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
     lit = [t for t, some in zip(tiles, busy, strict=True) if some]
@@ -158,6 +152,17 @@ def train_slide_network(
         for k, v in slide_network.init_weights(n, generator).items()
     }
     trained = list(weights.values())
+    seen = simulated_range(half[:: -(-len(half) // _RANGE_TILES)], rows, acquisition, executor)
+    bound, limit, error = (
+        torch.from_numpy(a).to(device) for a in (seen.bound, seen.limit, seen.error)
+    )
+    # a step of Adam is as large whatever is to be learned, so the head counts in its size
+    unit = {"head.weight": (HEAD_UNIT / scale * error)[:, None, None, None]}
+    unit["head.bias"] = unit["head.weight"].flatten()
+
+    def network() -> dict[str, Tensor]:
+        return {k: v * unit[k] if k in unit else v for k, v in weights.items()} | {"bound": bound}
+
     optimiser = OneCycleAdam(trained, preset.learning_rate, steps)
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
@@ -179,12 +184,12 @@ def train_slide_network(
         *pair, rng = drawn.result()
         truth, pixels = (torch.from_numpy(part).to(device) for part in pair)
         found, _ = slide_network.estimate(
-            weights, pixels, matrix, torch.zeros(3, device=device), scale
+            network(), pixels, matrix, torch.zeros(3, device=device), scale
         )
         error = ((found - truth) ** 2).mean()
         total = error / scale**2
         if preset.alpha or preset.beta:
-            total = total + _pgdips(weights, lit, prior, preset, side, rng, device)
+            total = total + _pgdips(network(), lit, prior, preset, side, rng, device)
         return list(torch.autograd.grad(total, trained)), error.detach()
 
     def draw(step: int) -> list[Future[_Crops]]:
@@ -202,7 +207,7 @@ def train_slide_network(
         optimiser.step([torch.stack(of_groups).mean(0) for of_groups in by_weight])
         history.append(torch.stack([error for _, error in results]).mean())
         on_step()
-    final = {k: v.detach() for k, v in weights.items()}
+    final = {k: v.detach() for k, v in network().items()} | {"limit": limit}
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None
@@ -224,7 +229,7 @@ def _halved(a: FloatArray | BoolArray) -> FloatArray:
 
 
 def _crop(
-    truths: Sequence[_Truth], side: int, rng: np.random.Generator
+    truths: Sequence[Truth], side: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Draw a crop with tissue, turned at random: (N, side, side) q, and the local B (3,)."""
     for _ in range(_TRIES):

@@ -15,6 +15,7 @@ from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, Pixels,
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.evidence import evidence_sums
 from wsi_pgdips.stages.fit import READ_THREADS, OnFault, OnTile, Read
+from wsi_pgdips.stages.lattice import BINS, Counts
 from wsi_pgdips.stages.seams import Strips
 from wsi_pgdips.stages.tile_renderer import Maps, TileRenderer
 from wsi_pgdips.tiles.blocks import BlockPlan, stream_tiles
@@ -32,6 +33,7 @@ class RenderedBlock:
         residual_rms: uint16 codes at the level of ``qc/residual``, 0 where not measured.
         residual_od: (3, h, w) float32, or None. strips: of each tile that was rendered.
         sums: name -> array, what the verdict on the slide needs; see ``evidence_sums``.
+        lattice: (N, BINS) histogram of the lattice indices, zeros without a network.
         failed: tiles that could not be read. alone: tiles that were read without their
             surroundings, since these could not be read.
     """
@@ -43,6 +45,7 @@ class RenderedBlock:
     residual_od: FloatArray | None
     strips: dict[TileIndex, Strips]
     sums: dict[str, npt.NDArray[np.float64]]
+    lattice: Counts
     failed: tuple[TileIndex, ...]
     alone: tuple[TileIndex, ...]
 
@@ -83,6 +86,7 @@ def render_block(
     keep = context.settings.store_residual
     residual_od = np.zeros((3, block.h, block.w), np.float32) if keep else None
     strips: dict[TileIndex, Strips] = {}
+    counts: list[Counts] = []
     faults: dict[TileIndex, Fault] = {}
     renderer = TileRenderer(context, prior, fields, slide_matrix, maps, device)
 
@@ -107,6 +111,8 @@ def render_block(
         if residual_od is not None and done.residual_od is not None:
             residual_od[(slice(None), *own)] = done.residual_od
         strips[tile] = done.strips
+        if done.lattice is not None:
+            counts.append(done.lattice)
 
     regions = [renderer.region(t) for t in plan.render]
     with contextlib.closing(
@@ -129,6 +135,7 @@ def render_block(
         residual_od,
         strips,
         evidence_sums(codes, artifact, context.tissue_of(block), rms),
+        sum(counts, np.zeros((n, BINS), np.int64)),
         failed=tuple(sorted(faults.keys() - strips.keys())),
         alone=tuple(sorted(faults.keys() & strips.keys())),
     )

@@ -25,6 +25,7 @@ from wsi_pgdips.solver.rays import POOL
 from wsi_pgdips.solver.tile import planar_od, reflected
 from wsi_pgdips.solver.trust import MOST_FOREIGN
 from wsi_pgdips.stages.context import Context
+from wsi_pgdips.stages.lattice import Counts, count, lattice_index
 from wsi_pgdips.stages.pixels import (
     artifacts_of,
     cross_faded,
@@ -50,6 +51,7 @@ class RenderedTile:
         residual_rms: uint16 codes at the level of ``qc/residual``.
         residual_od: (3, h, w) float32 against the stored q, or None.
         strips: along its sides.
+        lattice: (N, BINS) histogram of its lattice indices, None without a network.
     """
 
     codes: npt.NDArray[np.uint16]
@@ -57,6 +59,7 @@ class RenderedTile:
     residual_rms: npt.NDArray[np.uint16]
     residual_od: FloatArray | None
     strips: Strips
+    lattice: Counts | None = None
 
 
 class TileRenderer:
@@ -142,6 +145,7 @@ class TileRenderer:
             if closed is None
             else self._strips(tile, od, closed, None)
         )
+        lattice = None if closed is None else count(lattice_index(q, closed))
         q, residual, artifact = self._told_apart(od - b, s, brown, q, residual)
         codes = encode_pixels(q)
         codes[:, artifact == Artifact.FOREIGN] = FILL
@@ -151,7 +155,7 @@ class TileRenderer:
             kept = self._on_device(codes.astype(np.float32) * np.float32(SCALE_FACTOR))
             stored = (od - b - (kept[:, None] * s).sum(0)).cpu().numpy()
         rms = residual_rms(residual, self._rms_level)
-        return RenderedTile(codes, artifact, rms, stored, strips)
+        return RenderedTile(codes, artifact, rms, stored, strips, lattice)
 
     def _told_apart(
         self, y: Tensor, s: Tensor, brown: Tensor, q: Tensor, residual: Tensor
