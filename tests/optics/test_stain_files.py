@@ -17,14 +17,17 @@ from wsi_pgdips.optics.physics import angle_deg, turned_within, unit_rows
 from wsi_pgdips.optics.stain_files import load_stains, save_stains, stain_names
 from wsi_pgdips.records import StainSet
 
-TWO = '[[stain]]\nlabel = "A"\nod = [0.65, 0.7, 0.29]\n{}\n[[stain]]\nlabel = "B"\nod = [0.27, 0.57, 0.78]\n{}\n'
+STAIN = '[[stain]]\nlabel = "{}"\nod = {}\n{}\n'
 
 
 def of_text(
     folder: Path, first: str = "", second: str = "", vectors: str | None = None
 ) -> StainSet:
     path = folder / "own.toml"
-    path.write_text(TWO.format(first, second), encoding="utf-8")
+    path.write_text(
+        STAIN.format("A", [0.65, 0.7, 0.29], first) + STAIN.format("B", [0.27, 0.57, 0.78], second),
+        encoding="utf-8",
+    )
     return load_stains(path, vectors)
 
 

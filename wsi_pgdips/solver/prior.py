@@ -69,7 +69,7 @@ def calibrate_prior(
     seen = [pooled_tile(t, s0, pooled_noise) for t in tiles]
     cleaned = [without_foreign(t, p) for t, p in zip(tiles, seen, strict=True)]
     foreign = sum(int(p.foreign.sum()) for p in seen) * POOL**2 / _area(tiles)
-    if foreign <= MOST_FOREIGN:
+    if foreign <= MOST_FOREIGN and _area(cleaned):  # specks in every square would leave nothing
         tiles = cleaned
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
     upper = np.array([upper_quantile(row, PERCENTILE_M / 100) for row in q], np.float32)
