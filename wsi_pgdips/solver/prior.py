@@ -22,7 +22,7 @@ from wsi_pgdips.solver.slide_network import MAX_STAINS, in_focus, needs_focus
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep, train_slide_network
-from wsi_pgdips.solver.trust import MOST_FOREIGN, pooled_tile, trusted, without_foreign
+from wsi_pgdips.solver.trust import MOST_FOREIGN, PooledTile, pooled_tile, trusted, without_foreign
 
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
@@ -68,7 +68,7 @@ def calibrate_prior(
     s0 = rays.stain_matrix
     seen = [pooled_tile(t, s0, pooled_noise) for t in tiles]
     cleaned = [without_foreign(t, p) for t, p in zip(tiles, seen, strict=True)]
-    foreign = sum(int(p.foreign.sum()) for p in seen) * POOL**2 / _area(tiles)
+    foreign = _foreign_share(tiles, seen)
     if foreign <= MOST_FOREIGN:
         tiles = cleaned
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
@@ -169,9 +169,11 @@ def _distance(rays: Rays, library: FloatArray) -> tuple[int, float]:
     return rays.measured.count(False), float((off**2).sum())
 
 
-def _area(tiles: Sequence[TileInput]) -> int:
-    """The number of tissue pixels."""
-    return sum(int(np.count_nonzero(t.own_tissue)) for t in tiles)
+def _foreign_share(tiles: Sequence[TileInput], pooled: Sequence[PooledTile]) -> float:
+    """The share of the tissue that is foreign."""
+    inside = [t.tissue[::POOL, ::POOL][: len(p.od[0])] for t, p in zip(tiles, pooled, strict=True)]
+    found = [(p.foreign & tissue, tissue) for p, tissue in zip(pooled, inside, strict=True)]
+    return sum(int(f.sum()) for f, _ in found) / max(sum(int(t.sum()) for _, t in found), 1)
 
 
 def _unmeasured(rays: Rays, stains: StainSet) -> tuple[str, ...]:
