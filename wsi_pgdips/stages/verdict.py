@@ -42,6 +42,7 @@ _FLAGS: Mapping[str, str] = {
     "for a smear give --specimen cytology",
     "overview_unreadable": "parts of the slide could not be read when tissue was searched",
     "calibration_unread": "some tiles for the calibration could not be read",
+    "red_and_blue_swapped": "the stains fit better with red and blue swapped: is the file BGR?",
     "network_diverged": "the network could not be trained; the closed form was used",
 }
 
