@@ -22,8 +22,14 @@ from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.presets import HALO
 from wsi_pgdips.solver.tile import planar_od, reflected
 from wsi_pgdips.stages.context import Context
-from wsi_pgdips.stages.lattice import Counts, count, lattice_index
-from wsi_pgdips.stages.pixels import cross_faded, encode_pixels, render_pixels, residual_rms
+from wsi_pgdips.stages.lattice import Counts, count, lattice_index, without_lattice
+from wsi_pgdips.stages.pixels import (
+    cross_faded,
+    encode_pixels,
+    render_pixels,
+    residual_of,
+    residual_rms,
+)
 from wsi_pgdips.stages.seams import Strips, along_sides, by_side
 
 TileIndex = tuple[int, int]
@@ -122,6 +128,14 @@ class TileRenderer:
             found = self._prior_map(tile, own)
             anchor = None if found is None else self._on_device(found)
         q, residual = render_pixels(od, s, b, None if anchor is None else self._weight, anchor)
+        lattice = None
+        if closed is not None:
+            index = lattice_index(q, closed)
+            final = without_lattice(q, closed, index)
+            if final is not q:
+                q, residual = final, residual_of(od, s, b, final)
+                index = lattice_index(q, closed)
+            lattice = count(index)
         codes = encode_pixels(q)
         stored = None
         if self._context.settings.store_residual:
@@ -136,7 +150,6 @@ class TileRenderer:
             else self._strips(tile, od, closed, None)
         )
         rms = residual_rms(residual, self._rms_level)
-        lattice = None if closed is None else count(lattice_index(q, closed))
         return RenderedTile(codes, rms, stored, strips, lattice)
 
     def _densities(self, rgb: ByteArray, margins: tuple[int, ...]) -> Tensor:
