@@ -8,7 +8,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from wsi_pgdips.records import FloatArray
-from wsi_pgdips.stages.lattice import BIN_OD, BINS, WINDOW, count, lattice_figures, lattice_index
+from wsi_pgdips.stages.lattice import (
+    BIN_OD,
+    BINS,
+    MOST_OD,
+    WINDOW,
+    count,
+    lattice_figures,
+    lattice_index,
+    without_lattice,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LABELS = ("Hematoxylin", "Eosin")
@@ -101,3 +110,23 @@ def test_an_index_beyond_the_histogram_is_in_its_last_bin() -> None:
     assert counts.sum() == 4
     assert counts[0, -1] == 1
     assert lattice_figures(LABELS, [counts])["lattice_max"]["Hematoxylin"] == 2.0
+
+
+def test_dots_are_taken_out_and_nothing_else() -> None:
+    """Whatever is written, no window keeps an index beyond the limit; the others do not change."""
+    closed = torch.from_numpy(noise(5, 100))
+    smooth = torch.from_numpy(gaussian_filter(noise(5, 100), (0, 1, 1)))
+    final = smooth.clone()
+    final[:, 16:32, 48:64] += 1.9 * torch.from_numpy(dots(2, 16))
+    final[1, 64:80, 32:48] += 0.3 * torch.from_numpy(dots(4, 16))[1]
+    index = lattice_index(final, closed)
+    assert index.max() > 1
+    moved = without_lattice(final, closed, index)
+    assert lattice_index(moved, closed).max() <= MOST_OD + 1e-5
+    fine = (index <= MOST_OD).repeat_interleave(WINDOW, 1).repeat_interleave(WINDOW, 2)
+    assert torch.equal(moved[:, :96, :96][fine], final[:, :96, :96][fine])
+    assert torch.equal(moved[:, 96:], final[:, 96:])
+    # what is not periodic stays: the map is as smooth as it was, but for the mean of the dots
+    left = (moved - smooth)[:, 16:32, 48:64]
+    assert left.std() < 0.02
+    assert without_lattice(closed, closed, torch.zeros(2, 6, 6)) is closed

@@ -70,4 +70,5 @@ def stains_fit(
     source = f"fitted on {slide.name}, region {x},{y},{w},{h}"
     save_fitted(fitted, output, label=label, color=color, source=source, add=add)
     glass = vector_text(fitted.background) if fitted.has_glass else "none found, not corrected"
-    print_rows([(label, vector_text(fitted.vector)), ("glass", glass), ("written", str(output))])
+    rows = [(label, f"{vector_text(fitted.vector)}, within {fitted.uncertainty_deg:.1f} degrees")]
+    print_rows([*rows, ("glass", glass), ("written", str(output))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,15 @@ from wsi_pgdips.solver.slide_network import MAX_STAINS, in_focus, needs_focus
 from wsi_pgdips.solver.statistics import PERCENTILE_M, upper_quantile
 from wsi_pgdips.solver.tile import TileInput
 from wsi_pgdips.solver.training import OnStep, train_slide_network
-from wsi_pgdips.solver.trust import MOST_FOREIGN, pooled_tile, trusted, without_foreign
+from wsi_pgdips.solver.trust import MOST_FOREIGN, PooledTile, pooled_tile, trusted, without_foreign
 
 MIN_PRESENCE_OD = 0.05
 NETWORK_DIVERGED = "network_diverged"  # flag: the slide is rendered by the closed form
 SQUARE = 32  # pooled cells: side of the squares whose edges are compared
 FROM_LIBRARY = "_from_library"  # end of the flag of a stain whose vector the slide does not show
+SWAPPED = "red_and_blue_swapped"  # flag: the stains fit the slide better in BGR order
+# squared degrees to the library: a sum that is looked into, and the share of it that is better
+SWAPPED_FROM, SWAPPED_SHARE = 50.0, 0.5
 OUT_OF_FOCUS = "out_of_focus"  # flag: the network restores a part of the focus
 
 
@@ -64,12 +67,13 @@ def calibrate_prior(
     fixed = None if prior_weight is None else np.full(n, prior_weight, np.float32)
     if not any(t.own_tissue.any() for t in tiles):
         return _library_prior(stains, background, flags)
-    rays, pooled_noise, library = _own_rays(tiles, stains)
-    s0 = rays.stain_matrix
+    own = _own_vectors(tiles, stains)
+    s0, pooled_noise = own.stain_matrix, own.noise
     seen = [pooled_tile(t, s0, pooled_noise) for t in tiles]
     cleaned = [without_foreign(t, p) for t, p in zip(tiles, seen, strict=True)]
-    foreign = sum(int(p.foreign.sum()) for p in seen) * POOL**2 / _area(tiles)
-    if foreign <= MOST_FOREIGN and _area(cleaned):  # specks in every square would leave nothing
+    foreign = _foreign_share(tiles, seen)
+    # specks in every square would leave nothing
+    if foreign <= MOST_FOREIGN and any(t.own_tissue.any() for t in cleaned):
         tiles = cleaned
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
     upper = np.array([upper_quantile(row, PERCENTILE_M / 100) for row in q], np.float32)
@@ -84,10 +88,10 @@ def calibrate_prior(
         noise_od=noise,
         pooled_noise_od=pooled_noise,
         prior_weight=np.zeros(n, np.float32),
-        measured=np.array(rays.measured),
-        flags=(*flags, *_unmeasured(rays, stains)),
+        measured=np.array(own.measured),
+        flags=(*flags, *_unmeasured(own.measured, stains), *own.flags),
         foreign=foreign,
-        library=library,
+        library=own.library,
         saturating=stains.saturating,
         usual=q.mean(1),
     )
@@ -112,13 +116,13 @@ def calibrate_prior(
     if not needs_focus(prior):
         return prior
     # M does not change, because it is the unit of the network
-    sharp, pooled_noise, _ = _own_rays([in_focus(t, prior, device) for t in tiles], stains)
+    sharp = _own_vectors([in_focus(t, prior, device) for t in tiles], stains)
     return replace(
         prior,
         stain_matrix=sharp.stain_matrix,
-        pooled_noise_od=pooled_noise,
+        pooled_noise_od=sharp.noise,
         measured=np.array(sharp.measured),
-        flags=(*flags, *_unmeasured(sharp, stains), OUT_OF_FOCUS),
+        flags=(*flags, *_unmeasured(sharp.measured, stains), *sharp.flags, OUT_OF_FOCUS),
     )
 
 
@@ -127,13 +131,25 @@ def trains(preset: Preset, n: int) -> bool:
     return preset.slide_network and n <= MAX_STAINS
 
 
-def _own_rays(tiles: Sequence[TileInput], stains: StainSet) -> tuple[Rays, float, FloatArray]:
-    """Estimate the slide's own vectors from the pixels that have a say.
+@dataclass(frozen=True)
+class _Vectors:
+    """The slide's own vectors, no further from the set's than it allows.
 
-    Returns:
-        The vectors, no further from the set's than it allows; the noise of pooled OD across them;
-        and the vectors of the set, or alternatives, that are closest to what the slide shows.
+    Attributes:
+        stain_matrix: (N, 3). measured: which of them the slide shows, and may change.
+        library: (N, 3) of the set, or those alternatives that are closest to what the slide shows.
+        noise: of pooled OD across them. flags: for the prior.
     """
+
+    stain_matrix: FloatArray
+    measured: tuple[bool, ...]
+    library: FloatArray
+    noise: float
+    flags: tuple[str, ...]
+
+
+def _own_vectors(tiles: Sequence[TileInput], stains: StainSet) -> _Vectors:
+    """Estimate the slide's own vectors from the pixels that have a say."""
     pooled, squares = [], []
     for i, tile in enumerate(tiles):
         y, _, (row, column) = pool_od(tile.stain_od, tile.own_tissue)
@@ -143,14 +159,23 @@ def _own_rays(tiles: Sequence[TileInput], stains: StainSet) -> tuple[Rays, float
         across = -(-tile.od.shape[2] // (POOL * SQUARE))
         pooled.append(y)
         squares.append((i * across + row // SQUARE) * across + column // SQUARE)
-    found = [_rays_from(pooled, np.concatenate(squares), library) for library in stains.libraries]
-    best = min(range(len(found)), key=lambda i: (*_distance(found[i][0], stains.libraries[i]), i))
-    (rays, pooled), library = found[best], stains.libraries[best]
+    square = np.concatenate(squares)
+    found = [_rays_from(pooled, square, library) for library in stains.libraries]
+    off = [_distance(f[0], known) for f, known in zip(found, stains.libraries, strict=True)]
+    best = min(range(len(found)), key=lambda i: (*off[i], i))
+    (rays, kept), library = found[best], stains.libraries[best]
+    flags = []
+    if stains.n > 1 and np.isinf(stains.freedom).all() and off[best][1] > SWAPPED_FROM:
+        turned = np.ascontiguousarray(stains.stain_matrix[:, ::-1])
+        other = _distance(_rays_from(pooled, square, turned)[0], turned)
+        if other[0] <= off[best][0] and other[1] < SWAPPED_SHARE * off[best][1]:
+            flags.append(SWAPPED)
     # the set's own vectors where they are wanted, even if an alternative is closer
     wanted = np.where(np.isfinite(stains.freedom)[:, None], stains.stain_matrix, library)
     matrix = turned_within(rays.stain_matrix, wanted, stains.freedom)
     measured = tuple((np.array(rays.measured) & (stains.freedom > 0)).tolist())
-    return Rays(matrix, measured), _pooled_noise(pooled, matrix), wanted.astype(np.float32)
+    noise = _pooled_noise(kept, matrix)
+    return _Vectors(matrix, measured, wanted.astype(np.float32), noise, tuple(flags))
 
 
 def _rays_from(
@@ -169,21 +194,22 @@ def _distance(rays: Rays, library: FloatArray) -> tuple[int, float]:
     return rays.measured.count(False), float((off**2).sum())
 
 
-def _area(tiles: Sequence[TileInput]) -> int:
-    """The number of tissue pixels."""
-    return sum(int(np.count_nonzero(t.own_tissue)) for t in tiles)
+def _foreign_share(tiles: Sequence[TileInput], pooled: Sequence[PooledTile]) -> float:
+    """The share of the tissue that is foreign."""
+    inside = [t.tissue[::POOL, ::POOL][: len(p.od[0])] for t, p in zip(tiles, pooled, strict=True)]
+    found = [(p.foreign & tissue, tissue) for p, tissue in zip(pooled, inside, strict=True)]
+    return sum(int(f.sum()) for f, _ in found) / max(sum(int(t.sum()) for _, t in found), 1)
 
 
-def _unmeasured(rays: Rays, stains: StainSet) -> tuple[str, ...]:
+def _unmeasured(measured: Sequence[bool], stains: StainSet) -> tuple[str, ...]:
     """The flags of stains that keep the library's vector although they need not."""
-    free = zip(stains.labels, rays.measured, stains.freedom, strict=True)
+    free = zip(stains.labels, measured, stains.freedom, strict=True)
     return tuple(f"{key_of(label)}{FROM_LIBRARY}" for label, ok, angle in free if angle and not ok)
 
 
 def _library_prior(stains: StainSet, background: FloatArray, flags: tuple[str, ...]) -> SlidePrior:
     """The prior of the library, for a slide without a tile of tissue."""
     n = stains.n
-    none = Rays(stains.stain_matrix, (False,) * n)
     return SlidePrior(
         stain_matrix=stains.stain_matrix,
         spectral_correction=np.ones(n, np.float32),
@@ -193,7 +219,7 @@ def _library_prior(stains: StainSet, background: FloatArray, flags: tuple[str, .
         pooled_noise_od=0.0,
         prior_weight=np.zeros(n, np.float32),
         measured=np.zeros(n, bool),
-        flags=(*flags, *_unmeasured(none, stains)),
+        flags=(*flags, *_unmeasured((False,) * n, stains)),
         library=stains.stain_matrix,
         saturating=stains.saturating,
         usual=np.ones(n, np.float32),

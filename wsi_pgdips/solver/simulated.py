@@ -20,6 +20,7 @@ from wsi_pgdips.records import Acquisition, BoolArray, FloatArray
 from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.degrade import degrade
 
+Pair = tuple[Tensor, Tensor]
 BOUND_MARGIN = 0.1  # share of the range of simulated pixels by which real ones may lie beyond it
 LIMIT_QUANTILE = 0.99  # of the errors of simulated windows, up to which a change is kept whole
 FAR = 1.25  # times the largest contrast of simulated windows: the closed form stands
@@ -49,25 +50,38 @@ class SimulatedRange:
     error: FloatArray
 
 
-def simulated_range(
+def simulate(
     truths: Sequence[Truth], rows: FloatArray, acquisition: Acquisition, executor: Executor
-) -> SimulatedRange:
-    """Measure the pixels that the network learns from, without its crops' random choice."""
-    matrix, side = torch.from_numpy(rows), slide_network.MULTIPLE
+) -> list[Pair]:
+    """Make glass-corrected pixels of known concentrations; no random choice of the seed is in them.
 
-    def simulated(numbered: tuple[int, Truth]) -> list[Tensor]:
+    Returns:
+        (3, h, w) optical density and (N, h, w) q of each truth, sides multiples of 4.
+    """
+    side = slide_network.MULTIPLE
+
+    def pair(numbered: tuple[int, Truth]) -> Pair:
         index, truth = numbered
         h, w = (s // side * side for s in truth.tissue.shape)
         q, glass = truth.q[:, :h, :w], truth.background
-        rng = np.random.default_rng([index])
-        od = torch.from_numpy(degrade(compose_od(q, rows, glass), acquisition, rng))
-        od = od - torch.from_numpy(glass)[:, None, None]
+        od = degrade(compose_od(q, rows, glass), acquisition, np.random.default_rng([index]))
+        return torch.from_numpy(od - glass[:, None, None]), torch.from_numpy(q)
+
+    return list(executor.map(pair, enumerate(truths)))
+
+
+def simulated_range(pairs: Sequence[Pair], rows: FloatArray, executor: Executor) -> SimulatedRange:
+    """Measure the pixels that the network learns from."""
+    matrix = torch.from_numpy(rows)
+
+    def measured(pair: Pair) -> list[Tensor]:
+        od, q = pair
         x = slide_network.coordinates(od, matrix)
-        error = unmix(od, matrix, torch.zeros(3)) - torch.from_numpy(q)
+        error = unmix(od, matrix, torch.zeros(3)) - q
         size, contrast = slide_network.local_size(error[None], x[None, : len(rows)])
         return [x.flatten(1), size[0].flatten(1), contrast[0].flatten(1), error.flatten(1)]
 
-    parts = zip(*executor.map(simulated, enumerate(truths)), strict=True)
+    parts = zip(*executor.map(measured, pairs), strict=True)
     x, size, contrast, error = (torch.cat(part, 1).numpy() for part in parts)
     low, high = x.min(1), x.max(1)
     margin = BOUND_MARGIN * (high - low)
@@ -75,6 +89,32 @@ def simulated_range(
     return SimulatedRange(
         np.stack([low - margin, high + margin]), limit, np.sqrt((error**2).mean(1))
     )
+
+
+def merit(
+    weights: slide_network.Weights,
+    pairs: Sequence[Pair],
+    rows: FloatArray,
+    scale: float,
+    device: torch.device,
+    executor: Executor,
+) -> FloatArray:
+    """Compute how far a network has learned anything, from simulated pixels.
+
+    Returns:
+        (N,) 0 where it is no better than the closed form, 1 where half the squared error is gone.
+    """
+    matrix = torch.from_numpy(rows).to(device)
+
+    def powers(pair: Pair) -> FloatArray:
+        """Sums of squared errors of the network and of the closed form, (2, N)."""
+        od, q = (part.to(device) for part in pair)
+        with torch.no_grad():
+            both = slide_network.estimate(weights, od, matrix, torch.zeros_like(od[:, 0, 0]), scale)
+        return np.stack([(m.clamp_min(0) - q).square().sum((1, 2)).cpu().numpy() for m in both])
+
+    left, noise = np.stack(list(executor.map(powers, pairs))).sum(0, dtype=np.float64)
+    return np.asarray(np.clip(2 * (1 - left / np.maximum(noise, 1e-12)), 0, 1), np.float32)
 
 
 def _limit(size: FloatArray, contrast: FloatArray) -> FloatArray:

@@ -27,7 +27,7 @@ from wsi_pgdips.solver import optimise, slide_network
 from wsi_pgdips.solver.acquisition import estimate_acquisition
 from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
-from wsi_pgdips.solver.simulated import Truth, simulated_range
+from wsi_pgdips.solver.simulated import Truth, merit, simulate, simulated_range
 from wsi_pgdips.solver.tile import TileInput
 
 BETA2, EPSILON = 0.99, 1e-8
@@ -152,7 +152,8 @@ def train_slide_network(
         for k, v in slide_network.init_weights(n, generator).items()
     }
     trained = list(weights.values())
-    seen = simulated_range(half[:: -(-len(half) // _RANGE_TILES)], rows, acquisition, executor)
+    pairs = simulate(half[:: -(-len(half) // _RANGE_TILES)], rows, acquisition, executor)
+    seen = simulated_range(pairs, rows, executor)
     bound, limit, error = (
         torch.from_numpy(a).to(device) for a in (seen.bound, seen.limit, seen.error)
     )
@@ -212,6 +213,7 @@ def train_slide_network(
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None
     prior_weight = estimate_prior_weight(lit, final, prior, acquisition, scale, device, executor)
+    prior_weight *= merit(final, pairs, rows, scale, device, executor)
     arrays = {k: v.cpu().numpy() for k, v in final.items()}
     return replace(
         prior, prior_weight=prior_weight, network=arrays, loss=loss, acquisition=acquisition

@@ -109,7 +109,7 @@ def slide_verdict(
         residual_od=float(np.sqrt(total["sum_residual"][0] / max(total["sum_residual"][1], 1.0))),
         artifact_share={c: float(total["sum_artifact"][c]) / area for c in Artifact},
         seam_step_od=figures.get("seam_step_od") or {},
-        lattice_od=figures.get("lattice_p999"),
+        lattice_od=figures.get("lattice_p999") or {},
         tiles=int(figures["tiles"]),
         inherited=int(figures["tiles_inherited"]),
         failed=failed,

@@ -26,12 +26,17 @@ def render_pixels(
 ) -> tuple[Tensor, Tensor]:
     """Return (N, ...) q and (3, ...) residual OD - B - q S of pixels; arguments as of ``unmix``."""
     q = unmix(od, stain_matrix, background, prior_weight, prior)
+    return q, residual_of(od, stain_matrix, background, q)
+
+
+def residual_of(od: Tensor, stain_matrix: Tensor, background: Tensor, q: Tensor) -> Tensor:
+    """Return OD - B - q S, (3, ...)."""
     extra = (1,) * (od.ndim - 1)
     residual = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
     for row, amount in zip(stain_matrix, q, strict=True):
         rows = row if row.ndim > 1 else row.reshape(3, *extra)
         residual = torch.addcmul(residual, rows, amount, value=-1)
-    return q, residual
+    return residual
 
 
 def saturated_amounts(

@@ -25,12 +25,13 @@ from wsi_pgdips.solver.rays import POOL
 from wsi_pgdips.solver.tile import planar_od, reflected
 from wsi_pgdips.solver.trust import MOST_FOREIGN
 from wsi_pgdips.stages.context import Context
-from wsi_pgdips.stages.lattice import Counts, count, lattice_index
+from wsi_pgdips.stages.lattice import Counts, count, lattice_index, without_lattice
 from wsi_pgdips.stages.pixels import (
     artifacts_of,
     cross_faded,
     encode_pixels,
     render_pixels,
+    residual_of,
     residual_rms,
     saturated_amounts,
 )
@@ -138,6 +139,14 @@ class TileRenderer:
             found = self._prior_map(tile, own)
             anchor = None if found is None else self._on_device(found)
         q, residual = render_pixels(od, s, b, None if anchor is None else self._weight, anchor)
+        lattice = None
+        if closed is not None:
+            index = lattice_index(q, closed)
+            final = without_lattice(q, closed, index)
+            if final is not q:
+                q, residual = final, residual_of(od, s, b, final)
+                index = lattice_index(q, closed)
+            lattice = count(index)
         # the slide's network adds no border of its own (it sees past the tile's); what remains is
         # the fields' part, and the closed form shows it without the noise of the other
         strips = (
@@ -145,7 +154,6 @@ class TileRenderer:
             if closed is None
             else self._strips(tile, od, closed, None)
         )
-        lattice = None if closed is None else count(lattice_index(q, closed))
         q, residual, artifact = self._told_apart(od - b, s, brown, q, residual)
         codes = encode_pixels(q)
         codes[:, artifact == Artifact.FOREIGN] = FILL

@@ -7,7 +7,7 @@ thresholds come from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ _FLAGS: Mapping[str, str] = {
     "for a smear give --specimen cytology",
     "overview_unreadable": "parts of the slide could not be read when tissue was searched",
     "calibration_unread": "some tiles for the calibration could not be read",
+    "red_and_blue_swapped": "the stains fit better with red and blue swapped: is the file BGR?",
     "network_diverged": "the network could not be trained; the closed form was used",
 }
 
@@ -55,7 +56,7 @@ class Evidence:
         flags: of tissue and prior. coverage, left_out_mm2: of ``TissueMap``. mask_mm2: of the mask.
         amounts: (N,) mean q of tissue. residual_od: its root mean square.
         artifact_share: class -> share of the tissue. seam_step_od: label -> OD or None.
-        lattice_od: excess of the network's maps over the closed form, or None.
+        lattice_od: label -> 99.9th percentile of the lattice index, None without a network.
         tiles, inherited, failed: numbers of tiles.
         known: (set, label, vector) of stains of the library.
     """
@@ -74,7 +75,7 @@ class Evidence:
     tiles: int
     inherited: int
     failed: int
-    lattice_od: float | None = None
+    lattice_od: Mapping[str, float | None] = field(default_factory=dict)
     known: Sequence[tuple[str, str, Sequence[float]]] = ()
 
 
@@ -170,8 +171,9 @@ def _explained(e: Evidence) -> Iterator[Finding]:
 
 
 def _maps(e: Evidence) -> Iterator[Finding]:
-    if e.lattice_od is not None and e.lattice_od > LATTICE_OD:
-        yield "review", f"the network wrote a lattice of {e.lattice_od:.3f} OD"
+    for label, index in e.lattice_od.items():
+        if index is not None and index > LATTICE_OD:
+            yield "review", f"the network wrote dots of {index:.3f} OD into {label}"
     for label, step in e.seam_step_od.items():
         if step is not None and step > SEAM_OD:
             yield "review", f"tile borders show in {label}, by {step:.4f} OD"

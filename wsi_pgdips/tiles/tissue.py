@@ -7,7 +7,7 @@ threshold can be right, and everything scanned counts as tissue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,8 @@ def find_tissue(
     mpp = source.grid.mpp * scale
     glass, fill = _find_glass(source, rgb, scale)
     require_brightfield(rgb, glass, fill, source.meta.name)
-    solid = find_solid(rgb, glass, mpp, masker, specimen)
+    ink = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp)
+    solid = find_solid(rgb, replace(glass, padding=glass.padding | ink), mpp, masker, specimen)
     flags = list(glass.flags)
     if mask_file is not None:
         core = load_mask(mask_file, source.grid, rgb.shape[:2], scale)
@@ -180,7 +181,7 @@ def find_tissue(
     stained = solid.tissue if mask_file is None else core | solid.tissue
     clear = glass.clear & ~dilated(stained, GLASS_MARGIN_UM / mpp)
     # pixels without a say, each by its reason
-    foreign = {"fill": fill, "ink": find_ink(_above_glass(rgb, glass, fill), ~fill, mpp)}
+    foreign = {"fill": fill, "ink": ink}
     for pixels in foreign.values():
         core, mask, clear = core & ~pixels, mask & ~pixels, clear & ~pixels
     glass_od = rgb_to_od(rgb)
