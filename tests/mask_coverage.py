@@ -7,7 +7,7 @@ Written as JSON, for each slide: ``coverage``, the share of stained pixels that 
 that is too pale to count as stained); ``mask``, its share of the scanned area; and what the mask
 says of itself, ``own_coverage`` and ``left_out`` in mm2. A pixel of the layers' level 2 is stained
 if the mean OD sum over 9 x 9 of them exceeds 0.05, relative to white, the 99th percentile of each
-channel. Fill has no part in it.
+channel. Fill and ink have no part in it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.optics.physics import rgb_to_od
+from wsi_pgdips.records import Artifact
 from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.tissue import find_tissue
 
@@ -39,6 +40,8 @@ def measure(path: Path) -> dict[str, Any]:
     tissue = find_tissue(source)
     rgb, scale = source.overview(4 * source.grid.mpp)
     scanned = (rgb.min(2) < 254) & (rgb.max(2) > 8)
+    if tissue.artifact.size:  # ink is not tissue
+        scanned &= on_grid(tissue.artifact, scanned.shape, tissue.scale / scale) != Artifact.INK
     od = rgb_to_od(rgb)
     above = (od - np.percentile(od[scanned], 1, axis=0)).sum(2)
     total = ndimage.uniform_filter(np.where(scanned, above, 0.0), WINDOW)
