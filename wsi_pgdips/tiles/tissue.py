@@ -21,7 +21,7 @@ from wsi_pgdips.tiles.brightfield import require_brightfield
 from wsi_pgdips.tiles.fill import find_fill
 from wsi_pgdips.tiles.gaps import assumed_background, find_lumens, palest
 from wsi_pgdips.tiles.masks import load_mask, load_roi
-from wsi_pgdips.tiles.pixels import enclosed
+from wsi_pgdips.tiles.pixels import enclosed, near
 from wsi_pgdips.tiles.solid import (
     MASKERS,
     Masker,
@@ -185,7 +185,7 @@ def find_tissue(
         assumed, raised = assumed_background(palest(fine, fine_fill, "no_glass" not in flags))
         flags.append(BACKGROUND_ASSUMED)
     coverage, left_out = _left_out(glass, solid, mask, foreign, mpp)
-    if (enclosed(fill) & dilated(core, 1.5)).any():
+    if (enclosed(fill) & near(core, 1)).any():
         flags.append("unwritten_tiles")
     if mask_file is None and _is_much(coverage, left_out, mask.sum() * mpp**2 * 1e-6):
         flags.append("tissue_left_out")
@@ -247,7 +247,7 @@ def _left_out(
     missed = stained & ~mask
     areas = {
         "dust": solid.dust & ~mask,
-        "pale": missed & ~dilated(solid.dust, 2),
+        "pale": missed & ~near(solid.dust, 2),
         # what surrounds a scan was not left out of it
         **{name: enclosed(a) if name == "fill" else a for name, a in foreign.items()},
     }
