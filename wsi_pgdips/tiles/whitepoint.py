@@ -24,13 +24,13 @@ MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and of flat pixels in
 # the darkest and the most tinted glass accepted (OD), and the share that it has to cover
 _MAX_SUM, _MAX_SPREAD = 0.5, 0.10
 _KINDS = ((_MAX_SUM, _MAX_SPREAD, MIN_SHARE), (_MAX_SUM, 0.20, 0.05), (2.0, 0.20, 0.05))
+_NEAR_WHITE, _CLIPPED_SHARE = 0.04, 0.02  # OD sum; of what was scanned
 _BRIGHTER, _BRIGHTER_SHARE = 0.06, 0.005  # than dark glass (OD sum); at most, of what was scanned
 PEAK_SUM, SEED_SUM, _BIN = 0.02, 0.05, 0.005  # OD sum
 # glass of one slide: its own noise, within limits that rounding and illumination set
 _FLATNESS, _QUIET = 2.5, (0.0015, FLAT_OD)  # times the 90th percentile of its flattest pixels
 _ROUGHNESS, _ROUGH = 3.0, (0.003, 0.010)  # the same of its texture over 3x3 pixels
 _SIGMAS, _TOLERANCE = 5, (0.02, 0.10)  # OD sum
-_SATURATED_TOLERANCE = 0.06
 _SAMPLE = 20_000
 _STEPS = 24  # of 4 pixels each, through which glass is followed
 _WORTH = 1e-3  # least growth in a step
@@ -92,6 +92,7 @@ def find_glass(rgb: ByteArray, fill: BoolArray | None = None) -> Glass:
     padding = fill | clipped | dark
     scanned = int((~padding).sum())
     beside = 0.02 * int(clipped.sum())
+    total = np.asarray(od.sum(2), np.float32)
     for most, spread, share in _KINDS:
         least = max(share * scanned, MIN_PIXELS, beside)
         model = _grow(od, texture, clipped | dark, fill, least, scanned, most, spread)
@@ -101,15 +102,19 @@ def find_glass(rgb: ByteArray, fill: BoolArray | None = None) -> Glass:
         brighter = ndimage.uniform_filter(excess, 5, mode="nearest") < -_BRIGHTER
         if most > _MAX_SUM and (brighter & ~padding).sum() > _BRIGHTER_SHARE * scanned:
             continue
+        # so near to much white, this is pale tissue beside overexposed glass
+        if clipped.sum() > _CLIPPED_SHARE * scanned and np.median(total[clear]) < _NEAR_WHITE:
+            continue
         clear &= ~near(clipped | dark, 2) & ~fill
         return Glass(clear, padding, excess, tolerance, texture, rough)
-    total = np.asarray(od.sum(2), np.float32)
     if white.sum() >= MIN_SHARE * max(int((~dark & ~fill).sum()), 1):
         # there is no other glass: the white point is clipped
-        tolerance = _SATURATED_TOLERANCE
-        clear = (white | (flat_pixels(od, dark, FLAT_OD) & (total < tolerance))) & ~fill
+        tolerance, rough = _TOLERANCE[0], _rough(texture[white])
+        quiet = float(np.median(local_std(od, 5)[white]))
+        flat = flat_pixels(od, dark, _flatness(quiet)) & (total < tolerance)
+        clear = (white | flat) & ~fill
         flags = ("glass_saturated",)
-        return Glass(clear, dark | fill, total, tolerance, texture, _ROUGH[1], flags)
+        return Glass(clear, dark | fill, total, tolerance, texture, rough, flags)
     nowhere = np.zeros(total.shape, bool)
     return Glass(nowhere, padding, total, 0.0, texture, _ROUGH[1], ("no_glass",))
 
@@ -166,8 +171,7 @@ def _grow(
             quiet = float(np.percentile(spread[flat & (np.abs(total - peak) < PEAK_SUM)], 90))
     if np.isinf(peak):
         return None
-    limit = float(np.clip(_FLATNESS * quiet, *_QUIET))
-    flat = flat_pixels(od, padding, limit, spread, most=most, tint=tint) & ~fill
+    flat = flat_pixels(od, padding, _flatness(quiet), spread, most=most, tint=tint) & ~fill
     clear = flat & (np.abs(total - peak) < SEED_SUM)
     if not clear.any():
         return None
@@ -188,7 +192,7 @@ def _grow(
     flat |= flat_pixels(od, padding, FLAT_OD, spread, most=most, tint=tint) & ~fill
     excess, clear = _above_local(od, flat, clear, plane, tolerance)
     tolerance = float(np.clip(_SIGMAS * _deviation(excess[clear]), *_TOLERANCE))
-    rough = float(np.clip(_ROUGHNESS * np.percentile(texture[clear], 90), *_ROUGH))
+    rough = _rough(texture[clear])
     # pixels within 16 um of the end of the glass fail the test of flatness
     clear = (np.abs(excess) < tolerance) & (texture < rough) & near(clear, 2)
     return clear, excess, tolerance, rough
@@ -262,6 +266,16 @@ def _local_mean(values: FloatArray, of: BoolArray) -> tuple[FloatArray, FloatArr
     mass = ndimage.uniform_filter(of.astype(np.float32), 9, mode="constant")
     mass[mass < 1e-3] = 0
     return np.divide(level, mass, out=np.zeros_like(level), where=mass > 0), mass
+
+
+def _flatness(quiet: float) -> float:
+    """The largest standard deviation over 5x5 pixels of glass whose usual one is known."""
+    return float(np.clip(_FLATNESS * quiet, *_QUIET))
+
+
+def _rough(of_glass: FloatArray) -> float:
+    """The texture that no glass of a slide has, from that of its glass."""
+    return float(np.clip(_ROUGHNESS * np.percentile(of_glass, 90), *_ROUGH))
 
 
 def _deviation(values: FloatArray) -> float:
