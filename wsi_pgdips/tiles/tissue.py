@@ -23,7 +23,7 @@ from wsi_pgdips.tiles.brightfield import require_brightfield
 from wsi_pgdips.tiles.fill import find_fill
 from wsi_pgdips.tiles.gaps import assumed_background, find_lumens, palest
 from wsi_pgdips.tiles.masks import load_mask, load_roi
-from wsi_pgdips.tiles.pixels import enclosed
+from wsi_pgdips.tiles.pixels import enclosed, near
 from wsi_pgdips.tiles.solid import (
     MASKERS,
     Masker,
@@ -149,7 +149,7 @@ def find_tissue(
         source: the slide on its output grid.
         masker: what finds the tissue: ``od``, or a masker of tiatoolbox.
         specimen: how small a piece may be: a section's, or single cells.
-        mask_file: PNG or GeoJSON with the tissue, used as it is.
+        mask_file: PNG or GeoJSON with the tissue, used as it is, except for fill.
         roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
         overview_mpp: resolution of the mask in um per pixel.
 
@@ -180,27 +180,13 @@ def find_tissue(
     # tissue outside a drawn mask is not glass either
     stained = solid.tissue if mask_file is None else core | solid.tissue
     clear = glass.clear & ~dilated(stained, GLASS_MARGIN_UM / mpp)
-    # pixels without a say, each by its reason
+    # pixels that are left out of everything, by their reason
     foreign = {"fill": fill, "ink": ink}
     for pixels in foreign.values():
         core, mask, clear = core & ~pixels, mask & ~pixels, clear & ~pixels
-    glass_od = rgb_to_od(rgb)
-    fine, fine_fill, ratio, corner = rgb, fill, 1.0, (0, 0)
-    scarce = clear.sum() < _SPARSE * (~fill).sum()
-    if scarce or "glass_saturated" in flags:
-        fine, fine_fill, ratio, corner = _finer(source, rgb, fill, scale)
-    if scarce and ratio < 1:
-        gaps, gaps_od = _lumens(fine, fine_fill, ratio, corner, rgb.shape[:2])
-        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
-        clear |= gaps
-        if "no_glass" in flags and gaps.any():
-            flags[flags.index("no_glass")] = "glass_in_lumens"
-    assumed = raised = None
-    if "no_glass" in flags or "glass_saturated" in flags:
-        assumed, raised = assumed_background(palest(fine, fine_fill, "no_glass" not in flags))
-        flags.append(BACKGROUND_ASSUMED)
+    glass_od, clear, assumed, raised = _measured_glass(source, rgb, scale, fill, clear, flags)
     coverage, left_out = _left_out(glass, solid, mask, foreign, mpp)
-    if (enclosed(fill) & dilated(core, 1.5)).any():
+    if (enclosed(fill) & near(core, 1)).any():
         flags.append("unwritten_tiles")
     if mask_file is None and _is_much(coverage, left_out, mask.sum() * mpp**2 * 1e-6):
         flags.append("tissue_left_out")
@@ -258,6 +244,41 @@ def _find_glass(source: TileSource, rgb: ByteArray, scale: float) -> tuple[Glass
     return find_glass(rgb, found.certain), found.certain
 
 
+def _measured_glass(
+    source: TileSource,
+    rgb: ByteArray,
+    scale: float,
+    fill: BoolArray,
+    clear: BoolArray,
+    flags: list[str],
+) -> tuple[FloatArray, BoolArray, FloatArray | None, FloatArray | None]:
+    """Measure the OD of glass; where it is scarce, in gaps of the tissue, too.
+
+    Args:
+        rgb, scale, fill: of the overview. clear: (H, W) bool, its certain glass.
+        flags: of the glass; changed to what is found.
+
+    Returns:
+        ``glass_od``, ``glass``, ``assumed`` and ``raised`` of :class:`TissueMap`.
+    """
+    glass_od = rgb_to_od(rgb)
+    fine, fine_fill, ratio, corner = rgb, fill, 1.0, (0, 0)
+    scarce = clear.sum() < _SPARSE * (~fill).sum()
+    if scarce or "glass_saturated" in flags:
+        fine, fine_fill, ratio, corner = _finer(source, rgb, fill, scale)
+    if scarce and ratio < 1:
+        gaps, gaps_od = _lumens(fine, fine_fill, ratio, corner, rgb.shape[:2])
+        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
+        clear = clear | gaps
+        if "no_glass" in flags and gaps.any():
+            flags[flags.index("no_glass")] = "glass_in_lumens"
+    if "no_glass" not in flags and "glass_saturated" not in flags:
+        return glass_od, clear, None, None
+    flags.append(BACKGROUND_ASSUMED)
+    assumed, raised = assumed_background(palest(fine, fine_fill, "no_glass" not in flags))
+    return glass_od, clear, assumed, raised
+
+
 def _left_out(
     glass: Glass, solid: Solid, mask: BoolArray, foreign: dict[str, BoolArray], mpp: float
 ) -> tuple[float, dict[str, float]]:
@@ -271,7 +292,7 @@ def _left_out(
     missed = stained & ~mask
     areas = {
         "dust": solid.dust & ~mask,
-        "pale": missed & ~dilated(solid.dust, 2),
+        "pale": missed & ~near(solid.dust, 2),
         # what surrounds a scan was not left out of it
         **{name: enclosed(a) if name == "fill" else a for name, a in foreign.items()},
     }
