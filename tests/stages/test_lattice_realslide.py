@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wsi_pgdips.config import ScientificSettings
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.image import solve
 from wsi_pgdips.slide.reader import open_slide
 from wsi_pgdips.stages.context import make_context
