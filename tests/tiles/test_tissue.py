@@ -15,13 +15,8 @@ from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.tiles.blocks import plan_blocks
 from wsi_pgdips.tiles.gaps import palest
 from wsi_pgdips.tiles.maskers import dark_mask
-from wsi_pgdips.tiles.tissue import (
-    BACKGROUND_ASSUMED,
-    TissueMap,
-    dilated,
-    filled,
-    find_tissue,
-)
+from wsi_pgdips.tiles.tissue import BACKGROUND_ASSUMED, dilated, filled, find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 GLASSES = {
     "grey": (240, 240, 240),
