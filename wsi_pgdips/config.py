@@ -81,6 +81,7 @@ class ScientificSettings(_Frozen):
         "How far the slide may change the set's vectors. `estimate` takes the slide's own, "
         "`refine` stays within the uncertainty that your file states (5 degrees where it states "
         "none), `fixed` keeps them.",
+        metavar="estimate|refine|fixed",
         shown="`estimate` for sets of the library; for your own file `fixed`, or `refine` where it "
         "states `uncertainty_deg`",
     )

@@ -13,7 +13,8 @@ from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.tiles.fill import beyond, find_fill
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 COLOURS = {"black": 0, "white": 255, "grey": 128, "like glass": 235}
 SIDE = 512

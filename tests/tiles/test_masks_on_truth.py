@@ -70,3 +70,31 @@ def test_glass_beside_a_pale_core_is_glass(data_dir: Path) -> None:
     assert bare[found.core].mean() < 0.01
     assert found.glass[bare].mean() > 0.5
     assert not (found.glass & ~ndimage.binary_dilation(bare, iterations=2)).any()
+
+
+@pytest.mark.realslide
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("failing/faint_ihc_mask.svs", 0.7),
+        ("failing/hdab_neon.svs", 0.15),
+        ("slides/CMU-1-Small-Region.svs", 0.1),
+    ],
+)
+def test_a_slide_that_is_paler_still_keeps_its_mask(
+    data_dir: Path, name: str, share: float
+) -> None:
+    from wsi_pgdips.optics.physics import od_to_rgb, rgb_to_od
+    from wsi_pgdips.slide.reader import open_source
+
+    source = open_source(data_dir / name)
+    before = find_tissue(source)
+    rgb = source.read(0, 0, *source.grid.shape)
+    glass = np.median(before.glass_od[before.glass], axis=0)
+    counts = od_to_rgb(glass + share * (rgb_to_od(rgb) - glass)) + np.random.default_rng(0).normal(
+        0, 1, rgb.shape
+    )
+    pale = np.rint(counts).clip(0, 255).astype(np.uint8)
+    found = find_tissue(ArraySource(pale, mpp=source.grid.mpp))
+    both, either = found.mask & before.mask, found.mask | before.mask
+    assert both.sum() > 0.93 * either.sum()

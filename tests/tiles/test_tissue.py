@@ -15,13 +15,8 @@ from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.tiles.blocks import plan_blocks
 from wsi_pgdips.tiles.gaps import palest
 from wsi_pgdips.tiles.maskers import dark_mask
-from wsi_pgdips.tiles.tissue import (
-    BACKGROUND_ASSUMED,
-    TissueMap,
-    dilated,
-    filled,
-    find_tissue,
-)
+from wsi_pgdips.tiles.tissue import BACKGROUND_ASSUMED, dilated, filled, find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 GLASSES = {
     "grey": (240, 240, 240),
@@ -58,16 +53,19 @@ def test_a_masker_of_tiatoolbox_decides_alone(as_source, paint, masker):
     assert not (found.glass & scene.pale).any()
 
 
-@pytest.mark.parametrize("amount", [0.03, 0.06])
-def test_very_pale_tissue_is_tissue_and_never_glass(as_source, amount):
+@pytest.mark.parametrize("overexposed", [False, True])
+@pytest.mark.parametrize("amount", [0.02, 0.03, 0.06])
+def test_very_pale_tissue_is_tissue_and_never_glass(as_source, amount, overexposed):
     rng = np.random.default_rng(0)
     rough = ndimage.gaussian_filter(rng.normal(size=(240, 320)), 1.0)
     y, x = np.mgrid[:240, :320]
     tissue = (y - 120) ** 2 + (x - 160) ** 2 < 100**2
     q = (amount * (1 + 0.4 * rough / rough.std())).clip(0) * tissue
-    od = q[..., None] * np.array([0.65, 0.70, 0.29]) + 0.01
-    rgb = np.rint(od_to_rgb(od) + rng.normal(0, 0.1, od.shape)).clip(0, 255).astype(np.uint8)
+    od = q[..., None] * np.array([0.65, 0.70, 0.29]) + (0.0 if overexposed else 0.01)
+    counts = od_to_rgb(od) + rng.normal(0, 0.1, od.shape) + 2 * overexposed
+    rgb = np.rint(counts).clip(0, 255).astype(np.uint8)
     found = find_tissue(as_source(rgb))
+    assert ("glass_saturated" in found.flags) == overexposed
     assert found.core[tissue].mean() > 0.97
     assert not (found.glass & tissue).any()
     assert not (found.core & ~dilated(tissue, 2)).any()

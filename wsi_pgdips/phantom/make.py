@@ -27,7 +27,8 @@ from wsi_pgdips.progress import Progress, QuietProgress
 from wsi_pgdips.records import FloatArray, StainSet, TileSource
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.tiles.glass import background_field
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 if TYPE_CHECKING:
     from wsi_pgdips.pipeline.record import RunSummary

@@ -24,7 +24,7 @@ from wsi_pgdips.records import Acquisition, BlockFit, Fields, FloatArray, SlideP
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.stages.context import OVERVIEW_MPP, Context, planned_context
 from wsi_pgdips.tiles.blocks import BlockPlan
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 # what lies in the files under the names of the records
 _FIT = [f.name for f in fields(BlockFit) if f.name not in ("statistics", "concentration")]

@@ -75,15 +75,6 @@ class PooledTile:
     foreign: BoolArray
 
 
-def _spread(foreign: BoolArray) -> BoolArray:
-    """Extend (h, w) foreign pixels to the whole squares that hold more than a few."""
-    h, w = foreign.shape
-    starts = [np.arange(0, n, MIXED_SIDE) for n in (h, w)]
-    total = np.add.reduceat(np.add.reduceat(foreign.astype(np.int64), starts[0], 0), starts[1], 1)
-    many = total > MIXED_SHARE * MIXED_SIDE**2
-    return np.repeat(np.repeat(many, MIXED_SIDE, 0), MIXED_SIDE, 1)[:h, :w]
-
-
 def pooled_tile(tile: TileInput, stain_matrix: FloatArray, noise: float) -> PooledTile:
     """Pool a tile.
 
@@ -106,12 +97,30 @@ def without_foreign(tile: TileInput, pooled: PooledTile) -> TileInput:
     """
     if not pooled.foreign.any():
         return tile
-    found = pooled.foreign | _spread(pooled.foreign)
-    spread = np.repeat(np.repeat(found, POOL, 0), POOL, 1)
-    tissue = tile.tissue.copy()
+    alone, with_squares = (
+        replace(tile, tissue=_less(tile.tissue, found))
+        for found in (pooled.foreign, pooled.foreign | _spread(pooled.foreign))
+    )
+    # specks all over would leave nothing
+    enough = MOST_FOREIGN * alone.own_tissue.sum() < with_squares.own_tissue.sum()
+    return with_squares if enough else alone
+
+
+def _less(tissue: BoolArray, found: BoolArray) -> BoolArray:
+    """Return (H, W) tissue without the squares of 4x4 pixels that were found."""
+    out, spread = tissue.copy(), np.repeat(np.repeat(found, POOL, 0), POOL, 1)
     h, w = spread.shape
-    tissue[:h, :w] &= ~spread
-    return replace(tile, tissue=tissue)
+    out[:h, :w] &= ~spread
+    return out
+
+
+def _spread(foreign: BoolArray) -> BoolArray:
+    """Extend (h, w) foreign pixels to the whole squares that hold more than a few."""
+    h, w = foreign.shape
+    starts = [np.arange(0, n, MIXED_SIDE) for n in (h, w)]
+    total = np.add.reduceat(np.add.reduceat(foreign.astype(np.int64), starts[0], 0), starts[1], 1)
+    many = total > MIXED_SHARE * MIXED_SIDE**2
+    return np.repeat(np.repeat(many, MIXED_SIDE, 0), MIXED_SIDE, 1)[:h, :w]
 
 
 def robust_plane(y: FloatArray, strength: Floats, library: FloatArray) -> tuple[Plane, float]:

@@ -22,7 +22,8 @@ from wsi_pgdips.stages.seams import BORDER, SIDES
 from wsi_pgdips.tiles.blocks import BlockPlan, plan_blocks
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.masks import file_digest, load_roi
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 OVERVIEW_MPP = 8.0
 UNREADABLE = "overview_unreadable"  # flag: parts of the slide were not seen when it was planned

@@ -11,7 +11,7 @@ from itertools import islice
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.records import ByteArray, Pixels
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ WHITE, BLACK = 254, 8  # the darkest channel of white, the brightest of black
 _GLASS_SUM, _GLASS_SPREAD = 0.5, 0.2  # OD, at most, of what may be glass
 _SEEDS = 9  # overview pixels that equal their neighbours, in the least piece: 5x5 pixels
 _RUN, _STRAIGHT = 5, 0.8  # pixels, and share of a border that lies in straight runs of that length
+_NEARLY = 0.6  # such a share at first sight
 _SAME = 2  # counts
 _HOLDS = 0.1  # share of a line
 _PIECES = 50  # largest pieces of which several places are looked at
@@ -62,6 +63,7 @@ def find_fill(source: TileSource, rgb: ByteArray, scale: float) -> Fill:
     sizes[0] = 0
     look = _FullResolution(source, round(scale))
     found = Fill(np.zeros(shape, bool), np.zeros(shape, bool))
+    sizes[~_worth_a_look(labels, rgb, n)] = 0
     large = [k for k in np.argsort(-sizes, kind="stable") if sizes[k] >= _SEEDS]
     boxes = ndimage.find_objects(labels) if large else []
     for rank, k in enumerate(large):
@@ -139,6 +141,23 @@ def _constant(rgb: ByteArray) -> BoolArray:
     across = (code[:, :-2] == code[:, 1:-1]) & (code[:, 1:-1] == code[:, 2:])
     down = (code[:-2] == code[1:-1]) & (code[1:-1] == code[2:])
     out[1:-1, 1:-1] = across[:-2] & across[1:-1] & across[2:] & down[:, 1:-1]
+    return out
+
+
+def _worth_a_look(labels: npt.NDArray[np.int32], rgb: ByteArray, n: int) -> BoolArray:
+    """Tell which of n pieces of seeds are black or have nearly straight borders: (n + 1,) bool."""
+    seeds = labels > 0
+    total, straight = np.zeros(n + 1), np.zeros(n + 1)
+    for axis, step in _SIDES:
+        border = seeds & ~_moved(seeds, axis, -step)
+        b, where = (border, labels) if axis == 0 else (border.T, labels.T)
+        runs = np.zeros_like(b)  # of three pixels, as seeds end a pixel inside of their piece
+        runs[:, 1:-1] = b[:, :-2] & b[:, 1:-1] & b[:, 2:]
+        runs |= _moved(runs, 1, 1) | _moved(runs, 1, -1)
+        total += np.bincount(where[b], minlength=n + 1)
+        straight += np.bincount(where[runs], minlength=n + 1)
+    out = straight >= _NEARLY * total
+    out[np.unique(labels[seeds & (rgb.max(2) <= BLACK)])] = True
     return out
 
 

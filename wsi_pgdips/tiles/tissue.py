@@ -7,12 +7,10 @@ threshold can be right, and everything scanned counts as tissue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import Region, bounding_box
@@ -23,7 +21,7 @@ from wsi_pgdips.tiles.brightfield import require_brightfield
 from wsi_pgdips.tiles.fill import find_fill
 from wsi_pgdips.tiles.gaps import assumed_background, find_lumens, palest
 from wsi_pgdips.tiles.masks import load_mask, load_roi
-from wsi_pgdips.tiles.pixels import enclosed
+from wsi_pgdips.tiles.pixels import enclosed, near
 from wsi_pgdips.tiles.solid import (
     MASKERS,
     Masker,
@@ -33,6 +31,7 @@ from wsi_pgdips.tiles.solid import (
     filled,
     find_solid,
 )
+from wsi_pgdips.tiles.tissue_map import TissueMap
 from wsi_pgdips.tiles.whitepoint import Glass, find_glass
 
 DILATION_UM = 32.0
@@ -42,96 +41,6 @@ _LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
 _STAINED_MEAN_OD = 0.05  # OD sum above glass over 3x3 pixels
 _COVERED, _LEFT_OUT = 0.9, 0.1  # least share in the mask; most dust, relative to the mask
 BACKGROUND_ASSUMED = "background_from_palest"
-
-
-@dataclass(frozen=True, eq=False)
-class TissueMap:
-    """Tissue and glass of a slide, on the grid of its overview.
-
-    Attributes:
-        mask: (H, W) bool, tissue dilated by 32 um; this area is rendered.
-        core: (H, W) bool, the tissue itself; this area counts for fitting.
-        glass: (H, W) bool, certain glass, at least 40 um from tissue.
-        glass_od: (H, W, 3) float32, OD of the overview; valid on glass only.
-        scale: output pixels per overview pixel; pixel (i, j) covers [i*scale, (i+1)*scale).
-        shape: (height, width) in output pixels.
-        flags: ``no_glass``, ``glass_in_lumens`` (only there), ``glass_saturated``,
-            ``background_from_palest`` (there is no glass, or it is saturated), ``mask_from_file``,
-            ``roi``, ``unwritten_tiles`` (fill lies in the tissue), ``tissue_left_out`` (see
-            ``coverage``), ``perhaps_cytology`` (much of what is stained is in pieces that count as
-            dust).
-        assumed: (3,) OD assumed for glass if the slide has no usable glass, else None.
-        raised: (3,) the part of ``assumed`` that only lifts it to a floor, else None. Stain vectors
-            are estimated without it (decision 30).
-        coverage: share of the stained pixels of the overview that lie in ``mask``, before a region
-            of interest cuts it; fill is not stained.
-        left_out: why -> mm2 that are not in ``mask``: ``dust`` (stained pieces that are too small),
-            ``pale`` (other stained pixels), ``fill`` (never scanned, inside the scanned area),
-            ``ink``.
-        artifact: (H, W) uint8, ``records.Artifact`` of fill and ink; (0, 0) without any.
-    """
-
-    mask: BoolArray
-    core: BoolArray
-    glass: BoolArray
-    glass_od: FloatArray
-    scale: float
-    shape: tuple[int, int]
-    flags: tuple[str, ...] = ()
-    assumed: FloatArray | None = None
-    raised: FloatArray | None = None
-    coverage: float = 1.0
-    left_out: dict[str, float] = field(default_factory=dict)
-    artifact: ByteArray = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-
-    def window(self, y: int, x: int, h: int, w: int) -> BoolArray:
-        """The mask at output pixels (nearest neighbour), (h, w) bool; False outside the slide."""
-        return np.asarray(self._at(self.mask, y, x, h, w), bool)
-
-    def artifacts(self, region: Region) -> ByteArray:
-        """The classes of fill and ink at a region of output pixels, (h, w) uint8."""
-        if not self.artifact.any():
-            return np.zeros((region.h, region.w), np.uint8)
-        return np.asarray(self._at(self.artifact, region.y, region.x, region.h, region.w), np.uint8)
-
-    def _at(self, overview: npt.NDArray[Any], y: int, x: int, h: int, w: int) -> npt.NDArray[Any]:
-        rows, inside_y = self._index(y, h, 0)
-        columns, inside_x = self._index(x, w, 1)
-        # rows first, then columns: several times as fast as both at once
-        out = overview[:, columns[0] : columns[-1] + 1].take(rows, 0).take(columns - columns[0], 1)
-        if not inside_y.all() or not inside_x.all():
-            out *= inside_y[:, None] & inside_x[None, :]
-        return np.asarray(out)
-
-    def fraction(self, region: Region) -> float:
-        """The share of tissue (undilated) in a region of output pixels; 0 if it is empty."""
-        return self._share(self.core, region)
-
-    def touches(self, region: Region) -> bool:
-        """Return whether any output pixel of a region lies in the dilated mask."""
-        return self._share(self.mask, region) > 0
-
-    def _share(self, mask: BoolArray, region: Region) -> float:
-        if region.h <= 0 or region.w <= 0:
-            return 0.0
-        (y0, in_rows), (x0, in_columns) = (
-            self._runs(region.y, region.h, 0),
-            self._runs(region.x, region.w, 1),
-        )
-        part = mask[y0 : y0 + len(in_rows), x0 : x0 + len(in_columns)]
-        return float(in_rows @ part @ in_columns) / (region.h * region.w)
-
-    def _runs(self, start: int, length: int, axis: int) -> tuple[int, npt.NDArray[np.int64]]:
-        """The first overview index of a run of output pixels, and their number on each index."""
-        index, inside = self._index(start, length, axis)
-        first = int(index[0])
-        return first, np.bincount(index - first, weights=inside).astype(np.int64)
-
-    def _index(self, start: int, length: int, axis: int) -> tuple[npt.NDArray[np.intp], BoolArray]:
-        position = start + np.arange(length)
-        index = np.floor((position + 0.5) / self.scale).astype(np.intp)
-        inside = (position >= 0) & (position < self.shape[axis])
-        return np.clip(index, 0, self.mask.shape[axis] - 1), inside
 
 
 def find_tissue(
@@ -149,7 +58,7 @@ def find_tissue(
         source: the slide on its output grid.
         masker: what finds the tissue: ``od``, or a masker of tiatoolbox.
         specimen: how small a piece may be: a section's, or single cells.
-        mask_file: PNG or GeoJSON with the tissue, used as it is.
+        mask_file: PNG or GeoJSON with the tissue, used as it is, except for fill.
         roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
         overview_mpp: resolution of the mask in um per pixel.
 
@@ -180,27 +89,13 @@ def find_tissue(
     # tissue outside a drawn mask is not glass either
     stained = solid.tissue if mask_file is None else core | solid.tissue
     clear = glass.clear & ~dilated(stained, GLASS_MARGIN_UM / mpp)
-    # pixels without a say, each by its reason
+    # pixels that are left out of everything, by their reason
     foreign = {"fill": fill, "ink": ink}
     for pixels in foreign.values():
         core, mask, clear = core & ~pixels, mask & ~pixels, clear & ~pixels
-    glass_od = rgb_to_od(rgb)
-    fine, fine_fill, ratio, corner = rgb, fill, 1.0, (0, 0)
-    scarce = clear.sum() < _SPARSE * (~fill).sum()
-    if scarce or "glass_saturated" in flags:
-        fine, fine_fill, ratio, corner = _finer(source, rgb, fill, scale)
-    if scarce and ratio < 1:
-        gaps, gaps_od = _lumens(fine, fine_fill, ratio, corner, rgb.shape[:2])
-        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
-        clear |= gaps
-        if "no_glass" in flags and gaps.any():
-            flags[flags.index("no_glass")] = "glass_in_lumens"
-    assumed = raised = None
-    if "no_glass" in flags or "glass_saturated" in flags:
-        assumed, raised = assumed_background(palest(fine, fine_fill, "no_glass" not in flags))
-        flags.append(BACKGROUND_ASSUMED)
+    glass_od, clear, assumed, raised = _measured_glass(source, rgb, scale, fill, clear, flags)
     coverage, left_out = _left_out(glass, solid, mask, foreign, mpp)
-    if (enclosed(fill) & dilated(core, 1.5)).any():
+    if (enclosed(fill) & near(core, 1)).any():
         flags.append("unwritten_tiles")
     if mask_file is None and _is_much(coverage, left_out, mask.sum() * mpp**2 * 1e-6):
         flags.append("tissue_left_out")
@@ -258,6 +153,41 @@ def _find_glass(source: TileSource, rgb: ByteArray, scale: float) -> tuple[Glass
     return find_glass(rgb, found.certain), found.certain
 
 
+def _measured_glass(
+    source: TileSource,
+    rgb: ByteArray,
+    scale: float,
+    fill: BoolArray,
+    clear: BoolArray,
+    flags: list[str],
+) -> tuple[FloatArray, BoolArray, FloatArray | None, FloatArray | None]:
+    """Measure the OD of glass; where it is scarce, in gaps of the tissue, too.
+
+    Args:
+        rgb, scale, fill: of the overview. clear: (H, W) bool, its certain glass.
+        flags: of the glass; changed to what is found.
+
+    Returns:
+        ``glass_od``, ``glass``, ``assumed`` and ``raised`` of :class:`TissueMap`.
+    """
+    glass_od = rgb_to_od(rgb)
+    fine, fine_fill, ratio, corner = rgb, fill, 1.0, (0, 0)
+    scarce = clear.sum() < _SPARSE * (~fill).sum()
+    if scarce or "glass_saturated" in flags:
+        fine, fine_fill, ratio, corner = _finer(source, rgb, fill, scale)
+    if scarce and ratio < 1:
+        gaps, gaps_od = _lumens(fine, fine_fill, ratio, corner, rgb.shape[:2])
+        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
+        clear = clear | gaps
+        if "no_glass" in flags and gaps.any():
+            flags[flags.index("no_glass")] = "glass_in_lumens"
+    if "no_glass" not in flags and "glass_saturated" not in flags:
+        return glass_od, clear, None, None
+    flags.append(BACKGROUND_ASSUMED)
+    assumed, raised = assumed_background(palest(fine, fine_fill, "no_glass" not in flags))
+    return glass_od, clear, assumed, raised
+
+
 def _left_out(
     glass: Glass, solid: Solid, mask: BoolArray, foreign: dict[str, BoolArray], mpp: float
 ) -> tuple[float, dict[str, float]]:
@@ -271,7 +201,7 @@ def _left_out(
     missed = stained & ~mask
     areas = {
         "dust": solid.dust & ~mask,
-        "pale": missed & ~dilated(solid.dust, 2),
+        "pale": missed & ~near(solid.dust, 2),
         # what surrounds a scan was not left out of it
         **{name: enclosed(a) if name == "fill" else a for name, a in foreign.items()},
     }

@@ -15,24 +15,25 @@ from wsi_pgdips.geometry import bounding_box
 from wsi_pgdips.optics.physics import rgb_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.tiles.fill import BLACK, WHITE, beyond
-from wsi_pgdips.tiles.pixels import bordering, large, local_std, near
+from wsi_pgdips.tiles.pixels import between_channels, bordering, large, local_std, near
 from wsi_pgdips.tiles.surface import fit_surface
 
 # limits of the standard deviation over 5x5 overview pixels: to search for glass, and to be glass
-FLATTEST_OD, FLAT_OD = 0.004, 0.006
+FLATTEST_OD, FLAT_OD = (0.001, 0.002, 0.004), 0.006
 MIN_SHARE, MIN_PIXELS = 0.002, 100  # of the scanned area, and of flat pixels in any case
 # the darkest and the most tinted glass accepted (OD), and the share that it has to cover
 _MAX_SUM, _MAX_SPREAD = 0.5, 0.10
 _KINDS = ((_MAX_SUM, _MAX_SPREAD, MIN_SHARE), (_MAX_SUM, 0.20, 0.05), (2.0, 0.20, 0.05))
+_NEAR_WHITE, _CLIPPED_SHARE = 0.04, 0.02  # OD sum; of what was scanned
 _BRIGHTER, _BRIGHTER_SHARE = 0.06, 0.005  # than dark glass (OD sum); at most, of what was scanned
 PEAK_SUM, SEED_SUM, _BIN = 0.02, 0.05, 0.005  # OD sum
 # glass of one slide: its own noise, within limits that rounding and illumination set
-_FLATNESS, _QUIET = 2.5, (0.0025, FLAT_OD)  # times the 90th percentile of its flattest pixels
+_FLATNESS, _QUIET = 2.5, (0.0015, FLAT_OD)  # times the 90th percentile of its flattest pixels
 _ROUGHNESS, _ROUGH = 3.0, (0.003, 0.010)  # the same of its texture over 3x3 pixels
 _SIGMAS, _TOLERANCE = 5, (0.02, 0.10)  # OD sum
-_SATURATED_TOLERANCE = 0.06
 _SAMPLE = 20_000
 _STEPS = 24  # of 4 pixels each, through which glass is followed
+_WORTH = 1e-3  # least growth in a step
 # a further pane of glass, as under a second block or beyond an edge of the cover slip
 _PANE_SHARE = 0.01  # of the scanned area
 _PANE_SUM, PANE_SPREAD = 0.15, 0.03  # most OD from the first pane; a larger spread is a colour
@@ -91,24 +92,29 @@ def find_glass(rgb: ByteArray, fill: BoolArray | None = None) -> Glass:
     padding = fill | clipped | dark
     scanned = int((~padding).sum())
     beside = 0.02 * int(clipped.sum())
+    total = np.asarray(od.sum(2), np.float32)
     for most, spread, share in _KINDS:
         least = max(share * scanned, MIN_PIXELS, beside)
-        model = _grow(od, clipped | dark, fill, least, scanned, most, spread)
+        model = _grow(od, texture, clipped | dark, fill, least, scanned, most, spread)
         if model is None:
             continue
         clear, excess, tolerance, rough = model
         brighter = ndimage.uniform_filter(excess, 5, mode="nearest") < -_BRIGHTER
         if most > _MAX_SUM and (brighter & ~padding).sum() > _BRIGHTER_SHARE * scanned:
             continue
+        # so near to much white, this is pale tissue beside overexposed glass
+        if clipped.sum() > _CLIPPED_SHARE * scanned and np.median(total[clear]) < _NEAR_WHITE:
+            continue
         clear &= ~near(clipped | dark, 2) & ~fill
         return Glass(clear, padding, excess, tolerance, texture, rough)
-    total = np.asarray(od.sum(2), np.float32)
     if white.sum() >= MIN_SHARE * max(int((~dark & ~fill).sum()), 1):
         # there is no other glass: the white point is clipped
-        tolerance = _SATURATED_TOLERANCE
-        clear = (white | (flat_pixels(od, dark, FLAT_OD) & (total < tolerance))) & ~fill
+        tolerance, rough = _TOLERANCE[0], _rough(texture[white])
+        quiet = float(np.median(local_std(od, 5)[white]))
+        flat = flat_pixels(od, dark, _flatness(quiet)) & (total < tolerance)
+        clear = (white | flat) & ~fill
         flags = ("glass_saturated",)
-        return Glass(clear, dark | fill, total, tolerance, texture, _ROUGH[1], flags)
+        return Glass(clear, dark | fill, total, tolerance, texture, rough, flags)
     nowhere = np.zeros(total.shape, bool)
     return Glass(nowhere, padding, total, 0.0, texture, _ROUGH[1], ("no_glass",))
 
@@ -130,7 +136,7 @@ def flat_pixels(
     """
     from scipy import ndimage
 
-    total, spread = od.sum(2), np.ptp(od, axis=2)
+    total, spread = od.sum(2), between_channels(od)
     deviation = local_std(od, 5) if deviation is None else deviation
     flat = (deviation < limit) & (total < most) & (spread < tint)
     flat &= ~near(padding, 3)
@@ -139,6 +145,7 @@ def flat_pixels(
 
 def _grow(
     od: FloatArray,
+    texture: FloatArray,
     padding: BoolArray,
     fill: BoolArray,
     needed: float,
@@ -154,14 +161,17 @@ def _grow(
     """
     total = od.sum(2)
     spread = local_std(od, 5)
-    flat = flat_pixels(od, padding, FLATTEST_OD, spread, most=most, tint=tint) & ~fill
-    peak = brightest_mode(total[flat], needed)
-    if peak is None:
+    peak, quiet = np.inf, 0.0
+    # pale tissue beside quiet glass may be flatter than glass of another slide
+    for limit in FLATTEST_OD:
+        flat = flat_pixels(od, padding, limit, spread, most=most, tint=tint) & ~fill
+        mode = brightest_mode(total[flat], needed)
+        if mode is not None and mode < peak - _BIN:
+            peak = mode
+            quiet = float(np.percentile(spread[flat & (np.abs(total - peak) < PEAK_SUM)], 90))
+    if np.isinf(peak):
         return None
-    # pale tissue on quiet glass may be flatter than glass of another slide
-    quiet = float(np.percentile(spread[flat & (np.abs(total - peak) < PEAK_SUM)], 90))
-    limit = float(np.clip(_FLATNESS * quiet, *_QUIET))
-    flat = flat_pixels(od, padding, limit, spread, most=most, tint=tint) & ~fill
+    flat = flat_pixels(od, padding, _flatness(quiet), spread, most=most, tint=tint) & ~fill
     clear = flat & (np.abs(total - peak) < SEED_SUM)
     if not clear.any():
         return None
@@ -179,10 +189,10 @@ def _grow(
             break
         clear = grown
     clear = clear | _further_panes(od, flat, clear, plane, scanned)
+    flat |= flat_pixels(od, padding, FLAT_OD, spread, most=most, tint=tint) & ~fill
     excess, clear = _above_local(od, flat, clear, plane, tolerance)
     tolerance = float(np.clip(_SIGMAS * _deviation(excess[clear]), *_TOLERANCE))
-    texture = local_std(od, 3)
-    rough = float(np.clip(_ROUGHNESS * np.percentile(texture[clear], 90), *_ROUGH))
+    rough = _rough(texture[clear])
     # pixels within 16 um of the end of the glass fail the test of flatness
     clear = (np.abs(excess) < tolerance) & (texture < rough) & near(clear, 2)
     return clear, excess, tolerance, rough
@@ -230,15 +240,15 @@ def _above_local(
     """
     from scipy import ndimage
 
-    above = np.asarray(od.sum(2) - plane.sum(-1), np.float64)
+    above = np.asarray(od.sum(2) - plane.sum(-1), np.float32)
     open_to = flat & ~clear & (np.abs(above) < _PANE_SUM)
     open_to[open_to] = np.ptp(od[open_to] - plane[open_to], axis=1) < PANE_SPREAD
     for _ in range(_STEPS):
         level, mass = _local_mean(above, clear)
-        grown = open_to & (mass > 0) & (np.abs(above - level) < tolerance / 2)
-        if not grown.any():
-            break
+        grown = open_to & (mass > 0) & (np.abs(above - level) < tolerance / 4)
         clear, open_to = clear | grown, open_to & ~grown
+        if grown.sum() < _WORTH * clear.sum():
+            break
     level, _ = _local_mean(above, clear)
     nearest = ndimage.distance_transform_edt(~clear, return_distances=False, return_indices=True)
     box = bounding_box(clear)
@@ -248,16 +258,24 @@ def _above_local(
     return np.asarray(above - level, np.float32), clear
 
 
-def _local_mean(
-    values: npt.NDArray[np.float64], of: BoolArray
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _local_mean(values: FloatArray, of: BoolArray) -> tuple[FloatArray, FloatArray]:
     """The mean over the True pixels among 9x9, (H, W), 0 where there are none, and their share."""
     from scipy import ndimage
 
-    level = ndimage.uniform_filter(np.where(of, values, 0.0), 9, mode="constant")
-    mass = ndimage.uniform_filter(of.astype(np.float64), 9, mode="constant")
+    level = ndimage.uniform_filter(np.where(of, values, np.float32(0)), 9, mode="constant")
+    mass = ndimage.uniform_filter(of.astype(np.float32), 9, mode="constant")
     mass[mass < 1e-3] = 0
     return np.divide(level, mass, out=np.zeros_like(level), where=mass > 0), mass
+
+
+def _flatness(quiet: float) -> float:
+    """The largest standard deviation over 5x5 pixels of glass whose usual one is known."""
+    return float(np.clip(_FLATNESS * quiet, *_QUIET))
+
+
+def _rough(of_glass: FloatArray) -> float:
+    """The texture that no glass of a slide has, from that of its glass."""
+    return float(np.clip(_ROUGHNESS * np.percentile(of_glass, 90), *_ROUGH))
 
 
 def _deviation(values: FloatArray) -> float:
