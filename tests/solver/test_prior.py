@@ -209,7 +209,7 @@ def test_fixed_vectors_are_kept_to_the_bit(rows: FloatArray) -> None:
     prior = calibrate(tiles_of(rows), stains, PRESETS["balanced"], steps=1)
     np.testing.assert_allclose(prior.stain_matrix, own, atol=1e-7)
     assert not prior.measured.any()
-    assert prior.flags == ("no_glass",)  # nothing is missing that was asked for
+    assert not any(f.endswith("_from_library") for f in prior.flags)  # as it was asked for
 
 
 @pytest.mark.parametrize("degrees", [0.5, 2.0, 30.0])
