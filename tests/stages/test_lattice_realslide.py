@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,13 +15,16 @@ from wsi_pgdips.slide.reader import open_slide
 from wsi_pgdips.stages.context import make_context
 from wsi_pgdips.stages.lattice import lattice_figures
 from wsi_pgdips.stages.render import render_block
+from wsi_pgdips.tiles import tissue
 
 SETTINGS = ScientificSettings(seed=1, calibration_steps=50, calibration_tiles=4)
 
 
 @pytest.mark.realslide
 @pytest.mark.usefixtures("one_thread")
-def test_no_dots_over_pen_and_cells(data_dir: Path) -> None:
+def test_no_dots_over_pen_and_cells(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the pen is not found, as ink is not measured."""
+    monkeypatch.setattr(tissue, "find_ink", lambda y, scanned, mpp: np.zeros(scanned.shape, bool))
     source = open_slide(data_dir / "failing" / "pen_cytology_lattice.svs", SETTINGS)
     context = make_context(source, load_stains("he"), SETTINGS)
     solved = solve(context, torch.device("cpu"), 1)
