@@ -86,7 +86,7 @@ class State:
             found = json.loads(path.read_bytes())
             found["verdict_reasons"] = tuple(found.get("verdict_reasons", ()))
             return cls(**found)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
 
