@@ -41,7 +41,7 @@ GOOD = Evidence(
     residual_od=0.02,
     artifact_share={Artifact.FOREIGN: 0.001, Artifact.SATURATED: 0.001},
     seam_step_od={"Hematoxylin": 0.001, "DAB": None},
-    lattice_od=0.001,
+    lattice_od={"Hematoxylin": 0.001, "DAB": None},
     tiles=20,
     inherited=2,
     failed=0,
@@ -119,7 +119,11 @@ def test_a_good_slide_passes_without_reasons() -> None:
             "review",
             "Hematoxylin and DAB leave 52 % of the density unexplained",
         ),
-        ({"lattice_od": 0.05}, "review", "the network wrote a lattice of 0.050 OD"),
+        (
+            {"lattice_od": {"DAB": 0.05}},
+            "review",
+            "the network wrote dots of 0.050 OD into DAB",
+        ),
         (
             {"seam_step_od": {"DAB": 0.03, "Hematoxylin": None}},
             "review",
@@ -205,7 +209,7 @@ def test_the_worst_comes_first_and_all_are_told() -> None:
 
 
 def test_layers_of_an_earlier_version_hold_no_figures_and_are_judged_by_the_rest() -> None:
-    assert judged(lattice_od=None, seam_step_od={}, artifact_share={}, left_out_mm2={}) == (
+    assert judged(lattice_od={}, seam_step_od={}, artifact_share={}, left_out_mm2={}) == (
         "pass",
         [],
     )
