@@ -72,7 +72,8 @@ def calibrate_prior(
     seen = [pooled_tile(t, s0, pooled_noise) for t in tiles]
     cleaned = [without_foreign(t, p) for t, p in zip(tiles, seen, strict=True)]
     foreign = _foreign_share(tiles, seen)
-    if foreign <= MOST_FOREIGN:
+    # specks in every square would leave nothing
+    if foreign <= MOST_FOREIGN and any(t.own_tissue.any() for t in cleaned):
         tiles = cleaned
     q = np.concatenate([_pixels(t, s0) for t in tiles], 1)
     upper = np.array([upper_quantile(row, PERCENTILE_M / 100) for row in q], np.float32)

@@ -196,6 +196,7 @@ def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSe
         mask_file=None if settings.mask is None else Path(settings.mask),
         roi_file=None if settings.roi is None else Path(settings.roi),
         overview_mpp=OVERVIEW_MPP,
+        stains=stains.libraries,
     )
     if source.unreadable:
         tissue = replace(tissue, flags=(*tissue.flags, UNREADABLE))

@@ -2,11 +2,14 @@
 
 Over 40 um the density of real tissue varies by more than a twentieth of itself on the overview of
 any slide, that of ink on the cover slip by less: it lies out of focus and has no cells. A flat
-piece that has the colours of the slide's tissue, such as colloid, is tissue all the same. From flat
-pieces ink grows over pixels of its own colour, to its soft edges (decision 55).
+piece of a colour that the stains make, or that much of the slide's tissue has, such as colloid, is
+tissue all the same. From flat pieces ink grows over pixels of its own colour, to its soft edges
+(decision 55).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +26,20 @@ SQUARE_UM = 256.0
 # a piece is tissue if its colour makes up so much of so many squares of tissue elsewhere
 _KIN_DEG, _KIN_SHARE, _KIN_SQUARES = 5.0, 0.05, 0.35
 _LEAST_IN_SQUARE, _LEAST_SQUARES = 0.1, 4
+_STAIN_DEG = 6.0
 _GROWN_DEG, GAP_UM = 7.0, 200.0
 MARGIN_UM = 24.0  # ink is dilated by so much
 
 
-def find_ink(y: FloatArray, scanned: BoolArray, mpp: float) -> BoolArray:
+def find_ink(
+    y: FloatArray, scanned: BoolArray, mpp: float, stains: Sequence[FloatArray]
+) -> BoolArray:
     """Find ink on the overview of a slide.
 
     Args:
         y: (H, W, 3) OD above glass. scanned: (H, W) pixels that are no fill.
         mpp: micrometres per pixel of the overview, about 8.
+        stains: (N, 3) vectors of the stains, and alternatives; what they explain is no ink.
 
     Returns:
         (H, W) bool.
@@ -55,6 +62,8 @@ def find_ink(y: FloatArray, scanned: BoolArray, mpp: float) -> BoolArray:
         if piece.sum() * mpp**2 < LEAST_UM2:
             continue
         colour = unit_rows(y[piece].mean(0))
+        if any(_is_stain(colour, rows) for rows in stains):
+            continue
         kin = direction[far] @ colour > np.cos(np.radians(_KIN_DEG))
         if _share_of_squares(squares, kin) > _KIN_SQUARES:
             continue
@@ -63,6 +72,14 @@ def find_ink(y: FloatArray, scanned: BoolArray, mpp: float) -> BoolArray:
     if not out.any():
         return out
     return np.asarray(ndimage.distance_transform_edt(~out) <= MARGIN_UM / mpp)
+
+
+def _is_stain(colour: FloatArray, rows: FloatArray) -> bool:
+    """Return whether a unit colour lies within ``_STAIN_DEG`` of the cone of (N, 3) stains."""
+    from scipy.optimize import nnls
+
+    _, outside = nnls(rows.T.astype(np.float64), colour.astype(np.float64))
+    return bool(outside < np.sin(np.radians(_STAIN_DEG)))
 
 
 def _reached(own: BoolArray, piece: BoolArray, mpp: float) -> BoolArray:

@@ -7,6 +7,7 @@ threshold can be right, and everything scanned counts as tissue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def find_tissue(
     mask_file: Path | None = None,
     roi_file: Path | None = None,
     overview_mpp: float = 8.0,
+    stains: Sequence[FloatArray] = (),
 ) -> TissueMap:
     """Find the tissue and the glass of a slide.
 
@@ -61,6 +63,7 @@ def find_tissue(
         mask_file: PNG or GeoJSON with the tissue, used as it is, except for fill.
         roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
         overview_mpp: resolution of the mask in um per pixel.
+        stains: (N, 3) vectors of the stains, and alternatives; without, ink is not searched for.
 
     Raises:
         SettingsError: the masker is unknown, or a mask or region file cannot be used.
@@ -74,7 +77,9 @@ def find_tissue(
     mpp = source.grid.mpp * scale
     glass, fill = _find_glass(source, rgb, scale)
     require_brightfield(rgb, glass, fill, source.meta.name)
-    ink = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp)
+    ink = np.zeros_like(fill)
+    if stains:
+        ink = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp, stains)
     solid = find_solid(rgb, replace(glass, padding=glass.padding | ink), mpp, masker, specimen)
     flags = list(glass.flags)
     if mask_file is not None:
