@@ -41,7 +41,7 @@ MIN_TISSUE = 0.3  # share of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
 _RANGE_TILES = 8
-HEAD_UNIT = 20.0  # errors of the closed form that the head counts in
+HEAD_UNIT = 25.0  # errors of the closed form that the head counts in
 OnStep = Callable[[], None]
 # truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and its generator for further draws
 _Crops = tuple[FloatArray, FloatArray, np.random.Generator]
@@ -157,8 +157,11 @@ def train_slide_network(
     bound, limit, error = (
         torch.from_numpy(a).to(device) for a in (seen.bound, seen.limit, seen.error)
     )
-    # a step of Adam is as large whatever is to be learned, so the head counts in its size
-    per_row = (HEAD_UNIT / scale * error).repeat_interleave(len(weights["head.bias"]) // n)
+    # a step of Adam is as large whatever is to be learned, so the head counts in its size; larger
+    # units than those of the input make the training unstable
+    per_row = (
+        (HEAD_UNIT / scale * error).clamp_max(1).repeat_interleave(len(weights["head.bias"]) // n)
+    )
     unit = {"head.weight": per_row[:, None, None, None], "head.bias": per_row}
 
     def network() -> dict[str, Tensor]:
