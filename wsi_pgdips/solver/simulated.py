@@ -18,11 +18,13 @@ from wsi_pgdips.optics.physics import compose_od
 from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import Acquisition, BoolArray, FloatArray
 from wsi_pgdips.solver import slide_network
+from wsi_pgdips.solver.acquisition import off_plane
 from wsi_pgdips.solver.degrade import degrade
 
 Pair = tuple[Tensor, Tensor]
 BOUND_MARGIN = 0.1  # share of the range of simulated pixels by which real ones may lie beyond it
 LIMIT_QUANTILE = 0.99  # of the errors of simulated windows, up to which a change is kept whole
+TILT = 0.02  # of the simulated stain vectors out of their plane, about a degree
 FAR = 1.25  # times the largest contrast of simulated windows: the closed form stands
 _LIMIT_RUNS = 12
 
@@ -50,6 +52,19 @@ class SimulatedRange:
     error: FloatArray
 
 
+def tilted(rows: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Tilt stain vectors out of their plane at random, as estimates are; amounts do not change.
+
+    Otherwise the network would take what lies off the plane for traces of the JPEG.
+    """
+    n = len(rows)
+    if n >= 3:
+        return rows
+    directions = off_plane(rows)
+    amounts = rng.normal(0, TILT, (n, len(directions)))
+    return np.asarray(rows + amounts @ directions, np.float32)
+
+
 def simulate(
     truths: Sequence[Truth], rows: FloatArray, acquisition: Acquisition, executor: Executor
 ) -> list[Pair]:
@@ -64,7 +79,8 @@ def simulate(
         index, truth = numbered
         h, w = (s // side * side for s in truth.tissue.shape)
         q, glass = truth.q[:, :h, :w], truth.background
-        od = degrade(compose_od(q, rows, glass), acquisition, np.random.default_rng([index]))
+        rng = np.random.default_rng([index])
+        od = degrade(compose_od(q, tilted(rows, rng), glass), acquisition, rng)
         return torch.from_numpy(od - glass[:, None, None]), torch.from_numpy(q)
 
     return list(executor.map(pair, enumerate(truths)))

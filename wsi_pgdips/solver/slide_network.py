@@ -7,9 +7,10 @@ them as input. It looks no further than ``REACH`` pixels, so tiles with that hal
 as the whole slide.
 
 Pixels unlike those of the training are kept from harm in three ways (decision 51). Features are
-upsampled bilinearly and meet the pixels at full resolution, so that no lattice comes from the
-upsampling. The input is clamped to the ``bound`` of the training. Where the network changes more
-than the noise explains (``limit``), the closed form stands. Both are arrays among its weights.
+upsampled bilinearly, and the four phases of the output get the same local mean, so that no lattice
+comes from the upsampling. The input is clamped to the ``bound`` of the training. Where the network
+changes more than the noise explains (``limit``), the closed form stands. Both are arrays among its
+weights.
 
 Out of focus, nuclei bleed into their surroundings. No pixel is pure then, and the edges of the cone
 lean inwards. So the network's correction is put back into the pixels, and edges are estimated from
@@ -34,9 +35,10 @@ from wsi_pgdips.solver.tile import TileInput
 
 Weights = Mapping[str, Tensor]
 MAX_STAINS = 3  # more stains than channels have no coordinates of their own
-WIDTH, FULL_WIDTH = 24, 16  # channels at half the resolution, and at full
+WIDTH = 24  # channels at half the resolution
+LEVEL_BOX = 5  # pairs of pixels over which phases have the same mean
 MULTIPLE = 4  # sides of its input
-REACH = 28  # pixels; a tile's halo must be at least as large
+REACH = 32  # pixels; a tile's halo must be at least as large
 _SLOPE = 0.1
 LEAST_LIMIT = 1e-3  # OD, the stored step
 _FLAT = 1e-4  # least volume of three unit rows that counts
@@ -54,9 +56,7 @@ def layer_shapes(n: int) -> dict[str, tuple[int, int, int]]:
         "coarse2": (2 * w, 2 * w, 3),
         "up": (w // 2, 2 * w, 1),
         "join": (w, w + w // 2, 3),
-        "spread": (FULL_WIDTH, w, 1),
-        "pixels": (FULL_WIDTH, 3, 3),
-        "head": (n, FULL_WIDTH, 1),
+        "head": (4 * n, w, 1),
     }
 
 
@@ -91,9 +91,22 @@ def forward(weights: Weights, x: Tensor) -> Tensor:
     y = _layer(y, weights, "coarse2")
     y = _doubled(_layer(y, weights, "up"))  # (T, w/2, H/2, W/2)
     y = _layer(torch.cat([fine, y], 1), weights, "join")
-    y = _doubled(_convolved(y, weights, "spread"))  # (T, FULL_WIDTH, H, W)
-    x = x.contiguous(memory_format=torch.channels_last)
-    return _convolved(_act(y + _convolved(x, weights, "pixels")), weights, "head")
+    return F.pixel_shuffle(_levelled(_convolved(y, weights, "head").float()), 2)
+
+
+def _levelled(y: Tensor) -> Tensor:
+    """Give the four phases of each output the same local mean, so that no lattice can come of them.
+
+    Args:
+        y: (T, 4 N, h, w) features that become pixels.
+    """
+    t, c, h, w = y.shape
+    four = y.reshape(t, c // 4, 4, h, w)
+    off = (four - four.mean(2, keepdim=True)).reshape(t, c, h, w)
+    off = off.contiguous(memory_format=torch.channels_last)
+    for box in ((LEVEL_BOX, 1), (1, LEVEL_BOX)):
+        off = F.avg_pool2d(off, box, 1, (box[0] // 2, box[1] // 2), count_include_pad=False)
+    return y - off
 
 
 def estimate(

@@ -27,7 +27,7 @@ from wsi_pgdips.solver import optimise, slide_network
 from wsi_pgdips.solver.acquisition import estimate_acquisition
 from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
-from wsi_pgdips.solver.simulated import Truth, merit, simulate, simulated_range
+from wsi_pgdips.solver.simulated import Truth, merit, simulate, simulated_range, tilted
 from wsi_pgdips.solver.tile import TileInput
 
 BETA2, EPSILON = 0.99, 1e-8
@@ -157,9 +157,12 @@ def train_slide_network(
     bound, limit, error = (
         torch.from_numpy(a).to(device) for a in (seen.bound, seen.limit, seen.error)
     )
-    # a step of Adam is as large whatever is to be learned, so the head counts in its size
-    unit = {"head.weight": (HEAD_UNIT / scale * error)[:, None, None, None]}
-    unit["head.bias"] = unit["head.weight"].flatten()
+    # a step of Adam is as large whatever is to be learned, so the head counts in its size; larger
+    # units than those of the input make the training unstable
+    per_row = (
+        (HEAD_UNIT / scale * error).clamp_max(1).repeat_interleave(len(weights["head.bias"]) // n)
+    )
+    unit = {"head.weight": per_row[:, None, None, None], "head.bias": per_row}
 
     def network() -> dict[str, Tensor]:
         return {k: v * unit[k] if k in unit else v for k, v in weights.items()} | {"bound": bound}
@@ -176,7 +179,7 @@ def train_slide_network(
         truth, pixels = [], []
         for _ in range(CROPS_PER_GROUP):
             q, glass = _crop(simulated[int(rng.random() < full_share)], side, rng)
-            od = degrade(compose_od(q, rows, glass), acquisition, rng)
+            od = degrade(compose_od(q, tilted(rows, rng), glass), acquisition, rng)
             truth.append(q)
             pixels.append(od - glass[:, None, None])
         return np.stack(truth), np.stack(pixels), rng
