@@ -6,12 +6,6 @@ output is a correction to the closed form. So it follows the fields S(x) and B(x
 them as input. It looks no further than ``REACH`` pixels, so tiles with that halo give the same maps
 as the whole slide.
 
-Pixels unlike those of the training are kept from harm in three ways (decision 51). Features are
-upsampled bilinearly, and the four phases of the output get the same local mean, so that no lattice
-comes from the upsampling. The input is clamped to the ``bound`` of the training. Where the network
-changes more than the noise explains (``limit``), the closed form stands. Both are arrays among its
-weights.
-
 Out of focus, nuclei bleed into their surroundings. No pixel is pure then, and the edges of the cone
 lean inwards. So the network's correction is put back into the pixels, and edges are estimated from
 those (decision 32).
@@ -35,12 +29,10 @@ from wsi_pgdips.solver.tile import TileInput
 
 Weights = Mapping[str, Tensor]
 MAX_STAINS = 3  # more stains than channels have no coordinates of their own
-WIDTH = 24  # channels at half the resolution
-LEVEL_BOX = 5  # pairs of pixels over which phases have the same mean
+WIDTH = 24
 MULTIPLE = 4  # sides of its input
-REACH = 32  # pixels; a tile's halo must be at least as large
+REACH = 24  # pixels; a tile's halo must be at least as large
 _SLOPE = 0.1
-LEAST_LIMIT = 1e-3  # OD, the stored step
 _FLAT = 1e-4  # least volume of three unit rows that counts
 
 
@@ -54,8 +46,8 @@ def layer_shapes(n: int) -> dict[str, tuple[int, int, int]]:
         "coarse0": (2 * w, 2 * w, 3),
         "coarse1": (2 * w, 2 * w, 3),
         "coarse2": (2 * w, 2 * w, 3),
-        "up": (w // 2, 2 * w, 1),
-        "join": (w, w + w // 2, 3),
+        "up": (4 * w, 2 * w, 1),
+        "join": (w, 2 * w, 3),
         "head": (4 * n, w, 1),
     }
 
@@ -89,24 +81,10 @@ def forward(weights: Weights, x: Tensor) -> Tensor:
     y = _act(F.conv2d(fine, weights["down.weight"], weights["down.bias"], stride=2))
     y = y + _layer(_layer(y, weights, "coarse0"), weights, "coarse1")
     y = _layer(y, weights, "coarse2")
-    y = _doubled(_layer(y, weights, "up"))  # (T, w/2, H/2, W/2)
+    y = F.pixel_shuffle(_layer(y, weights, "up"), 2)  # (T, w, H/2, W/2)
     y = _layer(torch.cat([fine, y], 1), weights, "join")
-    return F.pixel_shuffle(_levelled(_convolved(y, weights, "head").float()), 2)
-
-
-def _levelled(y: Tensor) -> Tensor:
-    """Give the four phases of each output the same local mean, so that no lattice can come of them.
-
-    Args:
-        y: (T, 4 N, h, w) features that become pixels.
-    """
-    t, c, h, w = y.shape
-    four = y.reshape(t, c // 4, 4, h, w)
-    off = (four - four.mean(2, keepdim=True)).reshape(t, c, h, w)
-    off = off.contiguous(memory_format=torch.channels_last)
-    for box in ((LEVEL_BOX, 1), (1, LEVEL_BOX)):
-        off = F.avg_pool2d(off, box, 1, (box[0] // 2, box[1] // 2), count_include_pad=False)
-    return y - off
+    y = F.conv2d(y, weights["head.weight"], weights["head.bias"])
+    return F.pixel_shuffle(y, 2)
 
 
 def estimate(
@@ -151,70 +129,10 @@ def correction(weights: Weights, od: Tensor, stain_matrix: Tensor, scale: float)
 
 def _correction(weights: Weights, od: Tensor, rows: Tensor, scale: float) -> Tensor:
     """Compute the correction of T tiles: (3, T, H, W) -> (T, N, H, W)."""
-    x = coordinates(od, rows).transpose(0, 1)
-    known = x
-    if "bound" in weights:
-        low, high = weights["bound"][:, :, None, None]
-        known = x.clamp(low, high)
+    x = coordinates(od, rows).transpose(0, 1) / scale
     with optimise.autocast(od.device):
-        change = forward(weights, known / scale)
-    change = change.float() * scale
-    if "limit" in weights:
-        beyond = (x != known).any(1, keepdim=True)
-        change = change * kept_share(change, x[:, : len(rows)], beyond, weights["limit"])
-    return change
-
-
-def local_size(change: Tensor, amounts: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure how much a map changes and varies around every 4th pixel, in windows of 8 pixels.
-
-    Args:
-        change, amounts: (T, N, H, W) in OD, sides multiples of 4.
-
-    Returns:
-        The mean of |change| and the standard deviation of ``amounts``, (T, N, H/4, W/4).
-    """
-    variance = _local_mean(amounts.square()) - _local_mean(amounts).square()
-    return _local_mean(change.abs()), variance.clamp_min(0).sqrt()
-
-
-def _local_mean(a: Tensor) -> Tensor:
-    return F.avg_pool2d(a, 2 * MULTIPLE, MULTIPLE, MULTIPLE // 2, count_include_pad=False)
-
-
-def allowed(contrast: Tensor, limit: Tensor) -> Tensor:
-    """Return the mean |change| that noise explains where the maps have such a contrast.
-
-    Args:
-        contrast: (T, N, h, w) OD. limit: (2, N, K) rising contrasts, and what they allow, in OD;
-            beyond both ends as at the ends.
-    """
-    at, value = limit[..., None, None].unbind()  # (N, K, 1, 1)
-    found = value[:, 0].expand_as(contrast)
-    for k in range(at.shape[1] - 1):
-        step = at[:, k + 1] - at[:, k]
-        share = ((contrast - at[:, k]) / step).clamp(0, 1)
-        found = torch.addcmul(found, share, value[:, k + 1] - value[:, k])
-    return found
-
-
-def kept_share(change: Tensor, amounts: Tensor, beyond: Tensor, limit: Tensor) -> Tensor:
-    """Compute the share of a change that is kept.
-
-    All is kept up to the limit, and nothing from twice of it on. Nothing is kept either where a
-    quarter of the pixels lies beyond the bound of the input.
-
-    Args:
-        change, amounts: (T, N, H, W). beyond: (T, 1, H, W) bool.
-        limit: (2, N, K), see :func:`allowed`.
-
-    Returns:
-        (T, N, H, W) in [0, 1].
-    """
-    size, contrast = local_size(change, amounts)
-    kept = (2 - size / allowed(contrast, limit)).clamp(0, 1)
-    kept = kept * (1 - 4 * _local_mean(beyond.float())).clamp_min(0)
-    return F.interpolate(kept, scale_factor=MULTIPLE, mode="bilinear", align_corners=False)
+        change = forward(weights, x)
+    return change.float() * scale
 
 
 def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:
@@ -262,20 +180,11 @@ def _of_two(od: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
-    return _act(_convolved(x, weights, name))
-
-
-def _convolved(x: Tensor, weights: Weights, name: str) -> Tensor:
     weight = weights[f"{name}.weight"]
     k = weight.shape[-1]
     if k > 1:
         x = F.pad(x, (k // 2,) * 4, mode="reflect")
-    return F.conv2d(x, weight, weights[f"{name}.bias"])
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Upsample by 2: equal features give an equal map, so no pattern can come from here."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return _act(F.conv2d(x, weight, weights[f"{name}.bias"]))
 
 
 def _act(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from wsi_pgdips.solver import optimise, slide_network
 from wsi_pgdips.solver.acquisition import estimate_acquisition
 from wsi_pgdips.solver.degrade import degrade
 from wsi_pgdips.solver.presets import NETWORK_ONLY, Preset
-from wsi_pgdips.solver.simulated import Truth, merit, simulate, simulated_range, tilted
 from wsi_pgdips.solver.tile import TileInput
 
 BETA2, EPSILON = 0.99, 1e-8
@@ -40,8 +39,6 @@ FULL_RESOLUTION_SHARE = 0.15  # of the crops
 MIN_TISSUE = 0.3  # share of a crop
 _TRIES = 12
 _CHECKED_TILES = 4
-_RANGE_TILES = 8
-HEAD_UNIT = 25.0  # errors of the closed form that the head counts in
 OnStep = Callable[[], None]
 # truth and pixels of a group, (T, N, h, w) and (T, 3, h, w), and its generator for further draws
 _Crops = tuple[FloatArray, FloatArray, np.random.Generator]
@@ -111,6 +108,15 @@ def _between(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """Concentrations to draw crops from: (N, H, W) q, (H, W) tissue, and (3,) local B."""
+
+    q: FloatArray
+    tissue: BoolArray
+    background: FloatArray
+
+
 def train_slide_network(
     tiles: Sequence[TileInput],
     prior: SlidePrior,
@@ -139,8 +145,8 @@ def train_slide_network(
     rows = prior.stain_matrix
     n, scale = len(rows), float(prior.spectral_correction.mean())
     closed = executor.map(lambda tile: _closed(tile, rows), tiles)
-    full = [Truth(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
-    half = [Truth(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
+    full = [_Truth(q, t.tissue, t.background) for q, t in zip(closed, tiles, strict=True)]
+    half = [_Truth(_halved(s.q), _halved(s.tissue[None])[0] > 0.5, s.background) for s in full]
     busy = [s.tissue.any() for s in full]
     full, half = ([s for s, some in zip(x, busy, strict=True) if some] for x in (full, half))
     lit = [t for t, some in zip(tiles, busy, strict=True) if some]
@@ -152,21 +158,6 @@ def train_slide_network(
         for k, v in slide_network.init_weights(n, generator).items()
     }
     trained = list(weights.values())
-    pairs = simulate(half[:: -(-len(half) // _RANGE_TILES)], rows, acquisition, executor)
-    seen = simulated_range(pairs, rows, executor)
-    bound, limit, error = (
-        torch.from_numpy(a).to(device) for a in (seen.bound, seen.limit, seen.error)
-    )
-    # a step of Adam is as large whatever is to be learned, so the head counts in its size; larger
-    # units than those of the input make the training unstable
-    per_row = (
-        (HEAD_UNIT / scale * error).clamp_max(1).repeat_interleave(len(weights["head.bias"]) // n)
-    )
-    unit = {"head.weight": per_row[:, None, None, None], "head.bias": per_row}
-
-    def network() -> dict[str, Tensor]:
-        return {k: v * unit[k] if k in unit else v for k, v in weights.items()} | {"bound": bound}
-
     optimiser = OneCycleAdam(trained, preset.learning_rate, steps)
     matrix = torch.from_numpy(rows).to(device)
     simulated = (half, full)
@@ -179,7 +170,7 @@ def train_slide_network(
         truth, pixels = [], []
         for _ in range(CROPS_PER_GROUP):
             q, glass = _crop(simulated[int(rng.random() < full_share)], side, rng)
-            od = degrade(compose_od(q, tilted(rows, rng), glass), acquisition, rng)
+            od = degrade(compose_od(q, rows, glass), acquisition, rng)
             truth.append(q)
             pixels.append(od - glass[:, None, None])
         return np.stack(truth), np.stack(pixels), rng
@@ -188,12 +179,12 @@ def train_slide_network(
         *pair, rng = drawn.result()
         truth, pixels = (torch.from_numpy(part).to(device) for part in pair)
         found, _ = slide_network.estimate(
-            network(), pixels, matrix, torch.zeros(3, device=device), scale
+            weights, pixels, matrix, torch.zeros(3, device=device), scale
         )
         error = ((found - truth) ** 2).mean()
         total = error / scale**2
         if preset.alpha or preset.beta:
-            total = total + _pgdips(network(), lit, prior, preset, side, rng, device)
+            total = total + _pgdips(weights, lit, prior, preset, side, rng, device)
         return list(torch.autograd.grad(total, trained)), error.detach()
 
     def draw(step: int) -> list[Future[_Crops]]:
@@ -211,12 +202,11 @@ def train_slide_network(
         optimiser.step([torch.stack(of_groups).mean(0) for of_groups in by_weight])
         history.append(torch.stack([error for _, error in results]).mean())
         on_step()
-    final = {k: v.detach() for k, v in network().items()} | {"limit": limit}
+    final = {k: v.detach() for k, v in weights.items()}
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None
     prior_weight = estimate_prior_weight(lit, final, prior, acquisition, scale, device, executor)
-    prior_weight *= merit(final, pairs, rows, scale, device, executor)
     arrays = {k: v.cpu().numpy() for k, v in final.items()}
     return replace(
         prior, prior_weight=prior_weight, network=arrays, loss=loss, acquisition=acquisition
@@ -234,7 +224,7 @@ def _halved(a: FloatArray | BoolArray) -> FloatArray:
 
 
 def _crop(
-    truths: Sequence[Truth], side: int, rng: np.random.Generator
+    truths: Sequence[_Truth], side: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Draw a crop with tissue, turned at random: (N, side, side) q, and the local B (3,)."""
     for _ in range(_TRIES):
