@@ -22,6 +22,7 @@ import pytest
 from hypothesis import settings
 
 from support.cheap_runs import BALANCED, FAST, SHAPE, Slide, phantom
+from support.foreign import OPTIONS, Specked, specked_slide
 from wsi_pgdips import cli
 from wsi_pgdips.layers.reader import Layers, open_layers
 
@@ -75,6 +76,20 @@ def balanced(slide: Slide, tmp_path_factory: pytest.TempPathFactory) -> Layers:
     """A clean ``balanced`` run of ``slide``."""
     output = tmp_path_factory.mktemp("balanced") / "out.ome.zarr"
     assert slide.run(output, **BALANCED).exit_code == 0
+    return open_layers(output)
+
+
+@pytest.fixture(scope="session")
+def specked(tmp_path_factory: pytest.TempPathFactory) -> Specked:
+    """A slide with grains of pigment."""
+    return specked_slide(tmp_path_factory.mktemp("specked"))
+
+
+@pytest.fixture(scope="session")
+def specked_layers(specked: Specked, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    """A ``fast`` run of ``specked``."""
+    output = tmp_path_factory.mktemp("specked_run") / "out.ome.zarr"
+    assert specked.slide.run(output, **OPTIONS).exit_code == 0
     return open_layers(output)
 
 

@@ -18,10 +18,11 @@ from wsi_pgdips import __version__, cli
 from wsi_pgdips.config import ExecutionSettings, ScientificSettings, make_settings
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
 from wsi_pgdips.optics.physics import angle_deg, od_to_rgb, unit_rows
-from wsi_pgdips.optics.stains import load_stains, stain_names
+from wsi_pgdips.optics.stain_files import load_stains, stain_names
 from wsi_pgdips.pipeline import slide as pipeline
 from wsi_pgdips.pipeline.record import RunSummary
 from wsi_pgdips.progress import LineProgress, QuietProgress
+from wsi_pgdips.records import Verdict
 
 TINY = Path(__file__).parent / "phantoms" / "tiny.toml"
 HEAVY = ("torch", "zarr", "dask", "tiatoolbox", "scipy", "matplotlib", "openslide", "pyarrow")
@@ -134,12 +135,13 @@ def test_run_passes_on_only_what_was_given(call: Any, fake_run: FakeRun) -> None
 
 def test_what_run_passes_on_is_what_settings_take(call: Any, fake_run: FakeRun) -> None:
     given = (
-        "--stains hdab --preset fast --mpp native --mpp-source 0.25 --tile 256 --block 1024 "
-        "--min-tissue 0.2 --seed 3 --masker morphological --mask m.png --roi r.geojson --icc "
+        "--stains hdab --stain-vectors fixed --preset fast --mpp native --mpp-source 0.25 "
+        "--tile 256 --block 1024 --min-tissue 0.2 --seed 3 --masker morphological "
+        "--specimen cytology --mask m.png --roi r.geojson --icc "
         "--store-residual --iterations 7 --learning-rate 0.001 --alpha 2 --beta 0.5 "
         "--calibration-tiles 4 --calibration-steps 9 --prior-weight 0.1 --device cpu "
         "--workers 2 --threads 3 --cluster tcp://host:8786 --batch 4 --cache scratch "
-        "--keep-pixels --overwrite --no-resume"
+        "--keep-pixels --overwrite --strict --no-resume"
     )
     assert call("run", "a.svs", "b.ome.zarr", *given.split()) == 0
     settings = make_settings(fake_run.settings)
@@ -199,6 +201,28 @@ def test_failed_parts_end_with_3(
     fake_run.outcome = finished(failed_tiles=2)
     assert call("run", "a", "b") == 3
     assert "2 tiles, 0 blocks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "strict", "code"),
+    [("pass", True, 0), ("review", True, 3), ("fail", True, 3), ("review", False, 0)],
+)
+def test_strictly_only_a_pass_ends_with_0(
+    status: str,
+    strict: bool,
+    code: int,
+    call: Any,
+    fake_run: FakeRun,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reasons = () if status == "pass" else ("much is black",)
+    fake_run.outcome = finished(verdict=Verdict(status, reasons), strict=strict)
+    assert call("run", "a", "b", *(["--strict"] if strict else [])) == code
+    assert fake_run.settings == ({"strict": True} if strict else {})
+    said = capsys.readouterr().out
+    assert "ended with failures" not in said  # the slide is done, whatever it is worth
+    assert status in said
+    assert all(reason in said for reason in reasons)
 
 
 def test_bad_input_ends_with_2_and_its_message(

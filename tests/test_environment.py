@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from wsi_pgdips import __version__
 from wsi_pgdips.cli.options import settings_table
 from wsi_pgdips.config import PRESETS, ExecutionSettings, ScientificSettings
-from wsi_pgdips.optics.stains import stain_names
+from wsi_pgdips.optics.stain_files import stain_names
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

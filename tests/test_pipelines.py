@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from wsi_pgdips.config import make_settings
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = ROOT / "pipelines"

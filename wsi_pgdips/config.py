@@ -76,6 +76,15 @@ class ScientificSettings(_Frozen):
         "Stain set: a name that `wsi-pgdips stains` lists, or your own file.",
         "NAME|FILE.toml",
     )
+    stain_vectors: Literal["estimate", "refine", "fixed"] | None = _setting(
+        None,
+        "How far the slide may change the set's vectors. `estimate` takes the slide's own, "
+        "`refine` stays within the uncertainty that your file states (5 degrees where it states "
+        "none), `fixed` keeps them.",
+        metavar="estimate|refine|fixed",
+        shown="`estimate` for sets of the library; for your own file `fixed`, or `refine` where it "
+        "states `uncertainty_deg`",
+    )
     preset: PresetName = _setting("balanced", "Effort for each tile.")
     mpp: Annotated[float | Literal["native"], AfterValidator(_check_mpp)] = _setting(
         0.5, "Micrometres per output pixel.", "FLOAT|native"
@@ -98,7 +107,16 @@ class ScientificSettings(_Frozen):
         le=1,
     )
     seed: int = _setting(0, "Seed of all random numbers.", ge=0)
-    masker: Literal["otsu", "morphological"] = _setting("otsu", "Method that finds the tissue.")
+    masker: Literal["od", "otsu", "morphological"] = _setting(
+        "od",
+        "Method that finds the tissue: `od` by optical density above the glass and by texture; "
+        "`otsu` and `morphological` are TIAToolbox's.",
+    )
+    specimen: Literal["tissue", "cytology"] = _setting(
+        "tissue",
+        "Kind of specimen. Stained pieces below 500 um2 count as dust in `tissue`, "
+        "below 20 um2 in `cytology`.",
+    )
     mask: str | None = _setting(
         None, "Your own tissue mask: PNG, or GeoJSON in level-0 pixels.", "FILE.png|.geojson"
     )
@@ -166,6 +184,9 @@ class ExecutionSettings(_Frozen):
         shown="where the disk has room",
     )
     overwrite: bool = _machine(False, "Replace an existing output.")
+    strict: bool = _machine(
+        False, "End with exit code 3 unless the verdict on the slide is `pass`."
+    )
     resume: bool = _machine(True, "Resume an unfinished output of the same settings.")
 
     @field_validator("cluster")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import product
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.geometry import OutputGrid, Region
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+Vector = tuple[float, float, float]
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -34,6 +37,20 @@ class TileFlag(enum.IntFlag):
     SATURATED = 512  # more than 1 % of tissue pixels are at the detector's floor
 
 
+class Artifact(enum.IntEnum):
+    """Classes of the label ``artifact``: what is not stained tissue, or not to be believed."""
+
+    FILL = 1  # never scanned, or overwritten with one value
+    INK = 2  # of a pen, or paint
+    FOREIGN = 3  # a colour that the stains cannot make: pigment, carbon, dirt, ink on tissue
+    SATURATED = 4  # black of a stain: there is at least as much of it as is stored
+
+
+def key_of(label: str) -> str:
+    """The name of a stain in columns and flags, such as ``fast_red``."""
+    return label.strip().lower().replace(" ", "_")
+
+
 @dataclass(frozen=True)
 class StainSet:
     """N stains and their OD colour vectors.
@@ -44,13 +61,21 @@ class StainSet:
         colors: N colours, six hex digits without ``#``.
         matrix: ((R, G, B), ...) N unit rows in OD space, in the order of ``labels``.
         source: where the vectors come from.
+        freedom_deg: N angles by which a slide's own vector may differ from the set's: infinite to
+            estimate it, 0 to keep the set's. Empty: infinite for all.
+        saturating: index of the stain whose colour runs to black with its amount, as DAB's does; -1
+            without one.
+        alternatives: N tuples of further unit rows, for stains that laboratories make differently.
     """
 
     name: str
     labels: tuple[str, ...]
     colors: tuple[str, ...]
-    matrix: tuple[tuple[float, float, float], ...]
+    matrix: tuple[Vector, ...]
     source: str = ""
+    freedom_deg: tuple[float, ...] = ()
+    alternatives: tuple[tuple[Vector, ...], ...] = ()
+    saturating: int = -1
 
     @property
     def n(self) -> int:
@@ -60,6 +85,35 @@ class StainSet:
     def stain_matrix(self) -> FloatArray:
         """(N, 3) float32, unit rows."""
         return np.asarray(self.matrix, np.float32)
+
+    @property
+    def freedom(self) -> FloatArray:
+        """(N,) float32 degrees, see ``freedom_deg``."""
+        return np.asarray(self.freedom_deg or (np.inf,) * self.n, np.float32)
+
+    @property
+    def libraries(self) -> list[FloatArray]:
+        """All (N, 3) matrices of the set's vectors and their alternatives, the set's own first."""
+        others = self.alternatives or ((),) * self.n
+        choices = [(row, *rows) for row, rows in zip(self.matrix, others, strict=True)]
+        return [np.asarray(rows, np.float32) for rows in product(*choices)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the result of a slide can be used.
+
+    Attributes:
+        status: ``pass``, ``review`` (somebody should look), ``fail``, or ``unknown`` (of layers of
+            an earlier version). reasons: in plain words, the worst first.
+    """
+
+    status: str = "unknown"
+    reasons: tuple[str, ...] = ()
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any] | None) -> Self:
+        return cls() if not found else cls(found["status"], tuple(found["reasons"]))
 
 
 @dataclass(frozen=True)
@@ -99,11 +153,12 @@ class TileSource(Pixels, Protocol):
     @property
     def meta(self) -> SlideMeta: ...
 
-    def overview(self, mpp: float) -> tuple[ByteArray, float]:
-        """Return ((H, W, 3) uint8 of the whole slide, output pixels per overview pixel).
+    def overview(self, mpp: float, part: Region | None = None) -> tuple[ByteArray, float]:
+        """Return ((H, W, 3) uint8 of the slide or a part, output pixels per overview pixel).
 
         The overview's mpp is about ``mpp`` but never finer than the grid; overview pixel (i, j)
-        covers output pixels [i*s, (i+1)*s) with s the second value returned.
+        covers output pixels [i*s, (i+1)*s) with s the second value returned. Of a part, all
+        overview pixels that it touches are returned.
         """
         ...
 
@@ -149,6 +204,9 @@ class SlidePrior:
         flags: what could not be done (``no_glass``, ``stain_gated:DAB``...).
         loss: of the slide's network, mean squared error of q on simulated pixels, OD.
         acquisition: under which the network was trained, or None.
+        foreign: share of the sampled tissue whose colour the stains cannot make.
+        library: (N, 3) vectors that the estimate started from, the set's or alternatives.
+        saturating: see ``StainSet``. usual: (N,) mean q of tissue, OD.
     """
 
     stain_matrix: FloatArray
@@ -163,6 +221,10 @@ class SlidePrior:
     flags: tuple[str, ...] = ()
     loss: float = float("nan")
     acquisition: Acquisition | None = None
+    foreign: float = 0.0
+    library: FloatArray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    saturating: int = -1
+    usual: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -203,6 +265,7 @@ class Fields:
         raw_*: the tiles' own values, NaN where a tile was not fitted.
         confidence: (GY, GX, N). inherited: (GY, GX) bool.
         shrinkage: name -> share of the local deviation kept, in [0, 1] (0: constant field).
+        brown: (CY, CX) in [0, 1], how far black is the saturating stain there; empty without one.
     """
 
     stain_matrix: FloatArray
@@ -214,6 +277,7 @@ class Fields:
     confidence: FloatArray
     inherited: BoolArray
     shrinkage: dict[str, float] = field(default_factory=dict)
+    brown: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def tile_stain_matrix(self) -> FloatArray:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_napari_shows_one_layer_a_stain_and_the_tissue_in_micrometres(case: Case) -> None:
+def test_napari_shows_one_layer_a_stain_and_the_labels_in_micrometres(case: Case) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # napari's own
         from napari_ome_zarr import napari_get_reader
@@ -24,10 +24,11 @@ def test_napari_shows_one_layer_a_stain_and_the_tissue_in_micrometres(case: Case
         assert reader is not None
         shown = reader(str(case.layers))
     layers = case.opened()
-    image, tissue = ({"data": d, "kind": k, **options} for d, options, k in shown)
-    assert (image["kind"], tissue["kind"]) == ("image", "labels")
+    image, *labels = ({"data": d, "kind": k, **options} for d, options, k in shown)
+    assert [found["kind"] for found in (image, *labels)] == ["image", "labels", "labels"]
+    tissue, artifact = labels
     assert [name.rpartition(": ")[2] for name in image["name"]] == list(layers.stains.labels)
-    for shown_as in (image, tissue):
+    for shown_as in (image, tissue, artifact):
         np.testing.assert_allclose(shown_as["scale"], [layers.grid.mpp] * 2)
         assert list(shown_as["units"]) == ["micrometer"] * 2
     assert image["contrast_limits"] == [[0, 2000]] * layers.stains.n
@@ -38,3 +39,5 @@ def test_napari_shows_one_layer_a_stain_and_the_tissue_in_micrometres(case: Case
     for level, (data, mask) in enumerate(zip(image["data"], tissue["data"], strict=True)):
         np.testing.assert_array_equal(np.asarray(data), layers.codes(level)[:])
         np.testing.assert_array_equal(np.asarray(mask) > 0, layers.tissue(level).compute())
+        found = np.asarray(artifact["data"][level])
+        np.testing.assert_array_equal(found, layers.artifact(level).compute())

@@ -9,7 +9,7 @@ from benchmarks.quality.methods import ABLATION, ABLATIONS_ON_PICTURES
 from benchmarks.quality.picture import Result
 from benchmarks.quality.product import Product
 from support.cheap_runs import CHEAP, Slide
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.image import Solved
 from wsi_pgdips.slide.reader import open_source
 
@@ -39,7 +39,8 @@ def test_all_measure_the_same_pixels(product, ablated):
     for name, done in ablated.items():
         measured = np.isfinite(done.maps)
         share = (measured & whole).sum() / whole.sum()
-        assert share > (0.8 if name == "no-slide-prior" else 0.9999), name
+        # with vectors of its own, a few other pixels are foreign
+        assert share > (0.8 if name == "no-slide-prior" else 0.999), name
         assert done.maps[measured].min() >= 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.quality.picture import Picture, complement, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import angle_deg, compose_od, od_to_rgb, unit_rows
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 GLASS = np.array([0.03, 0.05, 0.02], np.float32)
 LIBRARY = unit_rows([[0.65, 0.70, 0.29], [0.27, 0.57, 0.78], [0.07, 0.99, 0.11]])

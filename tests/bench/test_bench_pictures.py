@@ -16,7 +16,7 @@ from benchmarks.quality.pictures import measure_picture, read_truth
 from benchmarks.records import only
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.optics.physics import compose_od, od_to_rgb
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 
 SHIFT = (2, -5)
 SIDE = 200

@@ -15,7 +15,7 @@ from wsi_pgdips.errors import OutputError, SlideError
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers import provenance, store
 from wsi_pgdips.layers.schema import OWN_KEY
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.ledger import Ledger
 
 GRID = OutputGrid((1500, 2600), 1.0, 0.5, tile=512, block=1024)
@@ -85,6 +85,20 @@ def test_finished_layers_say_all_there_is(ended: Path) -> None:
     assert said["seconds"] == "fit 10.2, render 2.0, in all 12.2"
     assert said["peak memory"] == "1234 MB"
     assert not {"failed", "rendered"} & said.keys()
+
+
+def test_the_verdict_and_what_was_asked_of_vectors_are_told(ended: Path) -> None:
+    verdict = {"status": "review", "reasons": ["much is black", "no glass"], "figures": {}}
+    asked = [{"stain": "DAB", "asked": "refine within 3 degrees", "used": "the slide's own"}]
+    provenance.write_metadata(ended, {OWN_KEY: {"stain_vectors": asked}})
+    provenance.mark_done(ended, {**RECORD, "verdict": verdict})
+    facts = inspect(ended)
+    assert facts["verdict"] == verdict
+    assert facts["stain_vectors"] == asked
+    said = describe(facts)
+    assert ("verdict", "review") in said
+    assert [text for name, text in said if name == "because"] == ["much is black", "no glass"]
+    assert dict(said)["DAB vector asked"] == "refine within 3 degrees"
 
 
 def test_an_output_that_was_stopped_says_so_and_how_far_it_is(created: Path) -> None:

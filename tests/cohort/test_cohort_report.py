@@ -184,7 +184,8 @@ def test_the_summary_and_the_failures(folder: JobFolder) -> None:
         hint="see\nit",
         exit_code=2,
     )
-    begun(folder.path / "state", "b", status="done", exit_code=0, tiles=7, wall_s=1.5)
+    told = {"verdict": "review", "verdict_reasons": ("much is black",)}
+    begun(folder.path / "state", "b", status="done", exit_code=0, tiles=7, wall_s=1.5, **told)
     begun(folder.path / "state", "c", stage="fit")
     rows = write_report(folder, cohort)
     found = json.loads(folder.summary.read_bytes())
@@ -197,11 +198,12 @@ def test_the_summary_and_the_failures(folder: JobFolder) -> None:
         "interrupted": 1,
         "incomplete": 0,
         "failed": 1,
+        "verdicts": {"pass": 0, "review": 1, "fail": 0},
         "exit_code": 3,
     }
     assert time.strptime(found["written"], "%Y-%m-%dT%H:%M:%SZ")
     keys = (
-        "name slide output normalised status reason what_to_do exit_code stage tiles "
+        "name slide output normalised status reason what_to_do verdict exit_code stage tiles "
         "failed_tiles wall_s"
     )
     assert all(list(row) == keys.split() for row in found["rows"])
@@ -211,6 +213,8 @@ def test_the_summary_and_the_failures(folder: JobFolder) -> None:
     assert (b["status"], b["tiles"], b["wall_s"], b["exit_code"]) == ("done", 7, 1.5, 0)
     assert b["output"] == str(folder.path / "layers" / "b.ome.zarr")
     assert b["normalised"] == str(folder.path / "layers" / "b.he.tiff")
+    assert b["verdict"] == {"status": "review", "reasons": ["much is black"]}
+    assert d["verdict"] == {"status": None, "reasons": []}
     assert (c["status"], c["stage"]) == ("interrupted", "fit")
     assert (d["status"], d["stage"], d["exit_code"]) == ("waiting", None, None)
 

@@ -12,7 +12,7 @@ import pytest
 
 from wsi_pgdips.field.blend import blend_fields
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.stage_files import FitFiles, load_fit, save_fit
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver.statistics import Q_MAX, cell_statistics, empty_statistics, q_histogram
@@ -225,3 +225,66 @@ def test_fits_that_are_loaded_one_by_one_blend_the_same(tmp_path: Path) -> None:
         if isinstance(value, np.ndarray):
             np.testing.assert_array_equal(value, getattr(b, name), err_msg=name)
     assert not load_fit(paths[0], statistics=False).statistics
+
+
+@pytest.mark.parametrize("source", ["statistics", "parameters"])
+def test_fields_keep_the_freedom_that_the_set_allows(source: str) -> None:
+    def freed(degrees: tuple[float, float]) -> tuple[Fields, FloatArray]:
+        freedom = np.array(degrees, np.float32)
+        return blend_fields(
+            fits(),
+            GRID,
+            PRIOR,
+            BACKGROUND,
+            source=source,
+            q_max=Q_MAX,
+            library=own,
+            freedom=freedom,
+        )
+
+    own = unit_rows(ROWS + np.array([[0.1, -0.1, 0.1], [0.1, 0.1, -0.1]]))  # the user's
+    free, slide = freed((np.inf, np.inf))
+    assert (angle_deg(slide, own) > 2.2).all()
+    fixed, slide = freed((0.0, np.inf))
+    np.testing.assert_allclose(slide[0], own[0], atol=1e-6)
+    field = np.broadcast_to(own[0], fixed.stain_matrix[:, :, 0].shape)
+    np.testing.assert_allclose(fixed.stain_matrix[:, :, 0], field, atol=1e-6)
+    np.testing.assert_array_equal(fixed.stain_matrix[:, :, 1], free.stain_matrix[:, :, 1])
+    refined, slide = freed((1.0, 2.0))
+    assert (angle_deg(refined.stain_matrix, own) < np.array([1.01, 2.01])).all()
+    assert (angle_deg(slide, own) < np.array([1.01, 2.01])).all()
+
+
+def counted(brown: dict[tuple[int, int], int], black: dict[tuple[int, int], int]) -> FloatArray:
+    """How far black is the saturating stain, from counts of squares in cells (cy, cx)."""
+    dark = np.zeros((*GRID, 2, 2, 2), np.int64)
+    for kind, counts in enumerate((brown, black)):
+        for (cy, cx), number in counts.items():
+            dark[cy // 2, cx // 2, cy % 2, cx % 2, kind] = number
+    blocks = []
+    for block in fits():
+        own = dark[block.index[:, 0], block.index[:, 1]]
+        blocks.append(replace(block, statistics={**block.statistics, "dark": own}))
+    found = blended(blocks, prior=replace(PRIOR, saturating=1))[0].brown
+    assert found.shape == CELLS
+    assert found.min() >= 0
+    assert found.max() <= 1
+    return found
+
+
+def test_black_near_brown_is_dab_and_black_elsewhere_is_foreign() -> None:
+    found = counted({(1, 1): 300, (6, 7): 1}, {(1, 1): 200, (6, 7): 200})
+    assert found[1, 1] == 1
+    assert found[1, 2] > 0.9  # the cell beside it, too
+    assert found[6, 7] == 0
+    assert counted({}, {(3, 3): 50})[3, 3] == 0
+
+
+def test_some_brown_between_leaves_it_open() -> None:
+    few, more = (counted({(3, 3): n}, {(3, 3): 1000})[3, 3] for n in (60, 120))
+    assert 0 < few < more < 1
+
+
+def test_without_a_stain_that_saturates_nothing_is_brown() -> None:
+    assert blended(fits())[0].brown.size == 0
+    assert counted({}, {}).max() == 0

@@ -17,7 +17,7 @@ from wsi_pgdips.field.stains import (
 )
 from wsi_pgdips.optics.cone import EDGES, Plane
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.statistics import cell_statistics, empty_cell
 
@@ -344,3 +344,22 @@ def test_two_tiles_leave_the_vectors_of_calibration() -> None:
     field = stain_field(slide(truth, HDAB), HDAB, every(2), HDAB)
     np.testing.assert_array_equal(field.slide, HDAB)
     np.testing.assert_array_equal(field.stain_matrix, np.broadcast_to(HDAB, truth.shape))
+
+
+def test_only_edges_outside_that_few_pixels_carry_are_fringes() -> None:
+    off = np.radians([[-6.0, 6.0], [-1.0, 1.0], [6.0, -6.0], [0.0, 0.0]])
+    mass = np.full((4, 2), 100.0)
+    assert not stains._fringes(off, mass).any()  # a quarter of all strength is no fringe
+    mass[0] = 4.0
+    found = stains._fringes(off, mass)
+    assert found[0].all()
+    assert not found[1:].any()
+
+
+def test_two_tissues_side_by_side_are_no_stain_that_drifts() -> None:
+    """A few cells far from all others exceed the widest drift, although the mean is small."""
+    truth = constant(HDAB)
+    truth[:, :1] = PLANE.rays(PLANE.angles(HDAB) + np.radians([-12.0, 0.0]))
+    found = stain_field(slide(truth, HDAB), HDAB, every(2))
+    spread = angle_deg(found.stain_matrix, found.slide)
+    assert spread[..., 0].max() < 0.5

@@ -43,6 +43,7 @@ class Scene:
         return {
             "codes": self.codes[cut],
             "tissue": self.tissue[cut],
+            "artifact": np.where(self.tissue[cut], 0, 3).astype(np.uint8),
             "residual_rms": self.residual_rms[coarse],
             "residual_od": self.residual_od[cut] if residual else None,
         }

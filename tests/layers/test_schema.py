@@ -39,10 +39,17 @@ def test_channels_carry_label_colour_and_a_fixed_window(stains: StainSet) -> Non
     assert omero["rdefs"] == {"model": "color", "defaultT": 0, "defaultZ": 0}
 
 
-def test_tissue_has_the_levels_of_the_image() -> None:
-    tissue = schema.ome_tissue(GRID)
-    assert len(tissue["multiscales"][0]["datasets"]) == GRID.n_levels
-    assert tissue["image-label"]["source"] == {"image": "../../"}
+@pytest.mark.parametrize(
+    ("path", "classes"),
+    [("labels/tissue", ["tissue"]), ("labels/artifact", ["fill", "ink", "foreign", "saturated"])],
+)
+def test_labels_have_the_levels_of_the_image_and_name_their_classes(
+    path: str, classes: list[str]
+) -> None:
+    label = schema.ome_label(GRID, path)
+    assert len(label["multiscales"][0]["datasets"]) == GRID.n_levels
+    assert label["image-label"]["source"] == {"image": "../../"}
+    assert [p["class"] for p in label["image-label"]["properties"]] == classes
 
 
 @pytest.mark.parametrize(

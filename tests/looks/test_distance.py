@@ -14,7 +14,7 @@ from wsi_pgdips.looks.distance import (
     wasserstein,
 )
 from wsi_pgdips.optics.physics import od_to_rgb
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 
 RNG = np.random.default_rng(0)
 

@@ -22,7 +22,7 @@ from wsi_pgdips.optics.cone import (
     pixel_noise,
 )
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import FloatArray
 
 HDAB = load_stains("hdab").stain_matrix

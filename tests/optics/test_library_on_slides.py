@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from wsi_pgdips.optics.physics import angle_deg, rgb_to_od
-from wsi_pgdips.optics.stains import load_stains, match_rows
+from wsi_pgdips.optics.stain_files import load_stains
+from wsi_pgdips.optics.stains import match_rows
 
 SLIDES = (
     "CMU-1-Small-Region.svs",

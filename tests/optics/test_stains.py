@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 
 from wsi_pgdips.errors import OutputError, StainError
 from wsi_pgdips.optics.physics import angle_deg
-from wsi_pgdips.optics.stains import (
-    MIN_ANGLE_DEG,
-    fit_single_stain,
-    load_stains,
-    make_stain_set,
-    match_rows,
-    save_stains,
-    stain_names,
-)
+from wsi_pgdips.optics.stain_files import load_stains, save_stains, stain_names
+from wsi_pgdips.optics.stains import MIN_ANGLE_DEG, fit_single_stain, make_stain_set, match_rows
 
 HDAB = ((0.650, 0.704, 0.286), (0.268, 0.570, 0.776))
 

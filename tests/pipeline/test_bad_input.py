@@ -44,7 +44,8 @@ def picture(tmp_path: Path) -> Path:
     """A small image with tissue on glass, and no resolution."""
     rng = np.random.default_rng(0)
     rgb = np.full((300, 400, 3), 243, np.uint8)
-    rgb[60:240, 60:300] = np.array([170, 90, 160]) + rng.integers(-25, 25, (180, 240, 1))
+    cells = rng.integers(-25, 25, (9, 12))  # of 10 um: what is flat would be paint
+    rgb[60:240, 60:300] = np.array([170, 90, 160]) + np.kron(cells, np.ones((20, 20)))[..., None]
     path = tmp_path / "picture.png"
     Image.fromarray(rgb).save(path)
     return path

@@ -13,7 +13,7 @@ from support.cheap_runs import BALANCED, FAST, PAPER, Slide
 from wsi_pgdips.cli.say import size_text, time_text
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.estimate import (
     LEAST_RUN,
     RUNS,

@@ -23,7 +23,7 @@ from wsi_pgdips.errors import IncompleteRunError, SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.optics.physics import od_to_rgb
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline import slide_run
 from wsi_pgdips.progress import LineProgress
 from wsi_pgdips.records import TileFlag

@@ -186,7 +186,7 @@ def test_nothing_personal_comes_out(slide: Slide, output: Path, tmp_path: Path) 
     told = repr((layers.provenance, layers.run_record, layers.tiles.schema.metadata))
     assert not [w for w in (*WORDS, str(tmp_path)) if w in told]
     assert layers.codes().shape[0] == 2  # no label image beside the stains
-    assert {p.name for p in (output / "labels").iterdir()} == {"zarr.json", "tissue"}
+    assert {p.name for p in (output / "labels").iterdir()} == {"zarr.json", "tissue", "artifact"}
 
 
 def test_an_image_in_memory_gives_what_its_file_gives(

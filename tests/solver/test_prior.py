@@ -12,8 +12,9 @@ import torch
 
 from support.synthetic import GLASS, HDAB, HE, THREE, concentrations, of_all_sizes, tile_of
 from wsi_pgdips.config import ScientificSettings
+from wsi_pgdips.optics.cone import Plane
 from wsi_pgdips.optics.physics import angle_deg
-from wsi_pgdips.records import FloatArray, SlidePrior
+from wsi_pgdips.records import FloatArray, SlidePrior, StainSet
 from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.fit import fit_tiles
 from wsi_pgdips.solver.presets import Preset, resolve
@@ -33,9 +34,15 @@ def tiles_of(rows: FloatArray, count: int = 2, noise: float = 0.005) -> list[Til
     ]
 
 
+def stains_of(rows: FloatArray) -> StainSet:
+    labels = tuple(f"stain {k}" for k in range(len(rows)))
+    matrix = tuple(tuple(map(float, row)) for row in rows)
+    return StainSet("some", labels, ("000000",) * len(rows), matrix)  # type: ignore[arg-type]
+
+
 def calibrate(
     tiles: Sequence[TileInput],
-    library: FloatArray,
+    library: FloatArray | StainSet,
     preset: Preset,
     *,
     steps: int = 2,
@@ -45,7 +52,7 @@ def calibrate(
     with ThreadPoolExecutor(threads) as executor:
         return calibrate_prior(
             tiles,
-            library,
+            library if isinstance(library, StainSet) else stains_of(library),
             GLASS,
             preset,
             steps=steps,
@@ -82,7 +89,9 @@ def test_each_preset(name: str, rows: FloatArray) -> None:
         assert prior.network == {}
         assert not prior.prior_weight.any()
     else:
-        assert {k.split(".")[0] for k in prior.network} == set(slide_network.layer_shapes(n))
+        assert {k.split(".")[0] for k in prior.network} == {
+            *slide_network.layer_shapes(n),
+        }
         assert all(np.isfinite(v).all() for v in prior.network.values())
         assert np.isfinite(prior.loss)
         assert prior.acquisition is not None
@@ -181,3 +190,96 @@ def test_settings_reach_the_preset() -> None:
     # only tiles with networks of their own take steps
     for name in ("balanced", "fast"):
         assert resolve(ScientificSettings(preset=name, iterations=7)).steps == 0  # type: ignore[arg-type]
+
+
+def turned(rows: FloatArray, degrees: float) -> FloatArray:
+    """Vectors that lie so far outside of these, in their plane."""
+    plane = Plane.of(rows)
+    out = np.radians(degrees) * np.array([-1.0, 1.0])
+    return plane.rays(plane.angles(rows) + out)
+
+
+@pytest.mark.parametrize("rows", [HE[:1], HE, THREE], ids=["one", "two", "three"])
+def test_fixed_vectors_are_kept_to_the_bit(rows: FloatArray) -> None:
+    own = np.asarray(rows[:, [0, 2, 1]], np.float32)  # of another colour than the slide
+    n = len(rows)
+    stains = replace(stains_of(own), freedom_deg=(0.0,) * n)
+    prior = calibrate(tiles_of(rows), stains, PRESETS["balanced"], steps=1)
+    np.testing.assert_allclose(prior.stain_matrix, own, atol=1e-7)
+    assert not prior.measured.any()
+    assert not any(f.endswith("_from_library") for f in prior.flags)  # as it was asked for
+
+
+@pytest.mark.parametrize("degrees", [0.5, 2.0, 30.0])
+def test_refined_vectors_stay_within_their_uncertainty(degrees: float) -> None:
+    shown = turned(HE, 5.0)
+    stains = replace(stains_of(HE), freedom_deg=(degrees, degrees))
+    prior = calibrate(tiles_of(shown), stains, PRESETS["fast"])
+    far = angle_deg(prior.stain_matrix, HE)
+    assert far.max() < degrees + 0.05
+    if degrees < 4:
+        np.testing.assert_allclose(far, degrees, atol=0.05)  # as close as they may come
+    else:
+        assert angle_deg(prior.stain_matrix, shown).max() < 2
+
+
+def test_one_stain_may_be_fixed_and_the_other_estimated() -> None:
+    shown = turned(HE, 5.0)
+    stains = replace(stains_of(HE), freedom_deg=(0.0, np.inf))
+    prior = calibrate(tiles_of(shown), stains, PRESETS["fast"])
+    np.testing.assert_allclose(prior.stain_matrix[0], HE[0], atol=1e-6)
+    assert angle_deg(prior.stain_matrix[1], shown[1]) < 2
+    assert prior.measured.tolist() == [False, True]
+
+
+def test_the_alternative_that_the_slide_shows_is_chosen() -> None:
+    other = np.array([0.0928, 0.9541, 0.2831], np.float32)
+    other /= np.linalg.norm(other)
+    stains = replace(stains_of(HE), alternatives=((), (tuple(map(float, other)),)))  # type: ignore[arg-type]
+    assert angle_deg(other, HE[1]) > 15
+    for shown in (HE, np.stack([HE[0], other])):
+        prior = calibrate(tiles_of(shown), stains, PRESETS["fast"])
+        np.testing.assert_array_equal(prior.library, shown)
+        assert angle_deg(prior.stain_matrix, shown).max() < 4
+        assert prior.measured.all()
+    # where the set's own is to be kept, what fits better changes nothing
+    fixed = replace(stains, freedom_deg=(np.inf, 0.0))
+    prior = calibrate(tiles_of(np.stack([HE[0], other])), fixed, PRESETS["fast"])
+    np.testing.assert_allclose(prior.stain_matrix[1], HE[1], atol=1e-6)
+
+
+def inked(area: tuple[int, int]) -> list[TileInput]:
+    """Two tiles of tissue, green ink over some pixels of the first."""
+    green = np.float32(-np.log10(np.array([30, 120, 80]) / 245.0))
+    tiles = [tile_of(concentrations(2, 512, s, [0.5, 0.5]), HE, seed=s) for s in (0, 1)]
+    tiles[0].od[:, : area[0], : area[1]] += green[:, None, None]
+    return tiles
+
+
+def test_the_share_of_foreign_pixels_is_told_and_they_have_no_say_in_m() -> None:
+    clean, dirty = (calibrate(inked(area), HE, PRESETS["fast"]) for area in ((0, 0), (64, 256)))
+    assert clean.foreign < 0.001
+    assert dirty.foreign == pytest.approx(64 * 256 / (2 * 512**2), rel=0.1)
+    assert angle_deg(dirty.stain_matrix, clean.stain_matrix).max() < 0.5
+    np.testing.assert_allclose(dirty.spectral_correction, clean.spectral_correction, rtol=0.03)
+    np.testing.assert_allclose(dirty.usual, clean.usual, rtol=0.03)
+
+
+def test_specks_in_all_squares_leave_something_to_measure() -> None:
+    """Every square holds foreign pixels, though few: without all of them nothing would be left."""
+    tiles = tiles_of(HE)
+    for tile in tiles:
+        tile.od[:, 4:28, 4:28] += np.float32([0.9, 0.0, 0.5])[:, None, None]
+    prior = calibrate(tiles, replace(stains_of(HE), freedom_deg=(0.0, 0.0)), PRESETS["fast"])
+    assert 0.03 < prior.foreign < 0.3
+    assert np.isfinite(prior.spectral_correction).all()
+    assert (prior.usual > 0.1).all()
+
+
+def test_a_slide_that_is_foreign_in_most_places_is_not_of_these_stains() -> None:
+    green = np.float32([[0.9, 0.3, 0.3]])
+    tiles = [tile_of(concentrations(1, 96, s), green / np.linalg.norm(green)) for s in (0, 1)]
+    prior = calibrate(tiles, HE, PRESETS["fast"])
+    assert prior.foreign > 0.3
+    assert np.isfinite(prior.stain_matrix).all()
+    assert (prior.usual > 0).any()  # all tissue stays, so that something is measured

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from wsi_pgdips.optics.physics import compose_od
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import FloatArray, SlidePrior
 from wsi_pgdips.solver.tile import TileInput
 

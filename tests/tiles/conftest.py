@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, SlideMeta
 
@@ -29,7 +29,7 @@ class FakeSource:
         columns = np.clip(np.arange(x, x + w) // SCALE, 0, self.thumbnail.shape[1] - 1)
         return self.thumbnail[np.ix_(rows, columns)]
 
-    def overview(self, mpp: float) -> tuple[ByteArray, float]:
+    def overview(self, mpp: float, part: Region | None = None) -> tuple[ByteArray, float]:
         return self.thumbnail, float(SCALE)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.tiles.blocks import plan_blocks, stream_tiles
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 
 def scattered(shape: tuple[int, int], points: list[tuple[float, float]], scale: float) -> TissueMap:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.surface import fit_surface
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 SHAPE, SCALE = (400, 500), 16.0
 GRID = OutputGrid((6400, 8000), 1.0, 0.5, 512, 4096)

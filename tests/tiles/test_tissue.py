@@ -13,14 +13,10 @@ from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.optics.physics import od_to_rgb, rgb_to_od
 from wsi_pgdips.slide.source import ArraySource
 from wsi_pgdips.tiles.blocks import plan_blocks
-from wsi_pgdips.tiles.tissue import (
-    BACKGROUND_ASSUMED,
-    TissueMap,
-    dilated,
-    filled,
-    find_tissue,
-)
-from wsi_pgdips.tiles.whitepoint import palest
+from wsi_pgdips.tiles.gaps import palest
+from wsi_pgdips.tiles.maskers import dark_mask
+from wsi_pgdips.tiles.tissue import BACKGROUND_ASSUMED, dilated, filled, find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 GLASSES = {
     "grey": (240, 240, 240),
@@ -32,22 +28,55 @@ GLASSES = {
 
 
 @pytest.mark.parametrize("glass", GLASSES.values(), ids=GLASSES.keys())
-@pytest.mark.parametrize("masker", ["otsu", "morphological"])
-def test_tissue_is_found_on_any_glass_without_holes_in_pale_parts(as_source, paint, glass, masker):
+def test_tissue_is_found_on_any_glass_without_holes_in_pale_parts(as_source, paint, glass):
     scene = paint(glass)
-    found = find_tissue(as_source(scene.rgb), masker=masker)
+    found = find_tissue(as_source(scene.rgb))
     assert found.flags == ()
+    assert found.coverage > 0.999
+    assert found.left_out == {}
     assert not (scene.tissue & ~found.core).sum() > 0.002 * scene.tissue.sum()
     assert found.core[scene.pale].all()
     assert not (found.core & ~dilated(scene.tissue, 2)).any()
     assert found.glass.sum() > 0.8 * (~dilated(scene.tissue, 6)).sum()
 
 
+@pytest.mark.parametrize("masker", ["otsu", "morphological"])
+def test_a_masker_of_tiatoolbox_decides_alone(as_source, paint, masker):
+    scene = paint()
+    found = find_tissue(as_source(scene.rgb), masker=masker)
+    alone = dark_mask(scene.rgb, masker, 8.0)
+    np.testing.assert_array_equal(found.core, filled(alone, 8.0))
+    assert not found.core[scene.pale].all()
+    # what it misses is told, and is no glass either
+    assert found.coverage < 0.95
+    assert found.left_out["pale"] > 0.1
+    assert not (found.glass & scene.pale).any()
+
+
+@pytest.mark.parametrize("overexposed", [False, True])
+@pytest.mark.parametrize("amount", [0.02, 0.03, 0.06])
+def test_very_pale_tissue_is_tissue_and_never_glass(as_source, amount, overexposed):
+    rng = np.random.default_rng(0)
+    rough = ndimage.gaussian_filter(rng.normal(size=(240, 320)), 1.0)
+    y, x = np.mgrid[:240, :320]
+    tissue = (y - 120) ** 2 + (x - 160) ** 2 < 100**2
+    q = (amount * (1 + 0.4 * rough / rough.std())).clip(0) * tissue
+    od = q[..., None] * np.array([0.65, 0.70, 0.29]) + (0.0 if overexposed else 0.01)
+    counts = od_to_rgb(od) + rng.normal(0, 0.1, od.shape) + 2 * overexposed
+    rgb = np.rint(counts).clip(0, 255).astype(np.uint8)
+    found = find_tissue(as_source(rgb))
+    assert ("glass_saturated" in found.flags) == overexposed
+    assert found.core[tissue].mean() > 0.97
+    assert not (found.glass & tissue).any()
+    assert not (found.core & ~dilated(tissue, 2)).any()
+    assert found.glass[~dilated(tissue, 8)].mean() > 0.9
+
+
 def test_margins(as_source, paint):
     scene = paint()
     found = find_tissue(as_source(scene.rgb))
     np.testing.assert_array_equal(found.mask, dilated(found.core, 4))  # 32 um of 8 um pixels
-    assert not (found.glass & dilated(found.core, 5)).any()  # 40 um
+    assert not (found.glass & dilated(scene.tissue, 4)).any()  # 40 um, of what is found
     np.testing.assert_array_equal(found.glass_od, rgb_to_od(scene.rgb))
 
 
@@ -68,8 +97,9 @@ def test_what_was_never_scanned_is_neither_tissue_nor_glass(as_source, paint, fi
     padding[:60], padding[:, :50] = True, True
     found = find_tissue(as_source(rgb))
     assert not (found.mask & padding).any()
-    assert not (found.glass & dilated(padding, 1)).any()
+    assert not (found.glass & padding).any()
     assert found.glass.any()
+    assert "fill" not in found.left_out  # what surrounds a scan
     assert found.core[scene.tissue & ~padding].mean() > 0.998
     level = np.median(found.glass_od[found.glass], axis=0)
     np.testing.assert_allclose(level, -np.log10(240 / 255), atol=0.002)
@@ -152,9 +182,10 @@ def test_without_gaps_no_glass_is_made_up():
     found = find_tissue(ArraySource(rgb, mpp=2.0, tile=256, block=1024))
     assert found.flags == ("no_glass", BACKGROUND_ASSUMED)
     assert not found.glass.any()
+    nothing = np.zeros(rgb.shape[:2], bool)
     # pale tissue bounds it from above: half of that is between none and all
-    np.testing.assert_allclose(found.assumed, palest(rgb, True) / 2)
-    assert (glass < palest(rgb, True)).all()
+    np.testing.assert_allclose(found.assumed, palest(rgb, nothing, False) / 2)
+    assert (glass < palest(rgb, nothing, False)).all()
     assert (found.assumed > 0.02).all()
     np.testing.assert_array_equal(found.raised, 0)
 
@@ -172,8 +203,16 @@ def test_fill_has_no_say_in_the_palest():
     rgb, _ = gappy(0)
     filled = rgb.copy()
     filled[:100], filled[-100:] = 255, 0
-    np.testing.assert_array_equal(palest(filled, True), palest(rgb[100:-100], True))
-    np.testing.assert_array_equal(palest(filled, False), 0)
+    nothing = np.zeros(rgb.shape[:2], bool)
+    expected = palest(rgb[100:-100], nothing[100:-100], False)
+    np.testing.assert_array_equal(palest(filled, nothing, False), expected)
+    np.testing.assert_array_equal(palest(filled, nothing, True), 0)
+    grey = rgb.copy()
+    grey[:100] = 250
+    fill = nothing.copy()
+    fill[:100] = True
+    expected = palest(rgb[100:], nothing[100:], True)
+    np.testing.assert_array_equal(palest(grey, fill, True), expected)
 
 
 def test_holes_are_filled_up_to_a_size(as_source, paint):
@@ -191,10 +230,41 @@ def test_holes_are_filled_up_to_a_size(as_source, paint):
 def test_dust_is_left_out_but_a_small_piece_is_kept(as_source, paint):
     rgb = paint().rgb.copy()
     rgb[10:12, 10:12] = 100  # 16 um
-    rgb[10:17, 290:297] = 100  # 56 um
+    rgb[10:17, 290:297] = np.random.default_rng(0).integers(90, 110, (7, 7, 1))  # 56 um
     found = find_tissue(as_source(rgb))
     assert not found.mask[:30, :30].any()
     assert found.core[10:17, 290:297].all()
+    assert found.left_out == {"dust": pytest.approx(4 * 64e-6)}
+    assert found.flags == ()
+
+
+def smear() -> np.ndarray:
+    """An overview of 8 um pixels with single cells of four pixels on glass."""
+    rgb = 240 + np.random.default_rng(0).normal(0, 0.4, (240, 320, 3))
+    for y in range(6, 230, 14):
+        for x in range(6, 310, 12):
+            rgb[y : y + 2, x : x + 2] = (150, 110, 170)
+            rgb[y, x : x + 2] += 40
+    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+
+
+def test_cells_of_a_smear_are_dust_beside_tissue_and_kept_in_cytology(as_source, paint):
+    rgb = smear()
+    cells = rgb[..., 1] < 200
+    with pytest.raises(SlideError, match="no tissue found") as caught:
+        find_tissue(as_source(rgb))
+    assert "--specimen cytology" in str(caught.value)
+    found = find_tissue(as_source(rgb), specimen="cytology")
+    assert found.mask[cells].all()
+    assert found.coverage > 0.99
+    assert "dust" not in found.left_out
+    # beside a small piece of tissue
+    rgb[20:40, 20:40] = paint().rgb[60:80, 120:140]
+    found = find_tissue(as_source(rgb))
+    assert {"perhaps_cytology", "tissue_left_out"} <= set(found.flags)
+    assert found.coverage < 0.9
+    assert found.left_out["dust"] == pytest.approx(cells.sum() * 64e-6, rel=0.3)
+    assert "perhaps_cytology" not in find_tissue(as_source(rgb), specimen="cytology").flags
 
 
 def test_no_tissue_is_an_error_with_a_way_out(as_source):
@@ -307,10 +377,23 @@ def test_99_percent_of_dense_pieces_lie_in_rendered_tiles(data_dir, name, mpp, a
 def test_the_maskers_of_tiatoolbox_leave_the_log_alone_and_keep_the_threshold_itself():
     import logging
 
-    from wsi_pgdips.tiles.tissue import dark_mask
-
     before = logging.getLogger().handlers[:], logging.getLogger().level
     rgb = np.full((60, 60, 3), 240, np.uint8)
     rgb[20:40, 20:40] = 120  # two grey levels: Otsu's threshold is 120 itself
     np.testing.assert_array_equal(dark_mask(rgb, "otsu", 8.0), rgb[..., 0] == 120)
     assert (logging.getLogger().handlers, logging.getLogger().level) == before
+
+
+@pytest.mark.parametrize("glass", [(150, 150, 150), (80, 80, 80)], ids=["dark", "very dark"])
+def test_dark_glass_is_glass_if_nothing_is_brighter(as_source, paint, glass):
+    scene = paint(glass)
+    found = find_tissue(as_source(scene.rgb))
+    assert found.flags == ()
+    assert found.core[scene.tissue].mean() > 0.99
+    assert not (found.core & ~dilated(scene.tissue, 2)).any()
+    level = np.median(found.glass_od[found.glass], axis=0)
+    np.testing.assert_allclose(level, scene.background[0, 0], atol=0.005)
+    # flat and dark amid something brighter, as a pen stroke is
+    rgb = scene.rgb.copy()
+    rgb[:40] = np.random.default_rng(0).integers(180, 240, (40, 320, 1))
+    assert "no_glass" in find_tissue(as_source(rgb)).flags

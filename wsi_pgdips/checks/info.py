@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pgdips.errors import SlideError
+from wsi_pgdips.records import Verdict
 
 if TYPE_CHECKING:
     from wsi_pgdips.slide.source import PyramidSource
@@ -24,6 +25,7 @@ _FROM_RECORD = (
     "flags",
     "seam_step_od",
     "seam_step_unblended_od",
+    "verdict",
     "wall_s",
     "peak_rss_mb",
     "device",
@@ -133,6 +135,7 @@ def inspect_layers(path: Path) -> Facts:
         "slide": (own.get("slide") or {}).get("name"),
         "software": (own.get("software") or {}).get("wsi-pgdips"),
         "stain_matrix": own.get("stain_matrix"),
+        "stain_vectors": own.get("stain_vectors"),
         "background": own.get("background"),
         "spectral_correction": prior.get("spectral_correction"),
         **{key: record.get(key) for key in _FROM_RECORD},
@@ -203,14 +206,23 @@ def _layers_rows(facts: Facts) -> list[Row]:
         ("tile, block", f"{facts['tile']}, {facts['block']} px"),
         *((name, _text("{}", facts[name])) for name in _PLAIN),
         ("tiles", None if facts["tiles"] is None else counts.format(**facts)),
+        *verdict_rows(Verdict.of_json(facts["verdict"])),
         ("failed", f"{failed[0]} tiles, {failed[1]} blocks" if any(failed) else None),
         ("flags", ", ".join(facts["flags"] or ()) or None),
         *((f"{label} vector", vector_text(row)) for label, row in vectors),
+        *((f"{v['stain']} vector asked", v["asked"]) for v in facts["stain_vectors"] or ()),
         ("background", None if background is None else f"{vector_text(background)} OD"),
         *((f"seam step, {label}", text) for label, text in seam_texts(facts["seam_step_od"])),
         ("seconds", times_text(facts["wall_s"]) if facts["wall_s"] else None),
         ("peak memory", _text("{:.0f} MB", facts["peak_rss_mb"])),
     ]
+
+
+def verdict_rows(verdict: Verdict) -> list[Row]:
+    """Return the verdict and each of its reasons as (name, text)."""
+    if verdict.status == "unknown":
+        return []
+    return [("verdict", verdict.status), *(("because", reason) for reason in verdict.reasons)]
 
 
 def seam_texts(steps: Mapping[str, float | None] | None) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_pgdips.disk import PARTIAL, sha256
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.layers.schema import RESIDUAL, RESIDUAL_RMS, TISSUE
+from wsi_pgdips.layers.schema import ARTIFACT, RESIDUAL, RESIDUAL_RMS, TISSUE
 from wsi_pgdips.layers.tables import TILE_TABLE
 from wsi_pgdips.pipeline.output import CHECKSUMS
 from wsi_pgdips.records import TileFlag
@@ -34,7 +34,7 @@ def verify_layers(path: Path, on_file: Callable[[], None] = lambda: None) -> lis
     faults += [f"{name}: unfinished file" for name in partial]
     if (path / "work").exists():
         faults.append("work: files of a run that has ended")
-    for group in ("", TISSUE, RESIDUAL_RMS, RESIDUAL):
+    for group in ("", TISSUE, ARTIFACT, RESIDUAL_RMS, RESIDUAL):
         if group != RESIDUAL or (path / group).exists():  # stored only where asked for
             faults += _format_faults(path / group, path)
     return faults

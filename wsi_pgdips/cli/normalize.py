@@ -67,6 +67,9 @@ def normalize(
     ngff: Annotated[str, typer.Option(help="Version of the OME-Zarr.", metavar="0.5|0.4")] = "0.5",
     form: Annotated[str, typer.Option(help="Format of tiles.", metavar="png|jpeg")] = "png",
     overwrite: Overwrite = False,
+    even_if_failed: Annotated[
+        bool, typer.Option("--even-if-failed", help="Also if the verdict on the slide is fail.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a slide in the look of a reference, or one of its stains, for other programs."""
@@ -84,6 +87,7 @@ def normalize(
             tile=tile,
             quality=quality,
             overwrite=overwrite,
+            even_if_failed=even_if_failed,
             progress=progress,
             **options,
         )

@@ -21,17 +21,18 @@ EXIT_INTERRUPTED = 130
 
 
 def print_summary(summary: RunSummary, *, times: bool = False) -> None:
-    from wsi_pgdips.checks.info import seam_texts, times_text
+    from wsi_pgdips.checks.info import seam_texts, times_text, verdict_rows
 
     done = "finished before, nothing to do" if summary.already_done else "done"
     counts = f"{summary.tiles}, {summary.fitted} fitted on their own, {summary.inherited} inherited"
-    rows = [(done if not summary.exit_code else "ended with failures", str(summary.path))]
+    rows = [(done if not summary.has_failures else "ended with failures", str(summary.path))]
     rows.append(("tiles", counts))
-    if summary.exit_code:
+    if summary.has_failures:
         failed = f"{summary.failed_tiles} tiles, {summary.failed_blocks} blocks"
         if not summary.failed_tiles and not summary.failed_blocks:
             failed = "parts of the slide could not be read, see flags"
         rows.append(("failed", failed + "; repeat the command to try them again"))
+    rows += [(name, text) for name, text in verdict_rows(summary.verdict) if text]
     if summary.flags:
         rows.append(("flags", ", ".join(summary.flags)))
     rows += [(f"seam step, {label}", text) for label, text in seam_texts(summary.seam_step_od)]

@@ -21,7 +21,7 @@ def _stains(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from wsi_pgdips.checks.info import vector_text
-    from wsi_pgdips.optics.stains import load_stains, stain_names
+    from wsi_pgdips.optics.stain_files import load_stains, stain_names
 
     table = Table("name", "stain", "OD (r, g, b)", "source", box=None, header_style="bold")
     for name in stain_names():
@@ -39,7 +39,7 @@ def stains_show(
     name: Annotated[str, typer.Argument(help="Name of a set, or a TOML file.")],
 ) -> None:
     """Print a stain set as TOML, as a start for your own."""
-    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.optics.stain_files import load_stains
     from wsi_pgdips.pipeline.references import stains_toml
 
     typer.echo(stains_toml(load_stains(name)), nl=False)
@@ -70,4 +70,5 @@ def stains_fit(
     source = f"fitted on {slide.name}, region {x},{y},{w},{h}"
     save_fitted(fitted, output, label=label, color=color, source=source, add=add)
     glass = vector_text(fitted.background) if fitted.has_glass else "none found, not corrected"
-    print_rows([(label, vector_text(fitted.vector)), ("glass", glass), ("written", str(output))])
+    rows = [(label, f"{vector_text(fitted.vector)}, within {fitted.uncertainty_deg:.1f} degrees")]
+    print_rows([*rows, ("glass", glass), ("written", str(output))])

@@ -120,14 +120,18 @@ def _is_worked_on(folder: JobFolder, entry: Entry) -> bool:
 
 
 def exit_code(rows: list[Row]) -> int:
-    """Return 0 where all slides are done, 3 where some are not."""
-    return EXIT_DONE if all(r.standing == "done" for r in rows) else EXIT_FAILED
+    """Return 0 where all slides are done, 3 where some are not, or strictly are no ``pass``."""
+    done = all(r.standing == "done" and not (r.state and r.state.exit_code) for r in rows)
+    return EXIT_DONE if done else EXIT_FAILED
 
 
 def count_text(rows: list[Row]) -> str:
     """Return how many slides stand how, as ``4 done, 2 failed``."""
     counts = Counter(r.standing for r in rows)
-    return ", ".join(f"{counts[s]} {s}" for s in ORDER if counts[s])
+    verdicts = Counter(r.state.verdict for r in rows if r.state and r.standing == "done")
+    texts = [f"{counts[s]} {s}" for s in ORDER if counts[s]]
+    texts += [f"verdict {v} on {verdicts[v]}" for v in ("review", "fail") if verdicts[v]]
+    return ", ".join(texts)
 
 
 def time_left_text(rows: list[Row]) -> str:
@@ -147,6 +151,10 @@ def summary_of(folder: JobFolder, rows: list[Row]) -> dict[str, Any]:
     return {
         "slides": len(rows),
         **{str(name): counts[name] for name in ORDER},
+        "verdicts": {
+            v: sum(bool(r.state) and r.state.verdict == v for r in rows if r.state)
+            for v in ("pass", "review", "fail")
+        },
         "exit_code": exit_code(rows),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rows": [_facts(folder, r) for r in rows],
@@ -187,6 +195,10 @@ def _facts(folder: JobFolder, row: Row) -> dict[str, Any]:
         "status": row.standing,
         "reason": _one_line(row.reason),
         "what_to_do": _one_line(row.hint),
+        "verdict": {
+            "status": state.verdict or None if state else None,
+            "reasons": list(state.verdict_reasons) if state else [],
+        },
         "exit_code": state.exit_code if state else None,
         "stage": state.stage if state else None,
         "tiles": state.tiles if state else 0,

@@ -70,7 +70,7 @@ def _check(cohort: Cohort) -> None:
         SettingsError: one cannot be used; names the first slide that has it.
     """
     from wsi_pgdips.looks.files import load_reference
-    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.optics.stain_files import load_stains
 
     def is_file(path: str) -> None:
         if not os.path.isfile(path):  # noqa: PTH113 - it never raises

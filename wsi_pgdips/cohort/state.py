@@ -35,7 +35,8 @@ class State:
         stage: of the run, now or last. done, total, unit: of the stage.
         begun, stage_begun, updated: seconds since the epoch.
         reason, hint: what went wrong, and what to do. exit_code: as of ``run``.
-        tiles, failed_tiles, wall_s: of the slide. digest: of its scientific settings.
+        tiles, failed_tiles, verdict, verdict_reasons, wall_s: of the slide.
+        digest: of its scientific settings.
         stamp: size and time of its file, see ``stamp_of``; "" where they are unknown.
         host, pid, job: who wrote it; ``job`` of Slurm. unwritten: it is not on disk.
         attempt: number of the attempt at the slide that the state belongs to.
@@ -56,6 +57,8 @@ class State:
     exit_code: int | None = None
     tiles: int = 0
     failed_tiles: int = 0
+    verdict: str = ""
+    verdict_reasons: tuple[str, ...] = ()
     wall_s: float = 0.0
     digest: str = ""
     stamp: str = ""
@@ -80,8 +83,10 @@ class State:
     def read(cls, path: Path) -> Self | None:
         """Return the state in a file; None where there is none that can be read."""
         try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            found = json.loads(path.read_bytes())
+            found["verdict_reasons"] = tuple(found.get("verdict_reasons", ()))
+            return cls(**found)
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
 

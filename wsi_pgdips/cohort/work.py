@@ -102,7 +102,9 @@ class SlideWork:
                     return file.write(status="stage_done", exit_code=0)
                 # layers that were finished before are found by the first stage
                 is_last = self.part.does("calibrate") or self.part.does("finalize")
-                if summary.exit_code == 0 and is_last:
+                if summary.verdict.status == "fail":
+                    logged.note("the verdict is `fail`, so there is no normalised copy")
+                elif not summary.has_failures and is_last:
                     self._normalize(progress)
                 return _write_end(file, summary)
             except KeyboardInterrupt as error:
@@ -240,17 +242,19 @@ def _write_failure(file: StateFile, error: WsiPgdipsError) -> State:
 
 def _write_end(file: StateFile, summary: RunSummary) -> State:
     reason = ""
-    if summary.exit_code:
+    if summary.has_failures:
         reason = f"{summary.failed_tiles} tiles and {summary.failed_blocks} blocks failed"
         if not summary.failed_tiles and not summary.failed_blocks:
             reason = f"parts of the slide could not be read ({', '.join(summary.flags)})"
     return file.write(
-        status="incomplete" if summary.exit_code else "done",
+        status="incomplete" if summary.has_failures else "done",
         exit_code=summary.exit_code,
         reason=reason,
         hint="`cohort retry --failed` tries them again" if reason else "",
         tiles=summary.tiles,
         failed_tiles=summary.failed_tiles,
+        verdict=summary.verdict.status,
+        verdict_reasons=summary.verdict.reasons,
         wall_s=round(sum(summary.wall_s.values()), 3),
     )
 

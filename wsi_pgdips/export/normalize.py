@@ -37,6 +37,7 @@ def normalize_slide(
     ngff: Version = "0.5",
     form: Form = "png",
     overwrite: bool = False,
+    even_if_failed: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write a slide in another look, as a TIFF, an OME-Zarr or a folder of tiles.
@@ -52,13 +53,15 @@ def normalize_slide(
         ngff: version of the OME-Zarr, ``0.5`` or ``0.4``.
         form: of the pictures in a folder, ``png`` or ``jpeg``.
         overwrite: replace an earlier export.
+        even_if_failed: also write a slide whose verdict is ``fail``.
 
     Returns:
         ``output``.
 
     Raises:
         SettingsError: an option or the output's name cannot be used.
-        OutputError: the output is taken or not writable, or there are no finished layers.
+        OutputError: the output is taken or not writable, there are no finished layers, or their
+            verdict is ``fail``.
         SlideError: the slide cannot be read, or is not the one of these layers.
         StainError: the reference is of other stains, or ``only`` is not a stain of the slide.
     """
@@ -71,6 +74,13 @@ def normalize_slide(
             where="--reference",
         )
     opened = _open(layers, output)
+    if opened.verdict.status == "fail" and not even_if_failed:
+        raise OutputError(
+            "the verdict on this slide is `fail`",
+            found="; ".join(opened.verdict.reasons),
+            where=opened.path,
+            hint="mend the cause, or give --even-if-failed",
+        )
     if slide is not None and output.resolve() == Path(slide).resolve():
         raise OutputError(
             "the output would replace the slide", where=output, hint="give another output"

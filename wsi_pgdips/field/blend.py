@@ -13,11 +13,13 @@ import numpy.typing as npt
 from wsi_pgdips.field.cells import OrderedCells, neighbourhood_sum, per_cell
 from wsi_pgdips.field.stains import StainField, raw_stain_matrix, stain_field
 from wsi_pgdips.geometry import CELLS_PER_TILE
+from wsi_pgdips.optics.foreign import FEW_BROWN, MUCH_BROWN, smooth_share
 from wsi_pgdips.optics.interpolate import interpolation_weights
-from wsi_pgdips.optics.physics import unit_rows
+from wsi_pgdips.optics.physics import turned_within, unit_rows
 from wsi_pgdips.records import BlockFit, Fields, FloatArray, SlidePrior, TileFlag
 
 SIGMA_PARAMETERS = 1.5  # tiles
+SIGMA_BROWN = 1.0  # cells: as far as black and the brown around it belong together
 PERCENTILE_M = 0.999
 UNFITTED = (
     TileFlag.LOW_TISSUE
@@ -37,6 +39,7 @@ def blend_fields(
     source: str,
     q_max: float,
     library: FloatArray | None = None,
+    freedom: FloatArray | None = None,
     executor: Executor | None = None,
 ) -> tuple[Fields, FloatArray]:
     """Blend the fits of tiles to fields on the whole tile grid.
@@ -48,6 +51,7 @@ def blend_fields(
         source: ``statistics``, or ``parameters`` for the tiles' own S, M, B.
         q_max: OD at the upper end of the q histograms.
         library, executor: see ``stain_field``.
+        freedom: (N,) degrees by which S(x) may differ from the library; by default it is free.
 
     Returns:
         The fields, and the slide's stain matrix (N, 3). Tiles without a fit inherit from their
@@ -59,7 +63,11 @@ def blend_fields(
     raw = np.full((*tile_grid, n, 3), np.nan, np.float32)
     histogram = np.zeros((0,))
     plain: list[BlockFit] = []
+    shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
+    dark = np.zeros((*tile_grid, CELLS_PER_TILE, CELLS_PER_TILE, 2))
     for fit in fits:
+        if "dark" in fit.statistics:
+            dark[fit.index[:, 0], fit.index[:, 1]] = fit.statistics["dark"]
         plain.append(replace(fit, statistics={}))
         if source == "parameters":
             continue
@@ -84,12 +92,14 @@ def blend_fields(
         b = at_cells(local_mean(own_b, share, SIGMA_PARAMETERS, prior.background))
     else:
         cells = OrderedCells(fits, plain)
-        shape = (tile_grid[0] * CELLS_PER_TILE, tile_grid[1] * CELLS_PER_TILE)
         stains = stain_field(cells, shape, prior.stain_matrix, prior.measured, library, executor)
         m = _local_percentile(histogram, prior, q_max)
         b = background.astype(np.float64)
+    matrix, slide = stains.stain_matrix, stains.slide
+    if library is not None and freedom is not None:
+        matrix, slide = (turned_within(rows, library, freedom) for rows in (matrix, slide))
     fields = Fields(
-        stain_matrix=stains.stain_matrix,
+        stain_matrix=matrix,
         spectral_correction=m.astype(np.float32),
         background=b.astype(np.float32),
         raw_stain_matrix=_masked(raw if known else own_s, inherited),
@@ -98,8 +108,18 @@ def blend_fields(
         confidence=confidence.astype(np.float32),
         inherited=inherited,
         shrinkage=stains.kept,
+        brown=_brown(dark.swapaxes(1, 2).reshape(*shape, 2), prior.saturating >= 0),
     )
-    return fields, stains.slide
+    return fields, slide
+
+
+def _brown(dark: npt.NDArray[np.float64], wanted: bool) -> FloatArray:
+    """How far black is the saturating stain, (CY, CX), from counts of brown and black squares."""
+    if not wanted:
+        return np.zeros((0, 0), np.float32)
+    brown, black = np.moveaxis(neighbourhood_sum(dark, SIGMA_BROWN), -1, 0)
+    ratio = brown / np.maximum(black, 1.0)  # a single black square needs no brown around it
+    return np.asarray(smooth_share(ratio, FEW_BROWN, MUCH_BROWN), np.float32)
 
 
 def _from_parameters(

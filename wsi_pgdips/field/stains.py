@@ -36,7 +36,10 @@ from wsi_pgdips.records import FloatArray
 
 SIGMA_CELLS = 1.5  # for one stain; wider sums span the drift itself
 MAX_DEVIATION = np.radians(15.0)
-MOST_DRIFT = np.radians(5.75)  # root mean square; a step of 10 degrees between two halves has 5
+# root mean square, and what all but a few keep below; a step of 10 degrees between two halves has
+# 5 and 5
+MOST_DRIFT, WIDEST_DRIFT = np.radians(5.75), np.radians(7.5)
+FRINGE, FRINGE_SHARE = np.radians(4.0), 0.05  # of a side's strength, over the slide
 _HALF_MASS = 1500.0  # pooled cells (as strength) on a stain's side at which its angle counts half
 _USUAL = 2.0  # largest usual residual out of the plane, in medians
 _KIN = CELLS_PER_TILE**2  # the cells of a tile share its tissue, and its effect on edges
@@ -209,6 +212,7 @@ def _courses(
     count, qq = coarse["count"], coarse["plane_qq"]
     edges, mass = cone_edges(coarse["edges"], tail=TILE_TAIL)  # (K, 2)
     edges = own + _clipped(edges - own)
+    mass = np.where(_fringes(edges - own, mass), 0.0, mass)
     with_other = qq[:, 0, 1] ** 2 / np.maximum(np.stack([qq[:, 1, 1], qq[:, 0, 0]], 0), 1e-9)
     alone = np.stack([qq[:, 0, 0], qq[:, 1, 1]], -1) - with_other.T  # evidence of its own
     at, to = _locations(coarse["position"], shape)
@@ -235,7 +239,9 @@ def _courses(
         courses.local[name] = np.zeros((len(at), 2))
         courses.everywhere[name] = np.zeros((len(to), 2))
     for (name, k), (off, mean, trust) in zip(wanted, found, strict=True):
-        if np.average(off[: len(at)] ** 2, weights=count) > MOST_DRIFT**2:
+        here = off[: len(at)]
+        wide = np.average(np.abs(here) > WIDEST_DRIFT, weights=count) > 0.02
+        if wide or np.average(here**2, weights=count) > MOST_DRIFT**2:
             courses.known[k] = False  # this is two tissues side by side, not a stain that drifts
         courses.local[name][:, k] = mean + off[: len(at)]
         courses.everywhere[name][:, k] = mean + off[len(at) :]
@@ -243,6 +249,17 @@ def _courses(
     for k in np.nonzero(known & ~courses.known)[0].tolist():
         courses.kept.update({f"edge_{k}": 0.0, f"tilt_{k}": 0.0})
     return courses
+
+
+def _fringes(off: Floats, mass: Floats) -> npt.NDArray[np.bool_]:
+    """Find edges far outside the slide's own that few pixels carry: colour fringes, not drift.
+
+    Args:
+        off: (K, 2) angles from S0. mass: (K, 2) strength of each side.
+    """
+    out = off * (-1, 1) > FRINGE
+    few = np.where(out, mass, 0.0).sum(0) < FRINGE_SHARE * mass.sum(0)
+    return np.asarray(out & few)
 
 
 def _flatness(coarse: Statistics, plane: Plane, tilt: Floats) -> Floats:

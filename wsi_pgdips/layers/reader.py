@@ -14,9 +14,9 @@ from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, is_done, read_attributes, read_run_record
-from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
+from wsi_pgdips.layers.schema import ARTIFACT, OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE, Json
 from wsi_pgdips.layers.tables import read_fields, read_tile_table
-from wsi_pgdips.records import BoolArray, Fields, FloatArray, StainSet
+from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, StainSet, Verdict
 
 _DASK_SIDE = 2048  # whole chunks and few tasks: 34 MB of float32 for two stains
 
@@ -66,6 +66,14 @@ class Layers:
         """The tissue mask, ``dask.array`` (H, W) bool."""
         return _lazy(self._open(f"{TISSUE}/{self._level(level)}")).astype(bool)
 
+    def artifact(self, level: int = 0) -> Any:
+        """The classes of ``records.Artifact``, ``dask.array`` (H, W) uint8; 0: none."""
+        return _lazy(self._open(f"{ARTIFACT}/{self._level(level)}"))
+
+    def read_artifact(self, level: int, region: Region) -> ByteArray:
+        """Read the label of artifacts in a rectangle of a level's pixels: (h, w) uint8."""
+        return np.asarray(self._open(f"{ARTIFACT}/{self._level(level)}")[region.slices], np.uint8)
+
     def tissue_near(self, mpp: float) -> tuple[BoolArray, int]:
         """Read the tissue mask at the level whose mpp is nearest (by its ratio) to ``mpp``.
 
@@ -75,6 +83,11 @@ class Layers:
         levels = range(self.grid.n_levels)
         level = min(levels, key=lambda k: abs(math.log2(self.grid.mpp * 2**k / mpp)))
         return np.asarray(self.tissue(level).compute(scheduler="synchronous"), bool), level
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the result can be used, and why not."""
+        return Verdict.of_json(self.provenance.get("verdict"))
 
     @property
     def residual_levels(self) -> range:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsi_pgdips.geometry import OutputGrid
-from wsi_pgdips.records import SlidePrior, StainSet
+from wsi_pgdips.records import Artifact, SlidePrior, StainSet
 
 Json = dict[str, Any]
 
@@ -26,10 +26,18 @@ WINDOW_END = 2000  # 2 OD: the same window for all slides, so that they can be c
 SIGNED_WINDOW = (SIGNED_ZERO - 300, SIGNED_ZERO + 300)
 
 TISSUE = "labels/tissue"
+ARTIFACT = "labels/artifact"
 RESIDUAL_RMS = "qc/residual"
 RESIDUAL = "residual"
 
-_TISSUE_RGBA = [0, 160, 120, 96]
+# value, class and colour of each label
+_TISSUE_CLASSES = ((1, "tissue", [0, 160, 120, 96]),)
+_ARTIFACT_CLASSES = (
+    (int(Artifact.FILL), "fill", [128, 128, 128, 128]),
+    (int(Artifact.INK), "ink", [0, 114, 178, 160]),
+    (int(Artifact.FOREIGN), "foreign", [230, 159, 0, 200]),
+    (int(Artifact.SATURATED), "saturated", [204, 121, 167, 160]),
+)
 _PRIOR_VALUES = (
     *("stain_matrix", "spectral_correction", "background", "presence", "noise_od"),
     *("pooled_noise_od", "measured", "prior_weight", "flags", "loss"),
@@ -56,21 +64,22 @@ def ome_image(grid: OutputGrid, stains: StainSet, name: str) -> Json:
 
 def ome_labels() -> Json:
     """The ``ome`` value of the ``labels`` group."""
-    return {"version": OME_VERSION, "labels": ["tissue"]}
+    return {"version": OME_VERSION, "labels": ["tissue", "artifact"]}
 
 
-def ome_tissue(grid: OutputGrid) -> Json:
-    """The ``ome`` value of ``labels/tissue``: 1 is tissue, 0 is not; the levels of the image."""
+def ome_label(grid: OutputGrid, path: str) -> Json:
+    """The ``ome`` value of a label, ``TISSUE`` or ``ARTIFACT``, with the levels of the image."""
+    name = path.rpartition("/")[2]
+    classes = _TISSUE_CLASSES if path == TISSUE else _ARTIFACT_CLASSES
+    levels = range(grid.n_levels)
     return {
         "version": OME_VERSION,
         "multiscales": [
-            _multiscale(
-                grid, "tissue", "yx", range(grid.n_levels), kind="max", description="2x2 maximum"
-            )
+            _multiscale(grid, name, "yx", levels, kind="max", description="2x2 maximum")
         ],
         "image-label": {
-            "colors": [{"label-value": 1, "rgba": _TISSUE_RGBA}],
-            "properties": [{"label-value": 1, "class": "tissue"}],
+            "colors": [{"label-value": value, "rgba": rgba} for value, _, rgba in classes],
+            "properties": [{"label-value": value, "class": label} for value, label, _ in classes],
             "source": {"image": "../../"},
         },
     }

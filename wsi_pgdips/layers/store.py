@@ -22,8 +22,8 @@ from wsi_pgdips.errors import OutputError
 from wsi_pgdips.geometry import CHUNK, OutputGrid
 from wsi_pgdips.layers import pyramid, schema
 from wsi_pgdips.layers.provenance import is_created, read_attributes, write_metadata
-from wsi_pgdips.layers.schema import OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE
-from wsi_pgdips.records import BoolArray, FloatArray, StainSet
+from wsi_pgdips.layers.schema import ARTIFACT, OWN_KEY, RESIDUAL, RESIDUAL_RMS, TISSUE
+from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -102,8 +102,9 @@ def create_layers(
         root = zarr.open_group(shared_store(path), mode="a", zarr_format=3, attributes=own)
         _create_levels(root, grid, range(grid.n_levels), channels=stains.n)
         root.create_group("labels", attributes={"ome": schema.ome_labels()})
-        tissue = root.create_group(TISSUE, attributes={"ome": schema.ome_tissue(grid)})
-        _create_levels(tissue, grid, range(grid.n_levels), dtype="uint8")
+        for path_of in (TISSUE, ARTIFACT):
+            label = root.create_group(path_of, attributes={"ome": schema.ome_label(grid, path_of)})
+            _create_levels(label, grid, range(grid.n_levels), dtype="uint8")
         root.create_group("qc")
         rms = root.create_group(RESIDUAL_RMS, attributes={"ome": schema.ome_residual_rms(grid)})
         _create_levels(rms, grid, range(schema.residual_level(grid), grid.n_levels))
@@ -124,10 +125,11 @@ def write_block(
     *,
     codes: pyramid.CodeArray,
     tissue: BoolArray,
+    artifact: ByteArray,
     residual_rms: pyramid.CodeArray,
     residual_od: FloatArray | None = None,
 ) -> Checksums:
-    """Write all shards of a block: its levels of the image, the tissue label and the residual.
+    """Write all shards of a block: its levels of the image, the labels and the residual.
 
     Shards of an earlier, interrupted attempt are removed first, beginning with the shard that marks
     the block as done.
@@ -135,7 +137,7 @@ def write_block(
     Args:
         by, bx: the block; (h, w) below is the size of its region inside the image.
         codes: (N, h, w) uint16 of ``pyramid.encode``; 0: not measured, the same in all channels.
-        tissue: (h, w).
+        tissue: (h, w). artifact: (h, w) uint8, ``records.Artifact``, 0 elsewhere.
         residual_rms: uint16 codes at the level ``schema.residual_level``, ceil(h / 2**level) by
             ceil(w / 2**level); 0: not measured.
         residual_od: (3, h, w) float32 signed residual OD, if ``residual/`` was created.
@@ -155,6 +157,7 @@ def write_block(
     for label, array, wanted in (
         ("codes", codes, size),
         ("tissue", tissue, size),
+        ("artifact", artifact, size),
         ("residual_rms", residual_rms, small),
     ):
         if array.shape[-2:] != wanted:
@@ -162,7 +165,10 @@ def write_block(
     measured = np.asarray(codes[0] != schema.FILL)
     levels = range(grid.owned_levels)
     image = _levels_of(codes, pyramid.downsample, len(levels))
-    labels = _levels_of(tissue.astype(np.uint8), pyramid.downsample_labels, len(levels))
+    labels = {
+        path_of: _levels_of(array.astype(np.uint8), pyramid.downsample_labels, len(levels))
+        for path_of, array in ((TISSUE, tissue), (ARTIFACT, artifact))
+    }
 
     done: Checksums = {}
     with zarr_session(path):
@@ -170,10 +176,11 @@ def write_block(
         done |= _write_shard(
             path, f"{RESIDUAL_RMS}/{coarsest}", grid.shard(coarsest), by, bx, residual_rms
         )
-        for level in levels:
-            done |= _write_shard(
-                path, f"{TISSUE}/{level}", grid.shard(level), by, bx, labels[level]
-            )
+        for path_of, found in labels.items():
+            for level in levels:
+                done |= _write_shard(
+                    path, f"{path_of}/{level}", grid.shard(level), by, bx, found[level]
+                )
         if residual_od is not None:
             signed = pyramid.encode_signed(residual_od, measured)
             done |= _write_shard(path, f"{RESIDUAL}/0", grid.shard(0), by, bx, signed)
@@ -199,6 +206,7 @@ def finalize_levels(path: Path, grid: OutputGrid) -> Checksums:
     pyramids: tuple[tuple[str, Callable[[Any], npt.NDArray[Any]]], ...] = (
         ("", pyramid.downsample),
         (f"{TISSUE}/", pyramid.downsample_labels),
+        (f"{ARTIFACT}/", pyramid.downsample_labels),
         (f"{RESIDUAL_RMS}/", pyramid.downsample_rms),
     )
     with zarr_session(path):

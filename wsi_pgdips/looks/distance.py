@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.looks.pixels import unmixed
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.glass import background_field

@@ -15,7 +15,8 @@ from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError, StainError
 from wsi_pgdips.looks.reference import HASHED, Reference, rows_of, triple
 from wsi_pgdips.optics.physics import I0
-from wsi_pgdips.optics.stains import load_stains, make_stain_set, refuse_unknown, save_stains
+from wsi_pgdips.optics.stain_files import load_stains, refuse_unknown, save_stains
+from wsi_pgdips.optics.stains import make_stain_set
 from wsi_pgdips.records import StainSet
 
 FORMAT, VERSION = "wsi-pgdips reference", 1

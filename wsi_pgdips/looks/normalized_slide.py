@@ -21,7 +21,7 @@ from wsi_pgdips.looks.recompose import single_stain
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.slide_look import slide_look
 from wsi_pgdips.looks.transfer import Method, Transfer, make_transfer
-from wsi_pgdips.looks.weight import CELL_UM, TissueWeight
+from wsi_pgdips.looks.weight import CELL_UM, NO_TISSUE, ForeignPixels, TissueWeight
 from wsi_pgdips.slide.native import BorrowedPixels, NativePixels
 
 SELF = "self"
@@ -226,7 +226,14 @@ def _weight(layers: Layers) -> TissueWeight:
     mask, level = layers.tissue_near(CELL_UM)
     total = layers.concentration(level).sum(0).compute(scheduler="synchronous")
     amount = np.nan_to_num(np.asarray(total)).astype(np.float16)
-    return TissueWeight(mask, float(2**level), layers.grid.mpp, amount)
+    label = np.asarray(layers.artifact(level).compute(scheduler="synchronous"))
+    coarse = np.isin(label, NO_TISSUE)
+    foreign = None
+    if coarse.any():
+        shapes = [layers.grid.level_shape(k) for k in range(layers.grid.n_levels)]
+        foreign = ForeignPixels(coarse, float(2**level), layers.read_artifact, shapes)
+    # with them in the mask, tissue does not fade towards foreign pixels
+    return TissueWeight(mask | coarse, float(2**level), layers.grid.mpp, amount, foreign)
 
 
 def _corrected_mpp(layers: Layers) -> dict[str, str]:

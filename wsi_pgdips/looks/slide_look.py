@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.looks.pixels import planes_od, unmixed
 from wsi_pgdips.looks.reference import PERCENTILES, Reference, look_of, triple
+from wsi_pgdips.optics.foreign import is_foreign
 from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels
 
@@ -31,6 +32,7 @@ _PALEST_PERCENTILE = 15.0
 _GAP_SHARE, _DARK_PERCENTILE = 0.1, 95.0
 _AROUND_UM = 4.0  # sigma of the Gaussian that finds gaps
 _SPREAD = (16.0, 84.0)  # percentiles: one standard deviation to each side, whatever the tails
+_POOL = 4  # pixels
 _TileIndex = tuple[int, int]
 
 
@@ -113,6 +115,9 @@ def measure_look(
         s = interpolate(fields.stain_matrix, grid, region)[..., ::_STRIDE, ::_STRIDE][..., inside]
         b = interpolate(fields.background, grid, region)[:, ::_STRIDE, ::_STRIDE][:, inside]
         whole = planes_od(rgb)
+        told = ~_foreign(whole, s, b, inside)
+        inside[inside] = told
+        s, b = s[..., told], b[:, told]
         y = whole[:, ::_STRIDE, ::_STRIDE][:, inside] - b
         near = gaussian_filter(whole.mean(0), _AROUND_UM / grid.mpp)[::_STRIDE, ::_STRIDE][inside]
         around.append(near - b.mean(0))
@@ -121,6 +126,19 @@ def measure_look(
     return measure_sample(
         np.concatenate(od, 1), np.concatenate(q, 1), presence, np.concatenate(around)
     )
+
+
+def _foreign(od: FloatArray, s: FloatArray, b: FloatArray, inside: BoolArray) -> BoolArray:
+    """Find foreign pixels by their means over 4x4 pixels, as the layers' label does: (P,) bool.
+
+    Args:
+        od: (3, h, w). s: (N, 3, P), b: (3, P) at the P pixels of ``inside``, on the stride.
+    """
+    pooled = uniform_filter(od, (0, _POOL, _POOL), mode="nearest")[:, ::_STRIDE, ::_STRIDE]
+    y = np.asarray(pooled[:, inside] - b, np.float32)
+    q = unmixed(y, s, np.zeros(3, np.float32))
+    outside = y - np.einsum("np,ncp->cp", q, s)
+    return np.asarray(is_foreign(*(np.sqrt((v * v).sum(0)) for v in (y, outside))), bool)
 
 
 def _middles(grid: OutputGrid, tiles: Sequence[_TileIndex]) -> Iterator[Region]:

@@ -7,21 +7,68 @@ gaps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pgdips.geometry import Region
 from wsi_pgdips.looks.pixels import PixelGrid
 from wsi_pgdips.optics.interpolate import Interpolation, interpolation_at, smoothstep
-from wsi_pgdips.records import BoolArray, FloatArray
+from wsi_pgdips.records import Artifact, BoolArray, ByteArray, FloatArray
 
 RAMP_UM = 24.0  # shorter than the 32 um of glass that a mask holds around tissue
 CELL_UM = 8.0  # wanted side of a pixel of the mask
 GLASS_OD, SOLID_OD = 0.01, 0.03  # sum of q, of glass and of solid tissue
+NO_TISSUE = [int(a) for a in (Artifact.FILL, Artifact.INK, Artifact.FOREIGN)]
 _Span = tuple[int, int]
 _Value = TypeVar("_Value", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class ForeignPixels:
+    """Foreign pixels of a slide: a coarse mask tells where the label is worth reading.
+
+    Attributes:
+        coarse: (H, W) bool of the whole slide. cell: side of its pixels, output pixels.
+        read: returns the label in a region of a level's pixels. shapes: (h, w) of each level.
+    """
+
+    coarse: BoolArray
+    cell: float
+    read: Callable[[int, Region], ByteArray]
+    shapes: Sequence[tuple[int, int]]
+
+    def share(self, grid: PixelGrid) -> FloatArray | None:
+        """Return how far pixels are foreign, (h, w) in [0, 1], or None if none is.
+
+        A pixel takes the label around it, so that the change between both has no hard edge.
+        """
+        from scipy.ndimage import uniform_filter
+
+        if not self.coarse[np.ix_(*self._index(grid, self.cell, self.coarse.shape))].any():
+            return None
+        size = max(grid.size)
+        level = min(max(int(np.log2(max(size, 1.0))), 1), len(self.shapes) - 1)
+        rows, columns = self._index(grid, float(1 << level), self.shapes[level])
+        box = Region(int(rows[0]), int(columns[0]), *(int(np.ptp(i)) + 1 for i in (rows, columns)))
+        box = box.grown(1).clipped(self.shapes[level])
+        found = np.isin(self.read(level, box), NO_TISSUE)
+        soft = uniform_filter(found.astype(np.float32), 3, mode="nearest")
+        return np.asarray(soft[np.ix_(rows - box.y, columns - box.x)], np.float32)
+
+    @staticmethod
+    def _index(
+        grid: PixelGrid, cell: float, shape: tuple[int, int]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """The rows and columns of cells that pixels lie in, clipped to the image."""
+        rows, columns = (
+            np.clip(((first + np.arange(n) + 0.5) * size / cell).astype(np.intp), 0, side - 1)
+            for first, n, size, side in zip(grid.start, grid.shape, grid.size, shape, strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -32,12 +79,14 @@ class TissueWeight:
         mask: (H, W) bool of the whole slide. cell: side of a pixel of the mask, output pixels.
         mpp: micrometres per output pixel.
         amount: (H, W) sum of q over all stains, OD, the mean over a pixel of the mask.
+        foreign: pixels that take the change of glass, in or beside tissue; None without any.
     """
 
     mask: BoolArray
     cell: float
     mpp: float
     amount: npt.NDArray[np.floating]
+    foreign: ForeignPixels | None = None
 
     @classmethod
     def of_picture(cls, mask: BoolArray, q: FloatArray, mpp: float) -> TissueWeight:
@@ -54,6 +103,14 @@ class TissueWeight:
 
     def at(self, grid: PixelGrid) -> Interpolation:
         """Return the weights at these pixels as two channels: tissue and solid tissue."""
+        weight = self._of_tissue(grid)
+        share = None if self.foreign is None else self.foreign.share(grid)
+        if share is None:
+            return weight
+        local = np.broadcast_to(weight.pixels(), (2, *share.shape)) * (1 - share)
+        return Interpolation(local, *(np.eye(n, dtype=np.float32) for n in share.shape))
+
+    def _of_tissue(self, grid: PixelGrid) -> Interpolation:
         from scipy.ndimage import distance_transform_edt
 
         ramp = max(RAMP_UM / (self.mpp * self.cell), 1.0)  # in pixels of the mask

@@ -79,6 +79,20 @@ def unit_rows(matrix: npt.ArrayLike) -> FloatArray:
     return np.asarray(np.divide(m, norm, out=np.zeros_like(m), where=norm > 0), np.float32)
 
 
+def turned_within(rows: npt.ArrayLike, centre: npt.ArrayLike, degrees: npt.ArrayLike) -> FloatArray:
+    """Turn unit rows towards others until they are no further from them than so many degrees.
+
+    Args:
+        rows: (..., N, 3). centre: (N, 3) unit rows. degrees: (N,), infinite to leave a row alone.
+    """
+    u, c = np.asarray(rows, np.float64), np.asarray(centre, np.float64)
+    limit = np.broadcast_to(np.asarray(degrees, np.float64), u.shape[:-1])
+    across = unit_rows(u - (u * c).sum(-1, keepdims=True) * c)
+    angle = np.radians(np.minimum(limit, 90.0))[..., None]
+    turned = np.cos(angle) * c + np.sin(angle) * across
+    return np.where((angle_deg(u, c) > limit)[..., None], turned, u).astype(np.float32)
+
+
 def angle_deg(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """The angle in degrees between OD vectors along the last axis."""
     u = np.asarray(a, np.float64)

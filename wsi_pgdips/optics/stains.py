@@ -4,21 +4,14 @@ and a single stain is fitted to pixels.
 
 from __future__ import annotations
 
-import difflib
-import functools
-import json
 import math
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pgdips.errors import OutputError, StainError
+from wsi_pgdips.errors import StainError
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 from wsi_pgdips.records import FloatArray, StainSet
 
@@ -29,39 +22,6 @@ MIN_COMPONENT = -0.1
 MIN_SIGNAL_OD = 0.15
 MIN_PIXELS = 16
 _HEX = re.compile(r"[0-9a-fA-F]{6}")
-_SET_KEYS = {"name", "source", "stain"}
-_STAIN_KEYS = {"label", "color", "od"}
-
-
-def stain_names() -> tuple[str, ...]:
-    """The names of the stain sets in the package, in the library's order."""
-    return tuple(_library())
-
-
-def load_stains(name_or_path: str | Path) -> StainSet:
-    """Load a stain set by its library name, or from a TOML file (a path that ends in ``.toml``).
-
-    The file holds ``name``, ``source`` and one ``[[stain]]`` table per stain, with ``label``,
-    ``od = [r, g, b]`` (any length, scaled to unit) and optionally ``color`` (six hex digits).
-
-    Raises:
-        StainError: the name is unknown (the message lists the known ones), the file is unreadable,
-            or the set cannot be used (see :func:`make_stain_set`).
-    """
-    text = str(name_or_path)
-    if text.lower().endswith(".toml"):
-        return _load_file(Path(name_or_path))
-    library, key = _library(), text.strip().lower().replace("-", "_")
-    if key in library:
-        return library[key]
-    near = difflib.get_close_matches(key, library, n=3)
-    raise StainError(
-        "unknown stain set",
-        expected=f"one of {', '.join(library)}, or the path of a .toml file",
-        found=text,
-        where="--stains",
-        hint=f"did you mean {' or '.join(near)}?" if near else "see `wsi-pgdips stains`",
-    )
 
 
 def make_stain_set(
@@ -71,6 +31,9 @@ def make_stain_set(
     *,
     colors: Sequence[str | None] | None = None,
     source: str = "",
+    freedom_deg: Sequence[float] = (),
+    alternatives: Sequence[Sequence[Sequence[float]]] = (),
+    saturating: int = -1,
     where: object = None,
 ) -> StainSet:
     """Check the parts of a stain set and make it.
@@ -81,6 +44,8 @@ def make_stain_set(
         matrix: (N, 3) OD vectors (R, G, B) of any length; stored as unit rows.
         colors: N colours of six hex digits; None, for the whole or for one stain, derives them.
         source: origin of the vectors.
+        freedom_deg, alternatives, saturating: see ``StainSet``; by default all vectors are
+            estimated, and there is nothing else.
         where: file or option that an error message names.
 
     Raises:
@@ -124,29 +89,12 @@ def make_stain_set(
                 found=color,
                 where=where,
             )
-    return StainSet(name, tuple(labels), chosen, unit, source)
-
-
-def save_stains(stain_set: StainSet, path: str | Path) -> None:
-    """Write a set as TOML, replacing the file; :func:`load_stains` reads an equal set back.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    target = Path(path)
-    lines = [f"name = {_quoted(stain_set.name)}", f"source = {_quoted(stain_set.source)}"]
-    for label, color, row in zip(stain_set.labels, stain_set.colors, stain_set.matrix, strict=True):
-        od = ", ".join(repr(float(v)) for v in row)
-        lines += ["", "[[stain]]", f"label = {_quoted(label)}", f'color = "{color}"']
-        lines.append(f"od = [{od}]")
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise OutputError(
-            "the stain file cannot be written", where=target, found=error.strerror
-        ) from None
+    others = tuple(
+        _checked_unit_rows(np.asarray(rows, np.float64), [label] * len(rows), where, apart=False)
+        for label, rows in zip(labels, alternatives or ((),) * len(labels), strict=True)
+    )
+    freedom = tuple(freedom_deg) or (math.inf,) * len(labels)
+    return StainSet(name, tuple(labels), chosen, unit, source, freedom, others, saturating)
 
 
 def derive_color(od: npt.ArrayLike) -> str:
@@ -225,88 +173,8 @@ def match_rows(
     return np.asarray(permutation), angles[rows, permutation]
 
 
-def refuse_unknown(
-    table: Mapping[str, Any], allowed: set[str], where: object, kind: str = "stain file"
-) -> None:
-    """Refuse a table with unknown keys.
-
-    Raises:
-        StainError: a key is unknown; the message lists the known ones.
-    """
-    unknown = sorted(set(table) - allowed)
-    if unknown:
-        raise StainError(
-            f"unknown key in a {kind}",
-            expected=", ".join(sorted(allowed)),
-            found=", ".join(unknown),
-            where=where,
-        )
-
-
-@functools.cache
-def _library() -> dict[str, StainSet]:
-    text = resources.files("wsi_pgdips.optics").joinpath("stains.toml").read_text("utf-8")
-    sets = [_parse(table, "stain library", "") for table in tomllib.loads(text)["set"]]
-    return {s.name: s for s in sets}
-
-
-def _load_file(path: Path) -> StainSet:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StainError(
-            "the stain file cannot be read", where=path, found=error.strerror
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StainError("the stain file is not valid TOML", where=path, found=error) from None
-    return _parse(table, path, path.stem)
-
-
-def _parse(table: Mapping[str, Any], where: object, default_name: str) -> StainSet:
-    refuse_unknown(table, _SET_KEYS, where)
-    name, source = table.get("name", default_name), table.get("source", "")
-    stains = table.get("stain", [])
-    if not isinstance(stains, list) or not all(isinstance(s, dict) for s in stains):
-        raise StainError(
-            "a stain file lists its stains as [[stain]] tables", found=stains, where=where
-        )
-    for stain in stains:
-        refuse_unknown(stain, _STAIN_KEYS, where)
-    labels = [stain.get("label") for stain in stains]
-    colors = [stain.get("color") for stain in stains]
-    texts = [name, source, *labels, *(color for color in colors if color is not None)]
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise StainError(
-            "a stain file needs a label for each stain, and text where text belongs",
-            expected='strings for name, source, label and color, such as label = "DAB"',
-            found=wrong[0],
-            where=where,
-        )
-    return make_stain_set(
-        name,
-        labels,
-        [_numbers(stain.get("od"), where) for stain in stains],
-        colors=colors,
-        source=source,
-        where=where,
-    )
-
-
-def _numbers(od: object, where: object) -> list[float]:
-    if (
-        not isinstance(od, list)
-        or len(od) != 3
-        or any(isinstance(v, bool) or not isinstance(v, int | float) for v in od)
-    ):
-        raise StainError(
-            "an OD vector has three numbers", expected="od = [r, g, b]", found=od, where=where
-        )
-    return [float(v) for v in od]
-
-
 def _checked_unit_rows(
-    rows: npt.NDArray[np.float64], labels: Sequence[str], where: object
+    rows: npt.NDArray[np.float64], labels: Sequence[str], where: object, *, apart: bool = True
 ) -> tuple[tuple[float, float, float], ...]:
     unit = []
     for label, row in zip(labels, rows, strict=True):
@@ -327,7 +195,7 @@ def _checked_unit_rows(
                 where=where,
             )
         unit.append((r, g, b))
-    for i in range(len(unit)):
+    for i in range(len(unit) if apart else 0):
         for j in range(i):
             angle = float(angle_deg(unit[i], unit[j]))
             if angle < MIN_ANGLE_DEG:
@@ -338,8 +206,3 @@ def _checked_unit_rows(
                     where=where,
                 )
     return tuple(unit)
-
-
-def _quoted(text: str) -> str:
-    # TOML has JSON's escapes, except that JSON does not escape DEL
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -12,7 +12,8 @@ import numpy as np
 from wsi_pgdips.errors import OutputError, SettingsError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers.reader import open_layers
-from wsi_pgdips.optics.stains import load_stains, make_stain_set, save_stains
+from wsi_pgdips.optics.stain_files import load_stains, save_stains
+from wsi_pgdips.optics.stains import make_stain_set
 from wsi_pgdips.phantom.config import (
     PhantomConfig,
     default_config,
@@ -26,7 +27,8 @@ from wsi_pgdips.progress import Progress, QuietProgress
 from wsi_pgdips.records import FloatArray, StainSet, TileSource
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.tiles.glass import background_field
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 if TYPE_CHECKING:
     from wsi_pgdips.pipeline.record import RunSummary

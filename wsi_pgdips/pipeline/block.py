@@ -23,7 +23,7 @@ from wsi_pgdips.config import ScientificSettings
 from wsi_pgdips.disk import load_arrays, save_arrays
 from wsi_pgdips.layers.store import write_block
 from wsi_pgdips.machine import quiet_machine
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline import stage_files
 from wsi_pgdips.pipeline.kept_pixels import KeptPixels, keeping_pixels
 from wsi_pgdips.pipeline.ledger import Block, Ledger
@@ -92,7 +92,7 @@ class SlideJob:
 # a process works on one slide, or on one after another; the time stamp of the file is in the key
 @functools.lru_cache(maxsize=2)
 def _opened(job: SlideJob, _stamp: int) -> Context:
-    stains = load_stains(job.settings.stains)
+    stains = load_stains(job.settings.stains, job.settings.stain_vectors)
     return stage_files.load_plan(job.open_source(), stains, job.settings, job.ledger.plan)
 
 
@@ -203,6 +203,7 @@ def render(job: SlideJob, block: Block, on_tile: OnTile = lambda: None) -> Block
         *block,
         codes=rendered.codes,
         tissue=rendered.tissue,
+        artifact=rendered.artifact,
         residual_rms=rendered.residual_rms,
         residual_od=rendered.residual_od,
     )
@@ -211,6 +212,8 @@ def render(job: SlideJob, block: Block, on_tile: OnTile = lambda: None) -> Block
         "alone": np.array(rendered.alone, np.int32).reshape(-1, 2),
         "files": np.array(list(checksums), dtype=np.str_),
         "sha256": np.array(list(checksums.values()), dtype=np.str_),
+        **rendered.sums,
+        "lattice": rendered.lattice,
         **stage_files.faults_array(faults),
     }
     save_arrays(ledger.render(block), **arrays, **pack(rendered.strips))

@@ -23,7 +23,7 @@ from wsi_pgdips.disk import size_of
 from wsi_pgdips.layers import provenance
 from wsi_pgdips.layers.store import create_layers
 from wsi_pgdips.machine import choose_device, quiet_machine
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline import part
 from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob, forget
 from wsi_pgdips.pipeline.kept_pixels import pixels_bytes
@@ -129,7 +129,7 @@ class _Rehearsal:
         batch = AUTO_BATCH if how.batch == "auto" else how.batch
         keep_pixels = how.keep_pixels is not False
         job = SlideJob(str(slide.absolute()), str(output), science, device, 1, batch, keep_pixels)
-        self.ledger, stains = job.ledger, load_stains(science.stains)
+        self.ledger, stains = job.ledger, load_stains(science.stains, science.stain_vectors)
         source = stack.enter_context(closing(job.open_source()))
         stack.callback(forget)
         start = time.perf_counter()

@@ -78,7 +78,7 @@ def deconvolve_image(
     settings = make_settings({"stains": stains, "preset": preset, "mpp": "native", **options})
     import torch
 
-    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.optics.stain_files import load_stains
     from wsi_pgdips.slide.source import ArraySource
     from wsi_pgdips.stages.context import make_context
 
@@ -87,7 +87,7 @@ def deconvolve_image(
     threads = settings.execution.threads or usable_cpus()
     with quiet_machine():
         source = ArraySource(image, mpp=mpp, tile=science.tile, block=science.block)
-        context = make_context(source, load_stains(stains), science)
+        context = make_context(source, load_stains(stains, science.stain_vectors), science)
         solved = solve(context, device, threads)
         return replace(render(solved, device, threads), look=_measured_look(solved))
 

@@ -158,16 +158,20 @@ def write_products(
         pixels: of the slide, kept or read again.
 
     Returns:
-        Figures for the run's record: tiles, inherited tiles, seam steps.
+        Figures for the run's record: tiles, inherited tiles, seam steps, lattice indices.
     """
     from wsi_pgdips.layers import store, tables
+    from wsi_pgdips.pipeline.block import lost_in_fit
+    from wsi_pgdips.stages.evidence import SUMS, slide_verdict, vectors_used
     from wsi_pgdips.stages.finish import look_in_run, slide_figures, tile_columns
 
     output = ledger.output
     checksums: dict[str, str] = {}
     unread, alone = set[tuple[int, int]](), set[tuple[int, int]]()
+    lattice = []
     for block in rendered:
-        a = load_arrays(ledger.render(block), ("failed", "alone", "files", "sha256"))
+        a = load_arrays(ledger.render(block), ("failed", "alone", "files", "sha256", "lattice"))
+        lattice.append(a["lattice"])
         unread |= set(map(tuple, a["failed"].tolist()))
         alone |= set(map(tuple, a["alone"].tolist()))
         checksums |= dict(zip(a["files"].tolist(), a["sha256"].tolist(), strict=True))
@@ -175,8 +179,11 @@ def write_products(
     tables.write_fields(output, fields, context.grid, context.stains)
     tables.write_tile_table(output, tile_columns(context, fits, fields, unread, alone))
     figures = slide_figures(
-        context, fits, fields, rendered, lambda block: load_arrays(ledger.render(block))
+        context, fits, fields, rendered, lambda block: load_arrays(ledger.render(block)), lattice
     )
+    failed = len(unread | alone | {t for fit in fits for t in lost_in_fit(fit)})
+    sums = (load_arrays(ledger.render(block), SUMS) for block in rendered)
+    figures["verdict"] = slide_verdict(context, prior, slide_matrix, sums, figures, failed)
     own = provenance_block(
         software=provenance.software_versions(),
         settings=context.identity["settings"],
@@ -186,7 +193,10 @@ def write_products(
             "identity": context.identity["identity"],
             "stain_matrix": slide_matrix,
             "background": context.b0,
+            "stain_vectors": vectors_used(context.stains, prior, slide_matrix),
             "tissue_flags": context.tissue.flags,
+            "coverage": context.tissue.coverage,
+            "left_out_mm2": context.tissue.left_out,
             "shrinkage": fields.shrinkage,
             "look": look_in_run(context, prior, fields, slide_matrix, fits, pixels),
             "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import Fault
+from wsi_pgdips.records import Verdict
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class RunSummary:
         seam_step_od: label -> 99th percentile of the seam step in OD, None below presence.
         wall_s: stage -> seconds. already_done: the slide had been finished before.
         incomplete: something could not be read or fitted; the same command tries it again.
+        verdict: whether the result can be used. strict: without a ``pass`` the exit code is 3.
     """
 
     path: Path
@@ -41,6 +43,8 @@ class RunSummary:
     wall_s: dict[str, float] = field(default_factory=dict)
     already_done: bool = False
     incomplete: bool = False
+    verdict: Verdict = field(default_factory=Verdict)
+    strict: bool = False
 
     @classmethod
     def of_record(
@@ -59,12 +63,19 @@ class RunSummary:
             wall_s=record.get("wall_s", {}),
             already_done=already_done,
             incomplete=record.get("status") == "incomplete",
+            verdict=Verdict.of_json(record.get("verdict")),
         )
 
     @property
+    def has_failures(self) -> bool:
+        """True if parts of the slide could not be read, fitted or rendered."""
+        return bool(self.incomplete or self.failed_tiles or self.failed_blocks)
+
+    @property
     def exit_code(self) -> int:
-        """0 if the slide is done, 3 if it is done with failures."""
-        return 3 if self.incomplete or self.failed_tiles or self.failed_blocks else 0
+        """0 if the slide is done; 3 with failures, or strictly without a ``pass``."""
+        doubtful = self.strict and self.verdict.status != "pass"
+        return 3 if self.has_failures or doubtful else 0
 
 
 class TileFaults:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_pgdips.errors import OutputError, SettingsError, SlideError
+from wsi_pgdips.errors import OutputError, SettingsError, SlideError, StainError
 from wsi_pgdips.geometry import Region
-from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import fit_single_stain, load_stains, make_stain_set, save_stains
+from wsi_pgdips.optics.physics import angle_deg, rgb_to_od
+from wsi_pgdips.optics.stain_files import load_stains, save_stains
+from wsi_pgdips.optics.stains import fit_single_stain, make_stain_set
 from wsi_pgdips.progress import Progress
-from wsi_pgdips.records import FloatArray, StainSet
+from wsi_pgdips.records import FloatArray, StainSet, Vector, Verdict
 from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import find_tissue
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 4096
 
+_PARTS = 4  # of a region, down and across
+LEAST_UNCERTAINTY_DEG = 1.0  # two regions of one stain never agree better
+
 
 @dataclass(frozen=True)
 class FittedStain:
@@ -38,11 +42,13 @@ class FittedStain:
     Attributes:
         vector: (3,) unit OD vector. background: (3,) OD of glass that was subtracted.
         has_glass: False where the slide shows no glass, so that ``background`` is zero.
+        uncertainty_deg: by how much the vectors of parts of the region differ from it.
     """
 
     vector: FloatArray
     background: FloatArray
     has_glass: bool
+    uncertainty_deg: float = LEAST_UNCERTAINTY_DEG
 
 
 def fit_stain(slide: Path, region_l0: Region, *, mpp_source: float | None = None) -> FittedStain:
@@ -65,8 +71,23 @@ def fit_stain(slide: Path, region_l0: Region, *, mpp_source: float | None = None
         field, _, _ = background_field(tissue, grid)  # (CY, CX, 3)
     centre_y, centre_x = region_l0.y + region_l0.h // 2, region_l0.x + region_l0.w // 2
     background = field[centre_y // grid.cell, centre_x // grid.cell]
-    vector = fit_single_stain(rgb_to_od(rgb).reshape(-1, 3), background)
-    return FittedStain(vector, background, bool(tissue.glass.any()))
+    od = rgb_to_od(rgb)
+    vector = fit_single_stain(od.reshape(-1, 3), background)
+    spread = _spread_deg(od, background, vector)
+    return FittedStain(vector, background, bool(tissue.glass.any()), spread)
+
+
+def _spread_deg(od: FloatArray, background: FloatArray, vector: FloatArray) -> float:
+    """The root mean square angle between the vector and those of parts of the region, degrees."""
+    angles = []
+    for rows in np.array_split(od, _PARTS, axis=0):
+        for part in np.array_split(rows, _PARTS, axis=1):
+            with contextlib.suppress(StainError):  # a part may be too pale
+                own = fit_single_stain(part.reshape(-1, 3), background)
+                angles.append(float(angle_deg(own, vector)))
+    if not angles:
+        return LEAST_UNCERTAINTY_DEG
+    return max(float(np.sqrt(np.mean(np.square(angles)))), LEAST_UNCERTAINTY_DEG)
 
 
 def save_fitted(
@@ -90,6 +111,9 @@ def save_fitted(
             "stain files are TOML", expected="a name that ends in .toml", found=out.name
         )
     labels, colors, rows, sources = [label], [color], [fitted.vector], [source]
+    freedom = [round(fitted.uncertainty_deg, 2)]
+    alternatives: list[tuple[Vector, ...]] = [()]
+    saturating = 0 if label.strip().lower() == "dab" else -1
     name = out.name.removesuffix(out.suffix)
     if out.exists():
         if not add:
@@ -102,12 +126,18 @@ def save_fitted(
         name = old.name
         labels, colors = [*old.labels, label], [*old.colors, color]
         rows, sources = [*old.stain_matrix, fitted.vector], [old.source, source]
+        freedom = [*map(float, old.freedom), *freedom]
+        alternatives = [*old.alternatives, ()]
+        saturating = old.n if saturating == 0 else old.saturating
     stains = make_stain_set(
         name,
         labels,
         np.stack(rows),
         colors=colors,
         source="; ".join(dict.fromkeys(s for s in sources if s)),
+        freedom_deg=freedom,
+        alternatives=alternatives,
+        saturating=saturating,
         where=out,
     )
     save_stains(stains, out)
@@ -155,20 +185,38 @@ def fit_reference(
             ``mpp_source`` serves for the files that lack their own.
 
     Raises:
-        SlideError, OutputError: something cannot be read. StainError: stains differ.
+        SlideError, OutputError: something cannot be read, or every slide's verdict is ``fail``.
+        StainError: stains differ.
     """
     from wsi_pgdips.looks.reference import combine
 
-    return combine([_look_of_path(path, progress, settings) for path in paths], name)
+    looks = []
+    for path in paths:
+        look, verdict = _look_of_path(path, progress, settings)
+        if verdict.status != "fail":
+            looks.append(look)
+        elif progress is not None:
+            progress.note(f"{path.name} has no say, its verdict is `fail`: {verdict.reasons[0]}")
+    if not looks:
+        raise SlideError(
+            "no slide is fit for a reference",
+            expected="at least one whose verdict is not `fail`",
+            found=f"{path.name}: {verdict.reasons[0]}",
+            hint="`wsi-pgdips info` on its layers lists all reasons",
+        )
+    return combine(looks, name)
 
 
-def _look_of_path(path: Path, progress: Progress | None, settings: dict[str, Any]) -> Reference:
+def _look_of_path(
+    path: Path, progress: Progress | None, settings: dict[str, Any]
+) -> tuple[Reference, Verdict]:
     from wsi_pgdips.layers.reader import open_layers
     from wsi_pgdips.looks.slide_look import slide_look
     from wsi_pgdips.pipeline.slide import deconvolve_slide
 
     if (path / "zarr.json").is_file():
-        return slide_look(open_layers(path))
+        layers = open_layers(path)
+        return slide_look(layers), layers.verdict
     with tempfile.TemporaryDirectory(prefix="wsi-pgdips-") as folder:
         output = Path(folder) / "layers.ome.zarr"
         mpp_source = fallback_mpp(path, settings.get("mpp_source"))
@@ -181,4 +229,4 @@ def _look_of_path(path: Path, progress: Progress | None, settings: dict[str, Any
                 where=path,
                 hint="omit it, or give the layers of a finished run",
             )
-        return slide_look(open_layers(output))
+        return slide_look(open_layers(output)), summary.verdict

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def deconvolve_slide(
         options: the fields of ``config.ScientificSettings`` and ``config.ExecutionSettings``.
 
     Returns:
-        Summary; ``exit_code`` 3 where some tiles or blocks failed and were left out.
+        Summary; ``exit_code`` 3 where some tiles or blocks failed and were left out, or, with
+        ``strict``, where the verdict is not ``pass``.
 
     Raises:
         WsiPgdipsError: bad input or an output that cannot be used; a second run finishes whatever
@@ -135,11 +137,15 @@ def run_part(
             execution = settings.execution.model_copy(update=resume)
             resumed = settings.model_copy(update={"execution": execution})
             try:
-                return _run(slide, output, resumed, part, shown)
+                return _strict(_run(slide, output, resumed, part, shown), settings)
             except AnotherRunError:
                 if not (part.does("calibrate") and settings.execution.overwrite):
                     raise
-        return _run(slide, output, settings, part, shown)
+        return _strict(_run(slide, output, settings, part, shown), settings)
+
+
+def _strict(summary: RunSummary | None, settings: Settings) -> RunSummary | None:
+    return summary and replace(summary, strict=settings.execution.strict)
 
 
 def _run(
@@ -147,7 +153,7 @@ def _run(
 ) -> RunSummary | None:
     """Claim the output, plan the slide unless that is done, and do the stages of the part."""
     # they bring torch and zarr
-    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.optics.stain_files import load_stains
     from wsi_pgdips.pipeline.block import AUTO_BATCH, SlideJob, forget
     from wsi_pgdips.pipeline.kept_pixels import room_for_pixels
     from wsi_pgdips.pipeline.pool import make_pool
@@ -160,7 +166,7 @@ def _run(
     science, how, ledger = settings.science, settings.execution, Ledger(output)
     device = device_for(how.device, how.cluster)
     cache = _cache_folder(how.cache, output)
-    stains = load_stains(science.stains)
+    stains = load_stains(science.stains, science.stain_vectors)
     source = open_slide(slide.absolute(), science)
     own = identity(source.meta, science, stains)
     if claim_output(output, own, how) == "done":

@@ -24,7 +24,7 @@ from wsi_pgdips.records import Acquisition, BlockFit, Fields, FloatArray, SlideP
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.stages.context import OVERVIEW_MPP, Context, planned_context
 from wsi_pgdips.tiles.blocks import BlockPlan
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 # what lies in the files under the names of the records
 _FIT = [f.name for f in fields(BlockFit) if f.name not in ("statistics", "concentration")]
@@ -45,6 +45,10 @@ def save_plan(context: Context, path: Path) -> None:
         unreadable=_rows(context.source.unreadable),
         scale=np.float64(t.scale),
         flags=np.array(t.flags, dtype=np.str_),
+        coverage=np.float64(t.coverage),
+        artifact=t.artifact,
+        left_out=np.array(list(t.left_out), dtype=np.str_),
+        left_out_mm2=np.array(list(t.left_out.values()), np.float64),
         raised=np.zeros(0, np.float32) if t.raised is None else t.raised,
         background=context.background,
         b0=context.b0,
@@ -66,6 +70,9 @@ def load_plan(
         shape=source.grid.shape,
         flags=tuple(a["flags"].tolist()),
         raised=a["raised"] if len(a["raised"]) else None,
+        coverage=float(a["coverage"]),
+        artifact=a["artifact"],
+        left_out=dict(zip(a["left_out"].tolist(), a["left_out_mm2"].tolist(), strict=True)),
     )
     return planned_context(source, stains, settings, tissue, a["background"], a["b0"], a["planned"])
 

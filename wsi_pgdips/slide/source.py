@@ -173,8 +173,8 @@ class PyramidSource:
             return rgb
         return np.pad(rgb, ((0, y1 - stop_y), (0, x1 - stop_x), (0, 0)), mode="edge")
 
-    def overview(self, mpp: float) -> tuple[ByteArray, float]:
-        """Read the whole slide as area means.
+    def overview(self, mpp: float, part: Region | None = None) -> tuple[ByteArray, float]:
+        """Read the whole slide, or a part of it, as area means.
 
         It is read chunk by chunk from the coarsest level that places pixels correctly, so memory
         does not grow with the slide. Parts that cannot be read stay white and are listed in
@@ -182,34 +182,37 @@ class PyramidSource:
 
         Args:
             mpp: wanted micrometres per overview pixel.
+            part: in output pixels; all overview pixels that it touches are read.
 
         Returns:
-            (H, W, 3) uint8, and s, the output pixels per overview pixel; s is a whole number and
-            H = ceil(height / s).
+            (H, W, 3) uint8, and s, the output pixels per overview pixel; s is a whole number, and
+            for the whole slide H = ceil(height / s).
 
         Raises:
             SlideError: no part could be read.
         """
         s = max(round(mpp / self._grid.mpp), 1)
-        height, width = (-(-n // s) for n in self._grid.shape)
-        out = np.full((height, width, 3), 255, np.uint8)
+        inside = Region(0, 0, *self._grid.shape) if part is None else part.clipped(self._grid.shape)
+        y, x = inside.y // s, inside.x // s
+        whole = Region(y, x, -(-inside.stop_y // s) - y, -(-inside.stop_x // s) - x)
+        out = np.full((whole.h, whole.w, 3), 255, np.uint8)
         level = choose_level(self._levels, s * self._grid.factor, exact=False)
         ratio = s * self._grid.factor / level.scale
         side = max(int(CHUNK_LVL // 2 / ratio), 1)
-        todo = _parts(Region(0, 0, height, width), side, side)
+        todo = _parts(whole, side, side)
         failed: list[tuple[Region, SlideError]] = []
         while todo:
-            part = todo.pop()
+            piece = todo.pop()
             try:
-                rgb = self._averaged(level, ratio, part)
+                rgb = self._averaged(level, ratio, piece)
             except SlideError as error:
-                if max(part.h, part.w) == 1 or max(part.h, part.w) * ratio <= SMALLEST_LVL:
-                    failed.append((part, error))
+                if max(piece.h, piece.w) == 1 or max(piece.h, piece.w) * ratio <= SMALLEST_LVL:
+                    failed.append((piece, error))
                 else:
-                    todo.extend(_parts(part, -(-part.h // 2), -(-part.w // 2)))
+                    todo.extend(_parts(piece, -(-piece.h // 2), -(-piece.w // 2)))
                 continue
-            out[part.slices] = rgb
-        if failed and sum(part.h * part.w for part, _ in failed) == height * width:
+            out[piece.within(whole).slices] = rgb
+        if failed and sum(piece.h * piece.w for piece, _ in failed) == whole.h * whole.w:
             raise failed[0][1]
         self._unreadable = tuple(
             Region(p.y * s, p.x * s, p.h * s, p.w * s).clipped(self._grid.shape)

@@ -20,15 +20,17 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import FloatArray, SlidePrior, TileFlag
 from wsi_pgdips.solver import network, optimise
 from wsi_pgdips.solver.presets import NOISE_CHANNELS, Preset
-from wsi_pgdips.solver.rays import MIN_CELLS, SATURATED_OD
+from wsi_pgdips.solver.rays import MIN_CELLS, POOL, SATURATED_OD
 from wsi_pgdips.solver.slide_network import in_focus
 from wsi_pgdips.solver.statistics import (
     PERCENTILE_M,
+    dark_cells,
     empty_statistics,
     tile_statistics,
     upper_quantile,
 )
 from wsi_pgdips.solver.tile import TileInput, batch
+from wsi_pgdips.solver.trust import MOST_FOREIGN, pooled_tile, without_foreign
 
 TILE_GATE_DEG = 20.0
 SATURATED_SHARE = 0.01  # of tissue pixels
@@ -91,6 +93,9 @@ def fallback(tile_background: FloatArray, prior: SlidePrior, flags: TileFlag) ->
 
 def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     """Measure a tile's statistics, M and confidence under the slide's prior, without a network."""
+    pooled = pooled_tile(tile, prior.stain_matrix, prior.pooled_noise_od)
+    if prior.foreign <= MOST_FOREIGN:
+        tile = without_foreign(tile, pooled)
     own, flat = np.flatnonzero(tile.own_tissue), tile.corrected.reshape(3, -1)
     # mode="clip" saves a copy, and a check of each index
     od = flat if len(own) == flat.shape[1] else np.take(flat, own, axis=1, mode="clip")
@@ -101,6 +106,12 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     s0 = torch.from_numpy(prior.stain_matrix)
     q = unmix(torch.from_numpy(od), s0, torch.zeros(3)).numpy()
     statistics = tile_statistics(tile, q, prior.stain_matrix, prior.pooled_noise_od)
+    if prior.saturating >= 0:
+        statistics["dark"] = dark_cells(
+            pooled, tile.halo, prior.saturating, prior.library[prior.saturating]
+        )
+        if statistics["dark"][..., 1].sum() * POOL**2 > SATURATED_SHARE * len(own):
+            flags |= TileFlag.SATURATED
     if statistics["count"].sum() < MIN_CELLS:
         return fallback(tile.background, prior, flags | TileFlag.BLANK)
     residual = od - prior.stain_matrix.T @ q

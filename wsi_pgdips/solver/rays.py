@@ -80,7 +80,7 @@ def pool_od(
         of each cell (squares of 64 pixels, as on a checkerboard); and (2, P), its row and column
         among the cells.
     """
-    pooled, usable = _pooled(od), valid & (_brightest(od) < SATURATED_OD)
+    pooled, usable = pooled_maps(od), valid & (_brightest(od) < SATURATED_OD)
     strong = pooled.mean(0) > MIN_MEAN_OD
     if not usable.all():
         strong &= _all_usable(usable)
@@ -89,7 +89,7 @@ def pool_od(
     return np.ascontiguousarray(pooled[:, yy, xx].T), half, at
 
 
-def _pooled(maps: FloatArray) -> FloatArray:
+def pooled_maps(maps: FloatArray) -> FloatArray:
     """Average 4x4 cells, (C, H, W) -> (C, H/4, W/4); incomplete cells are dropped."""
     h, w = (side // POOL for side in maps.shape[1:])
     lines = maps[:, : h * POOL, : w * POOL].reshape(-1, h, POOL, w * POOL)

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import Plane, dual, edge_histograms, pixel_noise
+from wsi_pgdips.optics.foreign import BLACK_OD, is_brown
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.rays import POOL, pool_od
 from wsi_pgdips.solver.tile import TileInput
+from wsi_pgdips.solver.trust import PooledTile
 
 Q_BINS = 300
 Q_MAX = 3.0  # OD
@@ -107,13 +109,37 @@ def tile_statistics(
         return cell_statistics(y[own], half[own], stain_matrix, noise)
 
     cells = [[of_cell(cy, cx) for cx in range(CELLS_PER_TILE)] for cy in range(CELLS_PER_TILE)]
-    return {"q_hist": q_histogram(q), **_stacked(cells)}
+    dark = np.zeros((CELLS_PER_TILE, CELLS_PER_TILE, 2), np.int64)  # see ``dark_cells``
+    return {"q_hist": q_histogram(q), **_stacked(cells), "dark": dark}
+
+
+def dark_cells(
+    pooled: PooledTile, halo: int, stain: int, vector: FloatArray
+) -> npt.NDArray[np.int64]:
+    """Count the 4x4 squares of a tile's cells that are brown, and those that are black.
+
+    Args:
+        pooled: the tile with its halo. halo: in pixels. stain: the one that saturates.
+        vector: (3,) its usual one.
+
+    Returns:
+        (CELLS_PER_TILE, CELLS_PER_TILE, 2).
+    """
+    edge = halo // POOL
+    inner = np.s_[edge : pooled.od.shape[1] - edge, edge : pooled.od.shape[2] - edge]
+    lowest = pooled.od.min(0)
+    kinds = (is_brown(pooled.od, pooled.q, stain, vector) & ~pooled.foreign, lowest > BLACK_OD)
+    found = np.stack([kind[inner] for kind in kinds], -1)
+    side = found.shape[0] // CELLS_PER_TILE
+    split = found.reshape(CELLS_PER_TILE, side, CELLS_PER_TILE, side, 2)
+    return np.asarray(split.sum((1, 3)), np.int64)
 
 
 def empty_statistics(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:
     """The statistics of a tile without evidence."""
     cells = _stacked([[empty_cell(stain_matrix)] * CELLS_PER_TILE] * CELLS_PER_TILE)
-    return {"q_hist": np.zeros((len(stain_matrix), Q_BINS), np.uint32), **cells}
+    dark = np.zeros((CELLS_PER_TILE, CELLS_PER_TILE, 2), np.int64)
+    return {"q_hist": np.zeros((len(stain_matrix), Q_BINS), np.uint32), **cells, "dark": dark}
 
 
 def empty_cell(stain_matrix: FloatArray) -> dict[str, npt.NDArray[Any]]:

@@ -26,6 +26,7 @@ def blend(
         context.background,
         source=context.preset.field_source,
         q_max=Q_MAX,
-        library=context.stains.stain_matrix,
+        library=prior.library if len(prior.library) else None,
+        freedom=context.stains.freedom,
         executor=tile_executor(threads),
     )

@@ -22,7 +22,8 @@ from wsi_pgdips.stages.seams import BORDER, SIDES
 from wsi_pgdips.tiles.blocks import BlockPlan, plan_blocks
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.masks import file_digest, load_roi
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 OVERVIEW_MPP = 8.0
 UNREADABLE = "overview_unreadable"  # flag: parts of the slide were not seen when it was planned
@@ -46,6 +47,9 @@ def identity(meta: SlideMeta, settings: ScientificSettings, stains: StainSet) ->
         "name": stains.name,
         "labels": list(stains.labels),
         "matrix": [[round(v, 6) for v in row] for row in stains.matrix],
+        "alternatives": [np.round(rows, 6).tolist() for rows in stains.alternatives],
+        "saturating": stains.saturating,
+        "freedom_deg": [None if np.isinf(f) else float(f) for f in stains.freedom],
     }
     text = json.dumps({"slide_checksum": meta.checksum, "settings": science}, sort_keys=True)
     return {"identity": hashlib.sha256(text.encode()).hexdigest(), "settings": science}
@@ -188,9 +192,11 @@ def make_context(source: PyramidSource, stains: StainSet, settings: ScientificSe
     tissue = find_tissue(
         source,
         masker=settings.masker,
+        specimen=settings.specimen,
         mask_file=None if settings.mask is None else Path(settings.mask),
         roi_file=None if settings.roi is None else Path(settings.roi),
         overview_mpp=OVERVIEW_MPP,
+        stains=stains.libraries,
     )
     if source.unreadable:
         tissue = replace(tissue, flags=(*tissue.flags, UNREADABLE))

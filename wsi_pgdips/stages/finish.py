@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.looks.slide_look import measure_look
-from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag, key_of
 from wsi_pgdips.stages.context import Context
+from wsi_pgdips.stages.lattice import Counts, lattice_figures
 from wsi_pgdips.stages.seams import Arrays, Block, TileIndex, seam_figures
 
 
@@ -20,17 +21,20 @@ def slide_figures(
     fields: Fields,
     rendered: Sequence[Block],
     strips: Callable[[Block], Arrays],
+    lattice: Sequence[Counts],
 ) -> dict[str, Any]:
-    """Return the figures of a run: seam steps, and how many tiles were fitted on their own.
+    """Return the figures of a run: seam steps, lattice indices, and how many tiles were fitted.
 
     Args:
         rendered: blocks that are done, in raster order. strips: returns their packed strips.
+        lattice: their histograms of lattice indices.
     """
     # where no tile holds a stain, its seam step says nothing
     there = np.concatenate([f.confidence for f in fits]).max(0) > 0
     present = dict(zip(context.stains.labels, there.tolist(), strict=True))
     figures: dict[str, Any] = {
-        **seam_figures(context.grid, context.plans, rendered, strips, present)
+        **seam_figures(context.grid, context.plans, rendered, strips, present),
+        **lattice_figures(context.stains.labels, lattice),
     }
     tiles = int(sum(len(f.index) for f in fits))
     inherited = int(sum(fields.inherited[ty, tx] for f in fits for ty, tx in f.index))
@@ -88,7 +92,7 @@ def tile_columns(
         gathered(n) for n in ("stain_matrix", "spectral_correction", "background", "confidence")
     )
     for k, label in enumerate(context.stains.labels):
-        key = label.lower().replace(" ", "_")
+        key = key_of(label)
         columns[f"confidence_{key}"] = c[:, k]
         columns[f"spectral_correction_{key}"] = m[:, k]
         for j, channel in enumerate("rgb"):

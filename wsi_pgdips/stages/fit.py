@@ -65,7 +65,7 @@ def calibrate(
     weight = None if settings.prior_weight == "auto" else float(settings.prior_weight)
     return calibrate_prior(
         tiles,
-        context.stains.stain_matrix,
+        context.stains,
         context.b0,
         context.preset,
         steps=settings.calibration_steps,
@@ -82,7 +82,8 @@ def sample_windows(context: Context, count: int) -> list[Region]:
     """Choose windows of a tile's size to calibrate on: spread over the slide, rich in tissue.
 
     They lie on a lattice that begins at the tissue's own corner, so that the position of the tile
-    grid does not affect the slide's prior. The choice depends on the slide and the settings alone.
+    grid does not affect the slide's prior. The choice does not depend on the seed either: other
+    windows would give other stain vectors.
     """
     side, (height, width) = context.grid.tile, context.grid.shape
     y0, x0 = _tissue_corner(context)
@@ -99,7 +100,7 @@ def sample_windows(context: Context, count: int) -> list[Region]:
     half.sort()
     if len(half) < count:
         half = sorted(rich[:count])
-    order = np.random.default_rng(context.settings.seed).permutation(len(half))
+    order = np.random.default_rng(0).permutation(len(half))
     # one window from each of `count` equal runs of the raster order
     runs = np.array_split(np.arange(len(half)), min(count, len(half)))
     return [windows[half[int(run[np.argmin(order[run])])]] for run in runs]

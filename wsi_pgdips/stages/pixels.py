@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.layers.schema import CODE_MAX, SCALE_FACTOR
-from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import FloatArray
+from wsi_pgdips.optics.foreign import BLACK_OD, GREY, GREY_OD, is_foreign
+from wsi_pgdips.optics.unmix import dot, unmix
+from wsi_pgdips.records import Artifact, FloatArray
+from wsi_pgdips.solver.rays import POOL
 
 
 def render_pixels(
@@ -24,12 +26,65 @@ def render_pixels(
 ) -> tuple[Tensor, Tensor]:
     """Return (N, ...) q and (3, ...) residual OD - B - q S of pixels; arguments as of ``unmix``."""
     q = unmix(od, stain_matrix, background, prior_weight, prior)
+    return q, residual_of(od, stain_matrix, background, q)
+
+
+def residual_of(od: Tensor, stain_matrix: Tensor, background: Tensor, q: Tensor) -> Tensor:
+    """Return OD - B - q S, (3, ...)."""
     extra = (1,) * (od.ndim - 1)
     residual = od - (background.reshape(3, *extra) if background.ndim == 1 else background)
     for row, amount in zip(stain_matrix, q, strict=True):
         rows = row if row.ndim > 1 else row.reshape(3, *extra)
         residual = torch.addcmul(residual, rows, amount, value=-1)
-    return q, residual
+    return residual
+
+
+def saturated_amounts(
+    y: Tensor, stain_matrix: Tensor, q: Tensor, black: Tensor, stain: int, usual: Tensor
+) -> Tensor:
+    """Return (N, ...) q in which black belongs to the stain that saturates (decision 56).
+
+    How much of the others is there cannot be seen: they keep at most what tissue holds on average.
+    The saturating stain takes what is left along its vector.
+
+    Args:
+        y: (3, ...) OD - B. stain_matrix: (N, 3, ...). q: (N, ...). black: (...) in [0, 1], how far
+            a pixel is black. stain: index of the saturating one. usual: (N,) OD.
+    """
+    extra = (1,) * (q.ndim - 1)
+    others = torch.minimum(q, usual.reshape(-1, *extra))
+    others[stain] = 0
+    left = y - (others[:, None] * stain_matrix).sum(0)
+    others[stain] = dot(left, stain_matrix[stain]).clamp_min_(0)
+    return torch.lerp(q, others, black[None])
+
+
+def artifacts_of(
+    y: Tensor, stain_matrix: Tensor, noise: float, brown: Tensor | None
+) -> npt.NDArray[np.uint8]:
+    """Find foreign and saturated pixels in squares of 4x4.
+
+    Args:
+        y: (3, H, W) OD - B. stain_matrix: (N, 3, H, W). noise: of pooled OD.
+        brown: (H, W), how far black is the saturating stain; None where no stain saturates.
+
+    Returns:
+        (ceil(H/4), ceil(W/4)) uint8, ``Artifact``.
+    """
+    pooled = F.avg_pool2d(y[None], POOL, ceil_mode=True, count_include_pad=False)[0]
+    rows = stain_matrix[..., ::POOL, ::POOL]
+    q = unmix(pooled, rows, torch.zeros(3, device=y.device))
+    outside = pooled - (q[:, None] * rows).sum(0)
+    foreign = is_foreign(dot(pooled, pooled).sqrt_(), dot(outside, outside).sqrt_(), noise)
+    saturated = torch.zeros_like(foreign)
+    if brown is not None:
+        around = brown[::POOL, ::POOL] > 0.5
+        saturated = (pooled.amin(0) > BLACK_OD) & around
+        length = dot(pooled, pooled).sqrt_()
+        grey = (pooled.sum(0) > GREY * length) & (length > GREY_OD)
+        foreign = (foreign & ~saturated) | (grey & ~around)
+    found = foreign * int(Artifact.FOREIGN) + saturated * int(Artifact.SATURATED)
+    return np.asarray(found.to(torch.uint8).cpu().numpy())
 
 
 def encode_pixels(q: Tensor) -> npt.NDArray[np.uint16]:

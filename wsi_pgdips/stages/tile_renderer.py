@@ -13,16 +13,28 @@ import torch
 from torch import Tensor
 
 from wsi_pgdips.geometry import Region
-from wsi_pgdips.layers.schema import SCALE_FACTOR, residual_level
+from wsi_pgdips.layers.schema import FILL, SCALE_FACTOR, residual_level
+from wsi_pgdips.optics.foreign import BLACK_OD, DARK_OD, smooth_share
 from wsi_pgdips.optics.interpolate import crossfade, interpolation
 from wsi_pgdips.optics.physics import od_table
 from wsi_pgdips.optics.unmix import unmix
-from wsi_pgdips.records import ByteArray, Fields, FloatArray, SlidePrior
+from wsi_pgdips.records import Artifact, ByteArray, Fields, FloatArray, SlidePrior
 from wsi_pgdips.solver import slide_network
 from wsi_pgdips.solver.presets import HALO
+from wsi_pgdips.solver.rays import POOL
 from wsi_pgdips.solver.tile import planar_od, reflected
+from wsi_pgdips.solver.trust import MOST_FOREIGN
 from wsi_pgdips.stages.context import Context
-from wsi_pgdips.stages.pixels import cross_faded, encode_pixels, render_pixels, residual_rms
+from wsi_pgdips.stages.lattice import Counts, count, lattice_index, without_lattice
+from wsi_pgdips.stages.pixels import (
+    artifacts_of,
+    cross_faded,
+    encode_pixels,
+    render_pixels,
+    residual_of,
+    residual_rms,
+    saturated_amounts,
+)
 from wsi_pgdips.stages.seams import Strips, along_sides, by_side
 
 TileIndex = tuple[int, int]
@@ -36,15 +48,19 @@ class RenderedTile:
     """The arrays that one tile adds to its block.
 
     Attributes:
-        codes: (N, h, w) uint16. residual_rms: uint16 codes at the level of ``qc/residual``.
+        codes: (N, h, w) uint16, 0 where foreign pixels are. artifact: (h, w) uint8, ``Artifact``.
+        residual_rms: uint16 codes at the level of ``qc/residual``.
         residual_od: (3, h, w) float32 against the stored q, or None.
         strips: along its sides.
+        lattice: (N, BINS) histogram of its lattice indices, None without a network.
     """
 
     codes: npt.NDArray[np.uint16]
+    artifact: ByteArray
     residual_rms: npt.NDArray[np.uint16]
     residual_od: FloatArray | None
     strips: Strips
+    lattice: Counts | None = None
 
 
 class TileRenderer:
@@ -74,9 +90,13 @@ class TileRenderer:
         network = prior.network if moves else {}
         self._network = {k: self._on_device(v) for k, v in network.items()}
         self._scale = float(prior.spectral_correction.mean())
-        both = (fields.stain_matrix, fields.background)
-        # (CY, CX, 3 N + 3): both are interpolated at once
-        self._field = np.concatenate([f.reshape(*f.shape[:2], -1) for f in both], 2)
+        brown = fields.brown if fields.brown.size else np.zeros(fields.background.shape[:2])
+        together = (fields.stain_matrix, fields.background, brown)
+        # (CY, CX, 3 N + 4): all are interpolated at once
+        self._field = np.concatenate(
+            [f.reshape(*f.shape[:2], -1) for f in together], 2, dtype=np.float32
+        )
+        self._usual = self._on_device(prior.usual)
         self._rms_level = residual_level(context.grid)
         self._streams = threading.local()
 
@@ -105,12 +125,12 @@ class TileRenderer:
         square = self._context.tile_square(tile).grown(HALO) if self._network else own
         margins = self._context.margins(tile, halo_read=halo_read) if self._network else (0,) * 4
         od = self._densities(rgb, margins)
-        s, b = self._fields_at(square)
+        s, b, brown = self._fields_at(square)
         change = None
         if self._network:
             change = slide_network.correction(self._network, od - b, s, self._scale)
             first = np.s_[..., HALO : HALO + own.h, HALO : HALO + own.w]
-            od, s, b, change = (a[first].contiguous() for a in (od, s, b, change))
+            od, s, b, brown, change = (a[first].contiguous() for a in (od, s, b, brown, change))
         anchor, closed = None, None
         if change is not None:
             closed = unmix(od, s, b)
@@ -119,12 +139,14 @@ class TileRenderer:
             found = self._prior_map(tile, own)
             anchor = None if found is None else self._on_device(found)
         q, residual = render_pixels(od, s, b, None if anchor is None else self._weight, anchor)
-        codes = encode_pixels(q)
-        stored = None
-        if self._context.settings.store_residual:
-            # against the stored, quantised q, so that recomposition is lossless
-            kept = self._on_device(codes.astype(np.float32) * np.float32(SCALE_FACTOR))
-            stored = (od - b - (kept[:, None] * s).sum(0)).cpu().numpy()
+        lattice = None
+        if closed is not None:
+            index = lattice_index(q, closed)
+            final = without_lattice(q, closed, index)
+            if final is not q:
+                q, residual = final, residual_of(od, s, b, final)
+                index = lattice_index(q, closed)
+            lattice = count(index)
         # the slide's network adds no border of its own (it sees past the tile's); what remains is
         # the fields' part, and the closed form shows it without the noise of the other
         strips = (
@@ -132,8 +154,36 @@ class TileRenderer:
             if closed is None
             else self._strips(tile, od, closed, None)
         )
+        q, residual, artifact = self._told_apart(od - b, s, brown, q, residual)
+        codes = encode_pixels(q)
+        codes[:, artifact == Artifact.FOREIGN] = FILL
+        stored = None
+        if self._context.settings.store_residual:
+            # against the stored, quantised q, so that recomposition is lossless
+            kept = self._on_device(codes.astype(np.float32) * np.float32(SCALE_FACTOR))
+            stored = (od - b - (kept[:, None] * s).sum(0)).cpu().numpy()
         rms = residual_rms(residual, self._rms_level)
-        return RenderedTile(codes, rms, stored, strips)
+        return RenderedTile(codes, artifact, rms, stored, strips, lattice)
+
+    def _told_apart(
+        self, y: Tensor, s: Tensor, brown: Tensor, q: Tensor, residual: Tensor
+    ) -> tuple[Tensor, Tensor, ByteArray]:
+        """Give black its stain, and find what no stain explains.
+
+        Returns:
+            (N, h, w) q, (3, h, w) residual, and (h, w) ``Artifact``.
+        """
+        prior, saturates = self._prior, self._prior.saturating >= 0
+        if saturates:
+            black = smooth_share(y.amin(0), DARK_OD, BLACK_OD) * brown
+            if black.any():
+                q = saturated_amounts(y, s, q, black, prior.saturating, self._usual)
+                residual = y - (q[:, None] * s).sum(0)
+        if prior.foreign > MOST_FOREIGN:
+            return q, residual, np.zeros(q.shape[1:], np.uint8)
+        found = artifacts_of(y, s, prior.pooled_noise_od, brown if saturates else None)
+        whole = np.repeat(np.repeat(found, POOL, 0), POOL, 1)[: q.shape[1], : q.shape[2]]
+        return q, residual, whole
 
     def _densities(self, rgb: ByteArray, margins: tuple[int, ...]) -> Tensor:
         """(3, H, W) OD on the device; a GPU is sent bytes."""
@@ -143,15 +193,15 @@ class TileRenderer:
         pixels = pixels.to(self._device, non_blocking=True)
         return self._table[pixels.permute(2, 0, 1).int()]
 
-    def _fields_at(self, region: Region) -> tuple[Tensor, Tensor]:
-        """(N, 3, h, w) S, rows renormalised after interpolation, and (3, h, w) B at the pixels."""
+    def _fields_at(self, region: Region) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 3, h, w) S, rows renormalised after interpolation, (3, h, w) B, (h, w) brown."""
         i = interpolation(self._field, self._context.grid, region)
-        at = self._product(i.down, i.local @ i.across)  # (3 N + 3, h, w)
-        s = at[:-3].reshape(-1, 3, region.h, region.w)
+        at = self._product(i.down, i.local @ i.across)  # (3 N + 4, h, w)
+        s = at[:-4].reshape(-1, 3, region.h, region.w)
         for row in s:  # (3, h, w)
             size = torch.addcmul(torch.addcmul(row[0] * row[0], row[1], row[1]), row[2], row[2])
             row.mul_(size.clamp_min_(1e-12).rsqrt_())
-        return s, at[-3:]
+        return s, at[-4:-1], at[-1]
 
     def _product(self, down: FloatArray, rows: FloatArray) -> Tensor:
         """(h, a) times (K, a, w) on the device; on a CPU in memory that the thread keeps."""

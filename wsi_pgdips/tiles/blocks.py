@@ -12,7 +12,7 @@ from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.machine import thread_pool
 from wsi_pgdips.records import ByteArray, Pixels
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from wsi_pgdips.geometry import OutputGrid, bounding_box
 from wsi_pgdips.optics.course import MIN_FOLDS, covariance, follow
 from wsi_pgdips.records import BoolArray, FloatArray
-from wsi_pgdips.tiles.tissue import TissueMap
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 Float64 = npt.NDArray[np.float64]
 

@@ -1,198 +1,73 @@
 """Tissue and glass of a whole slide, found once on its overview.
 
-tiatoolbox's masker finds what is clearly stained. It judges by luminance alone and leaves holes in
-pale stroma and mucin. So connected pixels that are denser or rougher than glass are added, small
-holes are filled, and pixels that look like glass are removed. Without glass no threshold can be
-right, and everything scanned counts as tissue.
+A pixel is tissue where it is denser than the glass around by more than that glass's own noise, or
+where it is rougher than glass. Small holes are filled, and small pieces are dust. Without glass no
+threshold can be right, and everything scanned counts as tissue.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError, SlideError
-from wsi_pgdips.geometry import Region
+from wsi_pgdips.geometry import Region, bounding_box
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
+from wsi_pgdips.records import Artifact, BoolArray, ByteArray, FloatArray, TileSource
+from wsi_pgdips.tiles.artifacts import find_ink
+from wsi_pgdips.tiles.brightfield import require_brightfield
+from wsi_pgdips.tiles.fill import find_fill
+from wsi_pgdips.tiles.gaps import assumed_background, find_lumens, palest
 from wsi_pgdips.tiles.masks import load_mask, load_roi
-from wsi_pgdips.tiles.whitepoint import (
-    Glass,
-    assumed_background,
-    find_glass,
-    find_lumens,
-    palest,
+from wsi_pgdips.tiles.pixels import enclosed, near
+from wsi_pgdips.tiles.solid import (
+    MASKERS,
+    Masker,
+    Solid,
+    Specimen,
+    dilated,
+    filled,
+    find_solid,
 )
+from wsi_pgdips.tiles.tissue_map import TissueMap
+from wsi_pgdips.tiles.whitepoint import Glass, find_glass
 
-Masker = Literal["otsu", "morphological"]
-MASKERS = ("otsu", "morphological")
 DILATION_UM = 32.0
 GLASS_MARGIN_UM = 40.0
-HOLE_UM = 200.0  # a hole of this diameter or less is filled
-GAP_UM = 24.0  # clefts twice as wide are closed
-SPECK_UM2 = 500.0  # area of stained pixels; pieces with less are dust
-_TEXTURE_OD = 0.010
 _SPARSE = 0.02  # with a smaller share of glass, gaps of the tissue are searched for glass, too
 _LUMEN_MPP, _LUMEN_SIDE = 2.0, 4096
-_STAINED_OD = 0.15  # OD sum above glass that no glass has
+_STAINED_MEAN_OD = 0.05  # OD sum above glass over 3x3 pixels
+_COVERED, _LEFT_OUT = 0.9, 0.1  # least share in the mask; most dust, relative to the mask
 BACKGROUND_ASSUMED = "background_from_palest"
-
-
-def dark_mask(rgb: ByteArray, masker: Masker, mpp: float) -> BoolArray:
-    """Find tissue with one of tiatoolbox's maskers.
-
-    Args:
-        rgb: (H, W, 3) uint8 overview. mpp: its micrometres per pixel.
-
-    Returns:
-        (H, W) bool.
-    """
-    tools = _tissuemask()
-    tool = tools.OtsuTissueMasker() if masker == "otsu" else tools.MorphologicalMasker(mpp=mpp)
-    images = np.ascontiguousarray(rgb)[None]  # (1, H, W, 3)
-    tool.fit(images)
-    # Otsu's threshold is the darker class's last grey level, but the maskers compare with `<`
-    tool.threshold = int(tool.threshold) + 1  # an int: 255 + 1, for a white overview, exceeds uint8
-    return np.asarray(tool.transform(images)[0], bool)
-
-
-@functools.cache
-def _tissuemask() -> Any:
-    """Load ``tiatoolbox.tools.tissuemask`` without the rest of its package.
-
-    The rest (graphs, registration, models) is not needed and takes some eight seconds to import.
-    """
-    with _quiet_import():
-        import tiatoolbox
-
-        file = Path(tiatoolbox.__file__).parent / "tools" / "tissuemask.py"
-        spec = importlib.util.spec_from_file_location("tiatoolbox_tissuemask", file)
-        if not file.is_file() or spec is None or spec.loader is None:
-            from tiatoolbox.tools import tissuemask
-
-            return tissuemask
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Undo the side effects of importing tiatoolbox: warnings, and all logs sent to stdout."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        with warnings.catch_warnings():
-            # an unclosed file (tiatoolbox), deprecations (defusedxml), missing Tensorflow (umap);
-            # SimpleITK crashes the interpreter if its deprecation warning is an error
-            for category in (ResourceWarning, DeprecationWarning, ImportWarning):
-                warnings.simplefilter("ignore", category)
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
-@dataclass(frozen=True, eq=False)
-class TissueMap:
-    """Tissue and glass of a slide, on the grid of its overview.
-
-    Attributes:
-        mask: (H, W) bool, tissue dilated by 32 um; this area is rendered.
-        core: (H, W) bool, the tissue itself; this area counts for fitting.
-        glass: (H, W) bool, certain glass, at least 40 um from tissue.
-        glass_od: (H, W, 3) float32, OD of the overview; valid on glass only.
-        scale: output pixels per overview pixel; pixel (i, j) covers [i*scale, (i+1)*scale).
-        shape: (height, width) in output pixels.
-        flags: ``no_glass``, ``glass_in_lumens`` (only there), ``glass_saturated``,
-            ``background_from_palest`` (there is no glass, or it is saturated), ``mask_from_file``,
-            ``roi``.
-        assumed: (3,) OD assumed for glass if the slide has no usable glass, else None.
-        raised: (3,) the part of ``assumed`` that only lifts it to a floor, else None. Stain vectors
-            are estimated without it (decision 30).
-    """
-
-    mask: BoolArray
-    core: BoolArray
-    glass: BoolArray
-    glass_od: FloatArray
-    scale: float
-    shape: tuple[int, int]
-    flags: tuple[str, ...] = ()
-    assumed: FloatArray | None = None
-    raised: FloatArray | None = None
-
-    def window(self, y: int, x: int, h: int, w: int) -> BoolArray:
-        """The mask at output pixels (nearest neighbour), (h, w) bool; False outside the slide."""
-        rows, inside_y = self._index(y, h, 0)
-        columns, inside_x = self._index(x, w, 1)
-        # rows first, then columns: several times as fast as both at once
-        out = self.mask[:, columns[0] : columns[-1] + 1].take(rows, 0).take(columns - columns[0], 1)
-        if not inside_y.all() or not inside_x.all():
-            out &= inside_y[:, None] & inside_x[None, :]
-        return np.asarray(out)
-
-    def fraction(self, region: Region) -> float:
-        """The share of tissue (undilated) in a region of output pixels; 0 if it is empty."""
-        return self._share(self.core, region)
-
-    def touches(self, region: Region) -> bool:
-        """Return whether any output pixel of a region lies in the dilated mask."""
-        return self._share(self.mask, region) > 0
-
-    def _share(self, mask: BoolArray, region: Region) -> float:
-        if region.h <= 0 or region.w <= 0:
-            return 0.0
-        (y0, in_rows), (x0, in_columns) = (
-            self._runs(region.y, region.h, 0),
-            self._runs(region.x, region.w, 1),
-        )
-        part = mask[y0 : y0 + len(in_rows), x0 : x0 + len(in_columns)]
-        return float(in_rows @ part @ in_columns) / (region.h * region.w)
-
-    def _runs(self, start: int, length: int, axis: int) -> tuple[int, npt.NDArray[np.int64]]:
-        """The first overview index of a run of output pixels, and their number on each index."""
-        index, inside = self._index(start, length, axis)
-        first = int(index[0])
-        return first, np.bincount(index - first, weights=inside).astype(np.int64)
-
-    def _index(self, start: int, length: int, axis: int) -> tuple[npt.NDArray[np.intp], BoolArray]:
-        position = start + np.arange(length)
-        index = np.floor((position + 0.5) / self.scale).astype(np.intp)
-        inside = (position >= 0) & (position < self.shape[axis])
-        return np.clip(index, 0, self.mask.shape[axis] - 1), inside
 
 
 def find_tissue(
     source: TileSource,
     *,
-    masker: Masker = "otsu",
+    masker: Masker = "od",
+    specimen: Specimen = "tissue",
     mask_file: Path | None = None,
     roi_file: Path | None = None,
     overview_mpp: float = 8.0,
+    stains: Sequence[FloatArray] = (),
 ) -> TissueMap:
     """Find the tissue and the glass of a slide.
 
     Args:
         source: the slide on its output grid.
-        masker: the masker of tiatoolbox to start from.
-        mask_file: PNG or GeoJSON with the tissue, used as it is.
+        masker: what finds the tissue: ``od``, or a masker of tiatoolbox.
+        specimen: how small a piece may be: a section's, or single cells.
+        mask_file: PNG or GeoJSON with the tissue, used as it is, except for fill.
         roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
         overview_mpp: resolution of the mask in um per pixel.
+        stains: (N, 3) vectors of the stains, and alternatives; without, ink is not searched for.
 
     Raises:
         SettingsError: the masker is unknown, or a mask or region file cannot be used.
-        SlideError: the slide has no tissue.
+        SlideError: the slide has no tissue, or is not brightfield.
     """
     if masker not in MASKERS:
         raise SettingsError(
@@ -200,122 +75,199 @@ def find_tissue(
         )
     rgb, scale = source.overview(overview_mpp)
     mpp = source.grid.mpp * scale
-    glass = find_glass(rgb)
+    glass, fill = _find_glass(source, rgb, scale)
+    require_brightfield(rgb, glass, fill, source.meta.name)
+    ink = np.zeros_like(fill)
+    if stains:
+        ink = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp, stains)
+    solid = find_solid(rgb, replace(glass, padding=glass.padding | ink), mpp, masker, specimen)
     flags = list(glass.flags)
     if mask_file is not None:
         core = load_mask(mask_file, source.grid, rgb.shape[:2], scale)
         mask = core
         flags.append("mask_from_file")
     else:
-        solid = _tissue(rgb, glass, mpp, masker)
-        core = filled(solid, mpp) & ~glass.padding
+        core = filled(solid.tissue, mpp, glass.padding) & ~glass.padding
         mask = dilated(core, DILATION_UM / mpp)
         if glass.found:
             mask &= ~glass.padding
     # tissue outside a drawn mask is not glass either
-    stained = solid if mask_file is None else core | _tissue(rgb, glass, mpp, masker)
+    stained = solid.tissue if mask_file is None else core | solid.tissue
     clear = glass.clear & ~dilated(stained, GLASS_MARGIN_UM / mpp)
-    glass_od = rgb_to_od(rgb)
-    fine, ratio = rgb, 1.0
-    if clear.mean() < _SPARSE or "glass_saturated" in flags:
-        fine, ratio = _finer(source, rgb, scale)
-    if clear.mean() < _SPARSE and ratio < 1:
-        gaps, gaps_od = _lumens(fine, ratio, rgb.shape[:2])
-        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
-        clear |= gaps
-        if "no_glass" in flags and gaps.any():
-            flags[flags.index("no_glass")] = "glass_in_lumens"
-    assumed = raised = None
-    if "no_glass" in flags or "glass_saturated" in flags:
-        assumed, raised = assumed_background(palest(fine, "no_glass" in flags))
-        flags.append(BACKGROUND_ASSUMED)
+    # pixels that are left out of everything, by their reason
+    foreign = {"fill": fill, "ink": ink}
+    for pixels in foreign.values():
+        core, mask, clear = core & ~pixels, mask & ~pixels, clear & ~pixels
+    glass_od, clear, assumed, raised = _measured_glass(source, rgb, scale, fill, clear, flags)
+    coverage, left_out = _left_out(glass, solid, mask, foreign, mpp)
+    if (enclosed(fill) & near(core, 1)).any():
+        flags.append("unwritten_tiles")
+    if mask_file is None and _is_much(coverage, left_out, mask.sum() * mpp**2 * 1e-6):
+        flags.append("tissue_left_out")
+    if solid.scattered and specimen != "cytology":
+        flags.append("perhaps_cytology")
     if roi_file is not None:
         roi = load_roi(roi_file, source.grid, rgb.shape[:2], scale)
         core, mask = core & roi, mask & roi
         flags.append("roi")
     if not core.any():
+        dust = left_out.get("dust")
         raise SlideError(
             "no tissue found",
             expected="pixels denser than glass" if roi_file is None else "tissue inside the ROI",
+            found=None if dust is None else f"only small pieces, {dust:.3g} mm2",
             where=source.meta.name,
-            hint="try another --masker, or draw the tissue and give it with --mask",
+            hint="try another --masker, give --specimen cytology for single cells, "
+            "or draw the tissue and give it with --mask",
         )
-    shape = source.grid.shape
-    return TissueMap(mask, core, clear, glass_od, scale, shape, tuple(flags), assumed, raised)
+    return TissueMap(
+        mask,
+        core,
+        clear,
+        glass_od,
+        scale,
+        source.grid.shape,
+        tuple(flags),
+        assumed,
+        raised,
+        coverage,
+        left_out,
+        np.where(fill, int(Artifact.FILL), foreign["ink"] * int(Artifact.INK)).astype(np.uint8),
+    )
 
 
-def _finer(source: TileSource, rgb: ByteArray, scale: float) -> tuple[ByteArray, float]:
-    """Read an overview at about 2 um per pixel.
+def _above_glass(rgb: ByteArray, glass: Glass, fill: BoolArray) -> FloatArray:
+    """The OD of the overview above glass, (H, W, 3), or above the palest pixels without glass."""
+    od = rgb_to_od(rgb)
+    if glass.clear.any():
+        return np.asarray(od - np.median(od[glass.clear], axis=0), np.float32)
+    return np.asarray(od - assumed_background(palest(rgb, fill, glass.found))[0], np.float32)
+
+
+def _find_glass(source: TileSource, rgb: ByteArray, scale: float) -> tuple[Glass, BoolArray]:
+    """Find the glass, and the fill, (H, W).
+
+    A constant piece that is as bright as glass is fill if there is more glass elsewhere.
+    """
+    found = find_fill(source, rgb, scale)
+    if found.like_glass.any():
+        both = found.certain | found.like_glass
+        glass = find_glass(rgb, both)
+        if not glass.flags and glass.clear.sum() > found.like_glass.sum():
+            return glass, both
+    return find_glass(rgb, found.certain), found.certain
+
+
+def _measured_glass(
+    source: TileSource,
+    rgb: ByteArray,
+    scale: float,
+    fill: BoolArray,
+    clear: BoolArray,
+    flags: list[str],
+) -> tuple[FloatArray, BoolArray, FloatArray | None, FloatArray | None]:
+    """Measure the OD of glass; where it is scarce, in gaps of the tissue, too.
+
+    Args:
+        rgb, scale, fill: of the overview. clear: (H, W) bool, its certain glass.
+        flags: of the glass; changed to what is found.
 
     Returns:
-        The overview, and the side of its pixels relative to the coarse one's. This is the coarse
-        overview itself if the slide is too large, or if there is no finer one.
+        ``glass_od``, ``glass``, ``assumed`` and ``raised`` of :class:`TissueMap`.
     """
-    mpp = max(_LUMEN_MPP, max(source.grid.shape) * source.grid.mpp / _LUMEN_SIDE)
-    if mpp > 2 * _LUMEN_MPP or mpp >= scale * source.grid.mpp:
-        return rgb, 1.0
-    finer, fine_scale = source.overview(mpp)
-    return (finer, fine_scale / scale) if fine_scale < scale else (rgb, 1.0)
+    glass_od = rgb_to_od(rgb)
+    fine, fine_fill, ratio, corner = rgb, fill, 1.0, (0, 0)
+    scarce = clear.sum() < _SPARSE * (~fill).sum()
+    if scarce or "glass_saturated" in flags:
+        fine, fine_fill, ratio, corner = _finer(source, rgb, fill, scale)
+    if scarce and ratio < 1:
+        gaps, gaps_od = _lumens(fine, fine_fill, ratio, corner, rgb.shape[:2])
+        glass_od[gaps & ~clear] = gaps_od[gaps & ~clear]
+        clear = clear | gaps
+        if "no_glass" in flags and gaps.any():
+            flags[flags.index("no_glass")] = "glass_in_lumens"
+    if "no_glass" not in flags and "glass_saturated" not in flags:
+        return glass_od, clear, None, None
+    flags.append(BACKGROUND_ASSUMED)
+    assumed, raised = assumed_background(palest(fine, fine_fill, "no_glass" not in flags))
+    return glass_od, clear, assumed, raised
 
 
-def _lumens(fine: ByteArray, ratio: float, shape: tuple[int, int]) -> tuple[BoolArray, FloatArray]:
+def _left_out(
+    glass: Glass, solid: Solid, mask: BoolArray, foreign: dict[str, BoolArray], mpp: float
+) -> tuple[float, dict[str, float]]:
+    """The share of stained pixels that are in the mask, and the area in mm2 of what is not."""
+    from scipy import ndimage
+
+    anywhere = np.logical_or.reduce([glass.padding, *foreign.values()])
+    stained = ~anywhere
+    if glass.found:
+        stained &= ndimage.uniform_filter(glass.excess, 3, mode="nearest") > _STAINED_MEAN_OD
+    missed = stained & ~mask
+    areas = {
+        "dust": solid.dust & ~mask,
+        "pale": missed & ~near(solid.dust, 2),
+        # what surrounds a scan was not left out of it
+        **{name: enclosed(a) if name == "fill" else a for name, a in foreign.items()},
+    }
+    mm2 = {name: round(float(a.sum()) * mpp**2 * 1e-6, 6) for name, a in areas.items()}
+    coverage = 1 - float(missed.sum()) / max(int(stained.sum()), 1)
+    return round(coverage, 4), {name: v for name, v in mm2.items() if v > 0}
+
+
+def _is_much(coverage: float, left_out: dict[str, float], mask_mm2: float) -> bool:
+    missed = left_out.get("dust", 0.0) + left_out.get("pale", 0.0)
+    return coverage < _COVERED or missed > _LEFT_OUT * mask_mm2
+
+
+def _finer(
+    source: TileSource, rgb: ByteArray, fill: BoolArray, scale: float
+) -> tuple[ByteArray, BoolArray, float, tuple[int, int]]:
+    """Read the scanned part of the overview at about 2 um per pixel.
+
+    Returns:
+        The overview; its fill; the side of its pixels relative to the coarse one's; and the (y, x)
+        of its first pixel, in its own pixels. This is the coarse overview itself if the scanned
+        part is too large, or if there is no finer one.
+    """
+    box = bounding_box(~fill)
+    part = Region(*(round(v * scale) for v in (box.y, box.x, box.h, box.w)))
+    part = part.clipped(source.grid.shape)
+    mpp = max(_LUMEN_MPP, max(part.h, part.w) * source.grid.mpp / _LUMEN_SIDE)
+    if not fill.all() and mpp <= 2 * _LUMEN_MPP and mpp < scale * source.grid.mpp:
+        finer, fine_scale = source.overview(mpp, part)
+        if fine_scale < scale:
+            ratio = fine_scale / scale
+            corner = int(part.y // fine_scale), int(part.x // fine_scale)
+            y, x = (
+                ((np.arange(n) + first) * ratio).astype(np.intp)
+                for n, first in zip(finer.shape[:2], corner, strict=True)
+            )
+            return finer, fill[np.ix_(y, x)], ratio, corner
+    return rgb, fill, 1.0, (0, 0)
+
+
+def _lumens(
+    fine: ByteArray,
+    fill: BoolArray,
+    ratio: float,
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+) -> tuple[BoolArray, FloatArray]:
     """Find glass in gaps of the tissue on a finer overview, pooled to the coarse one's pixels.
+
+    Args:
+        fine, fill, ratio, corner: of :func:`_finer`. shape: of the coarse overview.
 
     Returns:
         (H, W) bool, and (H, W, 3) float32, the mean OD of its True pixels.
     """
-    y, x = np.nonzero(find_lumens(fine))
-    index = (y * ratio).astype(np.intp) * shape[1] + (x * ratio).astype(np.intp)
-    n = shape[0] * shape[1]
+    y, x = np.nonzero(find_lumens(fine, fill))
     od = rgb_to_od(fine[y, x])
+    row, column = (((a + c) * ratio).astype(np.intp) for a, c in zip((y, x), corner, strict=True))
+    index = row * shape[1] + column
+    n = shape[0] * shape[1]
     count = np.bincount(index, minlength=n)
     total = np.stack([np.bincount(index, od[:, c], n) for c in range(3)], 1)
     mean = np.asarray(total / np.maximum(count, 1)[:, None], np.float32)
     return (count > 0).reshape(shape), mean.reshape(*shape, 3)
-
-
-def _tissue(rgb: ByteArray, glass: Glass, mpp: float, masker: Masker) -> BoolArray:
-    """Find the tissue with its holes, undilated: (H, W) bool."""
-    from scipy import ndimage
-
-    if not glass.found:
-        return np.asarray(~glass.padding)
-    dense = (glass.excess > glass.tolerance) & ~glass.padding
-    image = rgb.copy()
-    if glass.clear.any():  # otherwise the fill would form its own class
-        image[glass.padding] = np.median(rgb[glass.clear], axis=0).astype(np.uint8)
-    stained = dense & (dark_mask(image, masker, mpp) | (glass.excess > _STAINED_OD))
-    rough = (glass.texture > _TEXTURE_OD) & (glass.excess > glass.tolerance / 4) & ~glass.padding
-    labels, n = ndimage.label(dense | rough, np.ones((3, 3), bool))
-    area = np.bincount(labels[stained], minlength=n + 1) * mpp**2
-    keep = area >= SPECK_UM2
-    keep[0] = False
-    return np.asarray(keep[labels] & ~glass.padding)
-
-
-def filled(tissue: BoolArray, mpp: float) -> BoolArray:
-    """Close narrow clefts and fill holes up to ``HOLE_UM``; larger holes are lumens or glass."""
-    from scipy import ndimage
-
-    gap = GAP_UM / mpp
-    pad = int(np.ceil(gap)) + 1
-    # closing by distance: with the padding, the erosion does not remove tissue at the border
-    grown = dilated(np.pad(tissue, pad, mode="edge"), gap)
-    closed = ndimage.distance_transform_edt(grown) > gap if not grown.all() else grown
-    out = tissue | np.asarray(closed, bool)[pad:-pad, pad:-pad]
-    labels, n = ndimage.label(~out)
-    limit = np.pi * (HOLE_UM / 2 / mpp) ** 2
-    small = np.bincount(labels.ravel(), minlength=n + 1) <= limit
-    small[0] = False
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        small[edge] = False
-    return np.asarray(out | small[labels])
-
-
-def dilated(mask: BoolArray, radius: float) -> BoolArray:
-    """Grow a mask by a disk of ``radius`` pixels."""
-    from scipy import ndimage
-
-    if not mask.any():
-        return mask.copy()
-    return np.asarray(ndimage.distance_transform_edt(~mask) <= radius, bool)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from benchmarks.looks.scores import WHITE_PERCENTILE, luminance
 from wsi_pgdips.looks.distance import fixed_maps, otsu
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
 TILE = 256

@@ -14,7 +14,7 @@ from benchmarks.quality.similarity import ssim
 from wsi_pgdips.looks import distance
 from wsi_pgdips.looks.distance import DAB, NUCLEI, STROMA, TISSUE, Masks
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 
 OD, LAB, SSIM = "w1_od", "w1_lab", "gradient_ssim"  # metrics

@@ -116,7 +116,7 @@ def stains_of(case: Case) -> int:
         from wsi_pgdips.phantom.config import load_phantom_config
 
         return load_phantom_config(case.description).n_stains
-    from wsi_pgdips.optics.stains import load_stains
+    from wsi_pgdips.optics.stain_files import load_stains
 
     return load_stains(case.stains or "he").n
 

@@ -17,7 +17,7 @@ from benchmarks.quality.scene import open_scene
 from benchmarks.quality.scoring import Floats, add_stains
 from benchmarks.records import Records, Say, silent
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.phantom.make import richest_window
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source

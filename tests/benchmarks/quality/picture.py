@@ -22,7 +22,8 @@ from wsi_pgdips.optics.unmix import unmix
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray, TileSource
 from wsi_pgdips.solver.rays import estimate_rays, extreme_rays, pool_od
 from wsi_pgdips.tiles.glass import background_field
-from wsi_pgdips.tiles.tissue import TissueMap, find_tissue
+from wsi_pgdips.tiles.tissue import find_tissue
+from wsi_pgdips.tiles.tissue_map import TissueMap
 
 # pixels that an extractor is shown, at most
 MOST_PIXELS = {"MacenkoExtractor": 1_500_000, "VahadaneExtractor": 60_000}

@@ -16,7 +16,7 @@ from benchmarks.quality.product import Product
 from benchmarks.records import Records, Say, silent
 from wsi_pgdips.errors import SettingsError
 from wsi_pgdips.optics.physics import rgb_to_od
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.records import ByteArray, FloatArray
 from wsi_pgdips.slide.source import ArraySource
 

@@ -15,7 +15,7 @@ from benchmarks.quality.methods import CLOSED
 from benchmarks.quality.picture import Picture, Result, read_picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.phantom.make import MadePhantom, make_phantom
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source

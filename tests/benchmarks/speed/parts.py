@@ -17,7 +17,7 @@ from wsi_pgdips.config import make_settings
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.layers import store
 from wsi_pgdips.machine import in_threads, usable_cpus
-from wsi_pgdips.optics.stains import load_stains
+from wsi_pgdips.optics.stain_files import load_stains
 from wsi_pgdips.pipeline.image import solve
 from wsi_pgdips.records import ByteArray
 from wsi_pgdips.slide.reader import open_source
@@ -96,7 +96,7 @@ class Parts:
         how: dict[str, Any] = {"device": str(device), "threads": self.threads}
         block = render_block(*under, plan, lambda _: None, context.source, **how)
         made: dict[str, Any] = {
-            name: getattr(block, name) for name in ("codes", "tissue", "residual_rms")
+            name: getattr(block, name) for name in ("codes", "tissue", "artifact", "residual_rms")
         }
         store.create_layers(self.output, grid, context.stains, name=context.source.meta.name)
         written = self._timed(
