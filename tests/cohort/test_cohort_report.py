@@ -241,7 +241,7 @@ def test_status(
     monkeypatch.chdir(folder.path.parent)
     assert call("cohort", "status", folder.path.name) == 3
     said = capsys.readouterr().out
-    assert "one [/] [bold]  done     7 tiles" in said
+    assert "one [/] [bold]  done              7 tiles" in said
     assert "1 done, 1 waiting" in said
     assert call("cohort", "status", folder.path.name, "--json") == 3
     found = json.loads(capsys.readouterr().out)

@@ -122,7 +122,7 @@ def cohort_status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show how every slide stands: stage, tiles, rate, time left, failures."""
+    """Show how every slide stands: stage, tiles, rate, time left, failures, verdicts."""
     from wsi_pgdips.cohort.folder import JobFolder
     from wsi_pgdips.cohort.report import REST, exit_code, rows_of, summary_of
     from wsi_pgdips.slurm.submission import queue_of
@@ -216,27 +216,36 @@ def _in_hand(rows: list[Row]) -> bool:
 
 
 def _table(rows: list[Row]) -> RenderableType:
-    from wsi_pgdips.cohort.report import count_text, time_left_text
+    from wsi_pgdips.cohort.report import count_text, time_left_text, verdict_text
 
-    shown = rows if len(rows) <= SHOWN else [r for r in rows if r.standing not in _PLAIN][:SHOWN]
+    shown = rows if len(rows) <= SHOWN else [r for r in rows if not _is_plain(r)][:SHOWN]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("slide", "status", "stage"):
+    for name in ("slide", "status", "verdict", "stage"):
         table.add_column(name, overflow="fold")
     for row in shown:
         what = row.stage_text or row.reason or _done_text(row)
         style = _STYLES.get(row.standing, "")
-        table.add_row(Text(row.entry.name), Text(row.standing, style=style), Text(what))
+        verdict = Text(row.verdict, style=_STYLES.get(row.verdict, ""))
+        standing = Text(row.standing, style=style)
+        table.add_row(Text(row.entry.name), standing, verdict, Text(what))
     more = [] if len(shown) == len(rows) else [f"{len(rows) - len(shown)} more not shown"]
     words = [count_text(rows), time_left_text(rows), *more]
-    return Group(table, Text(", ".join(w for w in words if w)))
+    lines = [", ".join(w for w in words if w), verdict_text(rows)]
+    return Group(table, *(Text(line) for line in lines if line))
 
 
-_PLAIN = ("done", "waiting")
 _STYLES = {"done": "green", "failed": "red", "incomplete": "red", "interrupted": "yellow"}
+_STYLES |= {"pass": "green", "review": "yellow", "fail": "red"}
+
+
+def _is_plain(row: Row) -> bool:
+    return row.standing in ("done", "waiting") and row.verdict not in ("review", "fail")
 
 
 def _done_text(row: Row) -> str:
-    return f"{row.state.tiles} tiles" if row.state and row.standing == "done" else ""
+    if row.state is None or row.standing != "done":
+        return ""
+    return "; ".join([f"{row.state.tiles} tiles", *row.state.verdict_reasons[:1]])
 
 
 def _print_end(folder: JobFolder, rows: list[Row]) -> None:

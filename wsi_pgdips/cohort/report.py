@@ -30,6 +30,8 @@ ORDER: tuple[Standing, ...] = (
     "incomplete",
     "failed",
 )
+VERDICTS = ("pass", "review", "fail")
+NO_COPY = "slides with verdict fail get no normalised copy and have no say in references"
 EXIT_DONE, EXIT_FAILED = 0, 3
 REST = 10  # a look at all slides is followed by a rest of this many times its length
 
@@ -54,6 +56,13 @@ class Row:
             reason = self.state.reason if self.state else ""
             return reason or "the process that was to work on it is gone: killed, or out of time"
         return self.state.reason if self.state and self.standing != "running" else ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on layers that are there; "" where there is none."""
+        if self.state is None or self.standing not in ("done", "incomplete"):
+            return ""
+        return self.state.verdict if self.state.verdict in VERDICTS else ""
 
     @property
     def hint(self) -> str:
@@ -128,10 +137,22 @@ def exit_code(rows: list[Row]) -> int:
 def count_text(rows: list[Row]) -> str:
     """Return how many slides stand how, as ``4 done, 2 failed``."""
     counts = Counter(r.standing for r in rows)
-    verdicts = Counter(r.state.verdict for r in rows if r.state and r.standing == "done")
-    texts = [f"{counts[s]} {s}" for s in ORDER if counts[s]]
-    texts += [f"verdict {v} on {verdicts[v]}" for v in ("review", "fail") if verdicts[v]]
-    return ", ".join(texts)
+    return ", ".join(f"{counts[s]} {s}" for s in ORDER if counts[s])
+
+
+def verdict_counts(rows: list[Row]) -> dict[str, int]:
+    """Return verdict -> number of slides."""
+    counts = Counter(r.verdict for r in rows)
+    return {v: counts[v] for v in VERDICTS}
+
+
+def verdict_text(rows: list[Row]) -> str:
+    """Return the verdicts and what follows from ``fail``; "" where there are none."""
+    counts = verdict_counts(rows)
+    if not any(counts.values()):
+        return ""
+    text = "verdicts: " + ", ".join(f"{n} {v}" for v, n in counts.items())
+    return f"{text}; {NO_COPY}" if counts["fail"] else text
 
 
 def time_left_text(rows: list[Row]) -> str:
@@ -151,10 +172,7 @@ def summary_of(folder: JobFolder, rows: list[Row]) -> dict[str, Any]:
     return {
         "slides": len(rows),
         **{str(name): counts[name] for name in ORDER},
-        "verdicts": {
-            v: sum(bool(r.state) and r.state.verdict == v for r in rows if r.state)
-            for v in ("pass", "review", "fail")
-        },
+        "verdicts": verdict_counts(rows),
         "exit_code": exit_code(rows),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rows": [_facts(folder, r) for r in rows],
@@ -186,7 +204,8 @@ def write_report(
 
 
 def _facts(folder: JobFolder, row: Row) -> dict[str, Any]:
-    state, normalised = row.state, folder.normalised(row.entry)
+    state = row.state
+    normalised = None if row.verdict == "fail" else folder.normalised(row.entry)
     return {
         "name": row.entry.name,
         "slide": row.entry.slide,
@@ -196,8 +215,8 @@ def _facts(folder: JobFolder, row: Row) -> dict[str, Any]:
         "reason": _one_line(row.reason),
         "what_to_do": _one_line(row.hint),
         "verdict": {
-            "status": state.verdict or None if state else None,
-            "reasons": list(state.verdict_reasons) if state else [],
+            "status": row.verdict or None,
+            "reasons": list(state.verdict_reasons) if state and row.verdict else [],
         },
         "exit_code": state.exit_code if state else None,
         "stage": state.stage if state else None,

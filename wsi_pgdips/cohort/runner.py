@@ -186,15 +186,16 @@ def _is_left(folder: JobFolder, cohort: Cohort, row: Row, failed_too: bool) -> b
         return False
     if row.state is None or not row.state.has_ended or not _is_as_before(row, row.state, cohort):
         return True
-    return failed_too if row.standing != "done" else not _is_whole(folder, row.entry)
+    return failed_too if row.standing != "done" else not _is_whole(folder, row)
 
 
-def _is_whole(folder: JobFolder, entry: Entry) -> bool:
+def _is_whole(folder: JobFolder, row: Row) -> bool:
     """Return whether layers that were finished still are; their run reports what is wrong."""
     from wsi_pgdips.layers.provenance import is_done
 
     try:
-        return is_done(folder.output(entry)) and copy_is_current(folder, entry)
+        copied = row.verdict == "fail" or copy_is_current(folder, row.entry)
+        return copied and is_done(folder.output(row.entry))
     except WsiPgdipsError:
         return False
 
@@ -231,7 +232,8 @@ def _work(
         names = [e.name for e in todo]
         for name, outcome in pool.map(on_slide, job, names, progress.advance):
             state = _state_after(folder, cohort, name, outcome)
-            progress.note(f"{name}: {_text_of(state)}")
+            text = "another process works on it" if state is None else state.text
+            progress.note(f"{name}: {text}")
             if state is not None and state.unwritten:
                 lost[name] = state
             if state is not None and state.status not in ("done", "stage_done") and not skip_errors:
@@ -274,29 +276,22 @@ def _state_after(
         return State(WHOLE.name, unwritten=True, **facts)
 
 
-def _text_of(state: State | None) -> str:
-    if state is None:
-        return "another process works on it"
-    if state.status == "done":
-        return f"done, {state.tiles} tiles"
-    return f"{state.status}: {state.reason}"
-
-
 def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict[str, list[str]]:
     """Return the faults of each finished slide, by its name; none where it is whole."""
     from wsi_pgdips.checks.verify import verify_layers
 
-    done = [r.entry for r in rows_of(folder, cohort) if r.standing == "done"]
+    done = [r for r in rows_of(folder, cohort) if r.standing == "done"]
     found: dict[str, list[str]] = {}
     progress.stage("verify", len(done), "slides")
     try:
-        for entry in done:
+        for row in done:
+            entry = row.entry
             try:
                 wrong = verify_layers(folder.output(entry))
             except WsiPgdipsError as error:
                 wrong = [f"{error.where}: {error.message}"]
             target = folder.normalised(entry)
-            if target is not None and not target.exists():
+            if target is not None and row.verdict != "fail" and not target.exists():
                 wrong.append(f"{target.name}: missing")
             found[entry.name] = wrong
             progress.advance()

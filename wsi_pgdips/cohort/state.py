@@ -79,6 +79,16 @@ class State:
         """Whether the slide is left alone until somebody asks for another attempt."""
         return self.status in ENDED and not self.is_to_be_tried
 
+    @property
+    def text(self) -> str:
+        """How the part ended, in a line such as ``done, 12 tiles, verdict pass``."""
+        if self.status != "done":
+            return f"{self.status}: {self.reason}" if self.reason else self.status
+        text = f"done, {self.tiles} tiles"
+        if self.verdict in ("", "unknown"):
+            return text
+        return ": ".join([f"{text}, verdict {self.verdict}", *self.verdict_reasons[:1]])
+
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Return the state in a file; None where there is none that can be read."""

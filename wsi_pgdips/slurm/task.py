@@ -88,7 +88,7 @@ def _one(
         shown.note(f"{entry.name}: {before.status} before {before.reason}")
         return before
     state = SlideWork(folder, cohort, entry, part, shown, stop).run()
-    text = "another process works on it" if state is None else f"{state.status} {state.reason}"
+    text = "another process works on it" if state is None else state.text
     shown.note(f"{entry.name}: {text}")
     return state
 
