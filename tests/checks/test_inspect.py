@@ -101,6 +101,23 @@ def test_the_verdict_and_what_was_asked_of_vectors_are_told(ended: Path) -> None
     assert dict(said)["DAB vector asked"] == "refine within 3 degrees"
 
 
+def test_the_lattice_that_the_network_wrote_is_told_by_stain(ended: Path) -> None:
+    lattice = {
+        "lattice_p999": {"Hematoxylin": 0.004, "DAB": None},
+        "lattice_max": {"Hematoxylin": 0.0126, "DAB": None},
+    }
+    provenance.mark_done(ended, RECORD | lattice)
+    facts = inspect(ended)
+    assert {key: facts[key] for key in lattice} == lattice
+    said = rows(facts)
+    assert said["lattice, Hematoxylin"] == "0.004 OD at the 99.9th percentile, 0.013 at most"
+    assert "lattice, DAB" not in said  # of `fast`, which has no network
+    provenance.mark_done(ended, RECORD)
+    facts = inspect(ended)  # of an earlier version
+    assert facts["lattice_p999"] is None
+    assert not any(name.startswith("lattice") for name in rows(facts))
+
+
 def test_an_output_that_was_stopped_says_so_and_how_far_it_is(created: Path) -> None:
     folder = Ledger(created).render((0, 0)).parent
     for block in ((0, 0), (1, 2)):

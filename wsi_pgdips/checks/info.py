@@ -25,6 +25,8 @@ _FROM_RECORD = (
     "flags",
     "seam_step_od",
     "seam_step_unblended_od",
+    "lattice_p999",
+    "lattice_max",
     "verdict",
     "wall_s",
     "peak_rss_mb",
@@ -100,6 +102,7 @@ def inspect_layers(path: Path) -> Facts:
 
     ``status`` is ``done``, ``incomplete`` (the run ended, but something failed) or ``unfinished``.
     Figures that a run has only at its end (stain matrix, seam step, times) are None before it.
+    ``lattice_p999`` and ``lattice_max`` hold OD by stain, None without a network.
 
     Raises:
         OutputError: these are not layers of this program, or they are damaged.
@@ -213,6 +216,7 @@ def _layers_rows(facts: Facts) -> list[Row]:
         *((f"{v['stain']} vector asked", v["asked"]) for v in facts["stain_vectors"] or ()),
         ("background", None if background is None else f"{vector_text(background)} OD"),
         *((f"seam step, {label}", text) for label, text in seam_texts(facts["seam_step_od"])),
+        *lattice_rows(facts["lattice_p999"], facts["lattice_max"]),
         ("seconds", times_text(facts["wall_s"]) if facts["wall_s"] else None),
         ("peak memory", _text("{:.0f} MB", facts["peak_rss_mb"])),
     ]
@@ -230,6 +234,20 @@ def seam_texts(steps: Mapping[str, float | None] | None) -> list[tuple[str, str]
     return [
         (label, _text("{:.4f} OD", step) or "not judged, hardly any of it")
         for label, step in (steps or {}).items()
+    ]
+
+
+def lattice_rows(
+    p999: Mapping[str, float | None] | None, most: Mapping[str, float | None] | None
+) -> list[Row]:
+    """Return (name, text) of the lattice indices by stain; none without a network."""
+    return [
+        (
+            f"lattice, {label}",
+            f"{index:.3f} OD at the 99.9th percentile, {(most or {}).get(label) or 0:.3f} at most",
+        )
+        for label, index in (p999 or {}).items()
+        if index is not None
     ]
 
 
