@@ -118,7 +118,10 @@ class ScientificSettings(_Frozen):
         "below 20 um2 in `cytology`.",
     )
     mask: str | None = _setting(
-        None, "Your own tissue mask: PNG, or GeoJSON in level-0 pixels.", "FILE.png|.geojson"
+        None,
+        "Your own tissue mask: PNG, or GeoJSON in level-0 pixels. "
+        "Fill and ink are taken out of it.",
+        "FILE.png|.geojson",
     )
     roi: str | None = _setting(
         None, "Region to process: GeoJSON in level-0 pixels.", "FILE.geojson"

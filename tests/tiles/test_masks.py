@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +10,16 @@ from PIL import Image
 
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.geometry import OutputGrid
+from wsi_pgdips.optics.stain_files import load_stains
+from wsi_pgdips.records import Artifact
 from wsi_pgdips.tiles.masks import file_digest, load_mask, load_roi
 from wsi_pgdips.tiles.tissue import find_tissue
 
 # 2 level-0 pixels an output pixel, 8 output pixels an overview pixel
 GRID, SHAPE, SCALE = OutputGrid((1280, 1920), 2.0, 1.0, 256, 1024), (80, 120), 8.0
 STEP = 16
+GREEN = (30, 120, 80)
+STAINS = load_stains("he").libraries
 
 
 def ring(y0, x0, y1, x1):
@@ -162,7 +167,7 @@ def test_digest(tmp_path):
     assert file_digest(path) == hashlib.sha256(b"abc" * 1000).hexdigest()
 
 
-def test_a_mask_file_is_taken_as_it_is_and_other_tissue_is_not_glass(tmp_path, as_source, paint):
+def test_a_mask_file_is_not_dilated_and_other_tissue_is_not_glass(tmp_path, as_source, paint):
     scene = paint()
     drawn = np.zeros(scene.tissue.shape, bool)
     drawn[100:140, 140:180] = True
@@ -174,6 +179,59 @@ def test_a_mask_file_is_taken_as_it_is_and_other_tissue_is_not_glass(tmp_path, a
     np.testing.assert_array_equal(found.core, drawn)
     assert found.glass.any()
     assert not (found.glass & scene.tissue).any()
+
+
+def inked(paint) -> tuple[np.ndarray, np.ndarray]:
+    """A disk of tissue on glass beside a stroke of a green pen; and where the stroke lies."""
+    rgb = paint().rgb
+    rng = np.random.default_rng(1)
+    pen = np.zeros(rgb.shape[:2], bool)
+    pen[20:220, 20:42] = True
+    rgb[pen] = np.rint(np.array(GREEN) + rng.normal(0, 0.4, (pen.sum(), 3))).astype(np.uint8)
+    return rgb, pen
+
+
+def test_ink_and_fill_are_taken_out_of_a_mask_file(tmp_path, as_source, paint):
+    rgb, pen = inked(paint)
+    rgb[100:116, 150:166] = 0
+    drawn = np.zeros(pen.shape, bool)
+    drawn[60:180, 10:220] = True
+    path = tmp_path / "mask.png"
+    Image.fromarray(drawn.astype(np.uint8)).save(path)
+    found = find_tissue(as_source(rgb), mask_file=path, stains=STAINS)
+    ink, fill = (found.artifact == c for c in (Artifact.INK, Artifact.FILL))
+    assert ink[pen].mean() > 0.95
+    assert fill[100:116, 150:166].all()
+    np.testing.assert_array_equal(found.mask, drawn & ~ink & ~fill)
+    np.testing.assert_array_equal(found.core, found.mask)
+
+
+def test_a_mask_of_ink_and_fill_alone_is_refused_by_their_area(tmp_path, as_source, paint):
+    rgb, _ = inked(paint)
+    rgb[100:116, 150:166] = 0
+    drawn = np.zeros(rgb.shape[:2], bool)
+    drawn[100:116, 24:40] = drawn[100:116, 150:166] = True
+    path = tmp_path / "mask.png"
+    Image.fromarray(drawn.astype(np.uint8)).save(path)
+    with pytest.raises(SlideError, match="no tissue found") as caught:
+        find_tissue(as_source(rgb), mask_file=path, stains=STAINS)
+    said = str(caught.value)
+    assert "fill, 0.0164 mm2 (50 % of the mask); ink, 0.0164 mm2 (50 % of the mask)" in said
+    assert "--masker" not in said
+
+
+def test_a_slide_of_ink_alone_says_so(as_source, paint):
+    rgb, pen = inked(paint)
+    clean = paint().tissue
+    rgb[clean] = paint().rgb[:40, :40].reshape(-1, 3).mean(0).round().astype(np.uint8)
+    rgb[clean] += np.random.default_rng(2).integers(0, 2, (clean.sum(), 3), np.uint8)
+    with pytest.raises(SlideError, match="no tissue found") as caught:
+        find_tissue(as_source(rgb), stains=STAINS)
+    found = re.search(r"ink, ([\d.]+) mm2 \(([\d.]+) % of the slide\)", str(caught.value))
+    assert found is not None
+    assert float(found[1]) == pytest.approx(pen.sum() * 64e-6, rel=0.4)
+    assert float(found[2]) == pytest.approx(100 * pen.mean(), rel=0.4)
+    assert "fill" not in str(caught.value)
 
 
 def test_a_region_of_interest_restricts_tissue_but_not_glass(tmp_path, as_source, paint):

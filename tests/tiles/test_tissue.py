@@ -274,8 +274,9 @@ def test_no_tissue_is_an_error_with_a_way_out(as_source):
         find_tissue(as_source(blank))
     assert "--masker" in str(caught.value)
     assert "--mask" in str(caught.value)
-    with pytest.raises(SlideError, match="no tissue found"):
+    with pytest.raises(SlideError, match="no tissue found") as caught:
         find_tissue(as_source(np.zeros((80, 90, 3), np.uint8)))
+    assert "fill, 0.461 mm2 (100 % of the slide)" in str(caught.value)
     with pytest.raises(SlideError, match="no tissue found"):
         find_tissue(as_source(np.full((80, 90, 3), 255, np.uint8)))
 

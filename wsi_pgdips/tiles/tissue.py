@@ -60,14 +60,14 @@ def find_tissue(
         source: the slide on its output grid.
         masker: what finds the tissue: ``od``, or a masker of tiatoolbox.
         specimen: how small a piece may be: a section's, or single cells.
-        mask_file: PNG or GeoJSON with the tissue, used as it is, except for fill.
+        mask_file: PNG or GeoJSON with the tissue. It is not dilated; fill and ink are taken out.
         roi_file: GeoJSON that restricts tissue (glass is still measured everywhere).
         overview_mpp: resolution of the mask in um per pixel.
         stains: (N, 3) vectors of the stains, and alternatives; without, ink is not searched for.
 
     Raises:
         SettingsError: the masker is unknown, or a mask or region file cannot be used.
-        SlideError: the slide has no tissue, or is not brightfield.
+        SlideError: the slide has no tissue besides fill and ink, or is not brightfield.
     """
     if masker not in MASKERS:
         raise SettingsError(
@@ -82,9 +82,11 @@ def find_tissue(
         ink = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp, stains)
     solid = find_solid(rgb, replace(glass, padding=glass.padding | ink), mpp, masker, specimen)
     flags = list(glass.flags)
+    area, area_name = np.ones_like(fill), "slide"  # where tissue may lie
     if mask_file is not None:
         core = load_mask(mask_file, source.grid, rgb.shape[:2], scale)
-        mask = core
+        mask = area = core
+        area_name = "mask"
         flags.append("mask_from_file")
     else:
         core = filled(solid.tissue, mpp, glass.padding) & ~glass.padding
@@ -108,18 +110,12 @@ def find_tissue(
         flags.append("perhaps_cytology")
     if roi_file is not None:
         roi = load_roi(roi_file, source.grid, rgb.shape[:2], scale)
-        core, mask = core & roi, mask & roi
+        core, mask, area = core & roi, mask & roi, area & roi
+        area_name = "ROI" if mask_file is None else "mask inside the ROI"
         flags.append("roi")
     if not core.any():
-        dust = left_out.get("dust")
-        raise SlideError(
-            "no tissue found",
-            expected="pixels denser than glass" if roi_file is None else "tissue inside the ROI",
-            found=None if dust is None else f"only small pieces, {dust:.3g} mm2",
-            where=source.meta.name,
-            hint="try another --masker, give --specimen cytology for single cells, "
-            "or draw the tissue and give it with --mask",
-        )
+        dust = 0.0 if mask_file is not None else left_out.get("dust", 0.0)
+        raise _no_tissue(source.meta.name, area_name, area, foreign, dust, mpp)
     return TissueMap(
         mask,
         core,
@@ -213,6 +209,42 @@ def _left_out(
     mm2 = {name: round(float(a.sum()) * mpp**2 * 1e-6, 6) for name, a in areas.items()}
     coverage = 1 - float(missed.sum()) / max(int(stained.sum()), 1)
     return round(coverage, 4), {name: v for name, v in mm2.items() if v > 0}
+
+
+def _no_tissue(
+    name: str,
+    area_name: str,
+    area: BoolArray,
+    foreign: dict[str, BoolArray],
+    dust: float,
+    mpp: float,
+) -> SlideError:
+    """The error of a slide without tissue, which names what was left out.
+
+    Args:
+        name: of the slide. area: (H, W) where tissue may lie. dust: mm2 of small pieces.
+    """
+    found = [f"small pieces that count as dust, {dust:.3g} mm2"] if dust else []
+    for reason, pixels in foreign.items():
+        n = int((pixels & area).sum())
+        if n:
+            share = f"{100 * n / int(area.sum()):.3g} % of the {area_name}"
+            found.append(f"{reason}, {n * mpp**2 * 1e-6:.3g} mm2 ({share})")
+    wanted = "denser than glass"
+    hint = (
+        "try another --masker, give --specimen cytology for single cells, "
+        "or draw the tissue and give it with --mask"
+    )
+    if area_name.startswith("mask"):
+        wanted = "neither fill nor ink"
+        hint = "mark tissue that is neither fill (never scanned, or of one value) nor ink"
+    return SlideError(
+        "no tissue found",
+        expected=f"pixels of the {area_name} that are {wanted}",
+        found="; ".join(found) or None,
+        where=name,
+        hint=hint,
+    )
 
 
 def _is_much(coverage: float, left_out: dict[str, float], mask_mm2: float) -> bool:

@@ -17,7 +17,8 @@ class TissueMap:
     """Tissue and glass of a slide, on the grid of its overview.
 
     Attributes:
-        mask: (H, W) bool, tissue dilated by 32 um; this area is rendered.
+        mask: (H, W) bool, tissue dilated by 32 um, or as drawn, less fill and ink; this area is
+            rendered.
         core: (H, W) bool, the tissue itself; this area counts for fitting.
         glass: (H, W) bool, certain glass, at least 40 um from tissue.
         glass_od: (H, W, 3) float32, OD of the overview; valid on glass only.
