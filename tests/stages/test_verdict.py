@@ -84,7 +84,7 @@ def test_a_good_slide_passes_without_reasons() -> None:
         (
             {"left_out_mm2": {"ink": 0.6}},
             "review",
-            "ink covers 0.6 mm2; nothing is measured there",
+            "ink covers 0.6 mm2, which counts as no tissue",
         ),
         (
             {"flags": ("no_glass",)},

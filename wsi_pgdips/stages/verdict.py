@@ -94,7 +94,7 @@ def _coverage(e: Evidence) -> Iterator[Finding]:
         yield status, f"{_percent(1 - e.coverage)} of what is stained is outside the mask ({why})"
     ink = e.left_out_mm2.get("ink", 0.0)
     if ink > INK * e.mask_mm2:
-        yield "review", f"ink covers {ink:.3g} mm2; nothing is measured there"
+        yield "review", f"ink covers {ink:.3g} mm2, which counts as no tissue"
     for flag, reason in _FLAGS.items():
         if flag in e.flags:
             yield "review", reason
