@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,9 @@ def test_a_task_serves_its_slides_one_by_one(slides: Path, tmp_path: Path, whole
     jobs = Jobs(tmp_path / "job", slides, "truncated.tiff", "a.tiff", split=False)
     assert jobs.run_all() == [3]
     assert (jobs.status("truncated"), jobs.status("a")) == ("failed", "done")
+    assert re.search(
+        r"\ba: done, \d+ tiles, verdict (pass|review|fail)", "\n".join(jobs.notes.said)
+    )
     assert differing(whole, layers(jobs.folder.path, "a")) == []
     # what has ended is left alone
     assert jobs.run_all() == [3]
