@@ -24,7 +24,8 @@ SETTINGS = ScientificSettings(seed=1, calibration_steps=50, calibration_tiles=4)
 @pytest.mark.usefixtures("one_thread")
 def test_no_dots_over_pen_and_cells(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the pen is not found, as ink is not measured."""
-    monkeypatch.setattr(tissue, "find_ink", lambda y, scanned, *_: np.zeros(scanned.shape, bool))
+    nothing = lambda y, scanned, *_: (np.zeros(scanned.shape, bool), False)  # noqa: E731
+    monkeypatch.setattr(tissue, "find_ink", nothing)
     source = open_slide(data_dir / "failing" / "pen_cytology_lattice.svs", SETTINGS)
     context = make_context(source, load_stains("he"), SETTINGS)
     solved = solve(context, torch.device("cpu"), 1)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import Fault
-from wsi_pgdips.layers.schema import residual_level
+from wsi_pgdips.layers.schema import FILL, residual_level
 from wsi_pgdips.machine import in_threads
 from wsi_pgdips.records import BoolArray, ByteArray, Fields, FloatArray, Pixels, SlidePrior
 from wsi_pgdips.stages.context import Context
@@ -79,7 +79,7 @@ def render_block(
     codes = (np.empty(size, np.uint16) if into is None else into[:size]).reshape(
         n, block.h, block.w
     )
-    codes[:] = 0
+    codes[:] = FILL
     artifact = np.zeros((block.h, block.w), np.uint8)
     side = 1 << residual_level(context.grid)
     rms = np.zeros((-(-block.h // side), -(-block.w // side)), np.uint16)
@@ -125,6 +125,7 @@ def render_block(
     tissue = context.tissue_of(block) & (codes[0] > 0)
     known = context.tissue.artifacts(block)
     np.copyto(artifact, known, where=known > 0)
+    codes[:, known > 0] = FILL
     for tile, fault in sorted(faults.items()):
         on_fault(tile, fault)
     return RenderedBlock(

@@ -38,6 +38,8 @@ _FLAGS: Mapping[str, str] = {
     "no_glass": "the slide shows no bare glass, so the white point is a guess",
     "glass_saturated": "bare glass is clipped to white, so the white point is a guess",
     "unwritten_tiles": "parts inside the tissue were never scanned or hold a constant value",
+    "ink_over_tissue": "ink goes on over tissue, where it is too pale to be told from it; "
+    "draw a mask without it (--mask)",
     "perhaps_cytology": "much of what is stained lies in small pieces that count as dust; "
     "for a smear give --specimen cytology",
     "overview_unreadable": "parts of the slide could not be read when tissue was searched",

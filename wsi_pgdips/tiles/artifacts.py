@@ -28,12 +28,15 @@ _KIN_DEG, _KIN_SHARE, _KIN_SQUARES = 5.0, 0.05, 0.35
 _LEAST_IN_SQUARE, _LEAST_SQUARES = 0.1, 4
 _STAIN_DEG = 6.0
 _GROWN_DEG, GAP_UM = 7.0, 200.0
+# over tissue: least share of the ink's density; shares of other tissue that may be as dense, and of
+# what is dense that may be ink over tissue
+_OVER, _ALIKE, _MOST_OVER = 0.8, 0.01, 0.3
 MARGIN_UM = 24.0  # ink is dilated by so much
 
 
 def find_ink(
     y: FloatArray, scanned: BoolArray, mpp: float, stains: Sequence[FloatArray]
-) -> BoolArray:
+) -> tuple[BoolArray, bool]:
     """Find ink on the overview of a slide.
 
     Args:
@@ -42,7 +45,7 @@ def find_ink(
         stains: (N, 3) vectors of the stains, and alternatives; what they explain is no ink.
 
     Returns:
-        (H, W) bool.
+        (H, W) bool, and whether ink goes on over tissue where it is too pale to be told from it.
     """
     from scipy import ndimage
 
@@ -52,14 +55,16 @@ def find_ink(
     flat = ndimage.binary_opening(dense & (local_std(y, 5) < FLAT * middle), np.ones((3, 3)))
     labels, n = ndimage.label(flat, np.ones((3, 3)))
     if n == 0:
-        return np.zeros(total.shape, bool)
+        return np.zeros(total.shape, bool), False
     direction = unit_rows(y)
     far = dense & (ndimage.distance_transform_edt(~flat) > NEAR_UM / mpp)
     squares = _squares(far, round(SQUARE_UM / mpp))
-    out = np.zeros(total.shape, bool)
-    for k in range(1, n + 1):
+    out, lost = np.zeros(total.shape, bool), False
+    area = np.bincount(labels.ravel())[1:] * mpp**2
+    for k in np.argsort(-area, kind="stable") + 1:
         piece = labels == k
-        if piece.sum() * mpp**2 < LEAST_UM2:
+        # a stroke goes on in smaller pieces
+        if area[k - 1] < LEAST_UM2 and not (piece & _within(out, GAP_UM, mpp)).any():
             continue
         colour = unit_rows(y[piece].mean(0))
         if any(_is_stain(colour, rows) for rows in stains):
@@ -68,10 +73,26 @@ def find_ink(
         if _share_of_squares(squares, kin) > _KIN_SQUARES:
             continue
         own = scanned & (total > PALE_OD) & (direction @ colour > np.cos(np.radians(_GROWN_DEG)))
-        out |= _reached(own | piece, piece, mpp)
-    if not out.any():
-        return out
-    return np.asarray(ndimage.distance_transform_edt(~out) <= MARGIN_UM / mpp)
+        own = _reached(own | piece, piece, mpp)
+        over = scanned & (y > _OVER * y[piece].mean(0)).all(2)
+        both = _reached(over | own, piece, mpp)
+        # where tissue alone is often as dense, the ink cannot be followed over it
+        alike = np.count_nonzero(over & far & ~both) > _ALIKE * np.count_nonzero(far)
+        if not alike and np.count_nonzero(both & ~own) < _MOST_OVER * np.count_nonzero(dense):
+            own = both
+        elif np.count_nonzero(both & ~own & _within(own, MARGIN_UM, mpp)) * mpp**2 > LEAST_UM2:
+            lost = True
+        out |= own
+    return _within(out, MARGIN_UM, mpp), lost
+
+
+def _within(found: BoolArray, distance_um: float, mpp: float) -> BoolArray:
+    """Find the pixels within a distance of those found."""
+    from scipy import ndimage
+
+    if not found.any():
+        return found
+    return np.asarray(ndimage.distance_transform_edt(~found) <= distance_um / mpp)
 
 
 def _is_stain(colour: FloatArray, rows: FloatArray) -> bool:
@@ -92,7 +113,7 @@ def _reached(own: BoolArray, piece: BoolArray, mpp: float) -> BoolArray:
     labels, n = ndimage.label(own)
     large = np.bincount(labels.ravel(), minlength=n + 1) * mpp**2 >= LEAST_UM2
     large[0] = False
-    near = ndimage.distance_transform_edt(~large[labels]) <= GAP_UM / 2 / mpp
+    near = _within(large[labels], GAP_UM / 2, mpp)
     groups, _ = ndimage.label(near | piece)
     return np.asarray((large[labels] & np.isin(groups, np.unique(groups[piece]))) | piece)
 

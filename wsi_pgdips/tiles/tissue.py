@@ -77,11 +77,11 @@ def find_tissue(
     mpp = source.grid.mpp * scale
     glass, fill = _find_glass(source, rgb, scale)
     require_brightfield(rgb, glass, fill, source.meta.name)
-    ink = np.zeros_like(fill)
+    ink, ink_lost = np.zeros_like(fill), False
     if stains:
-        ink = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp, stains)
+        ink, ink_lost = find_ink(_above_glass(rgb, glass, fill), ~fill, mpp, stains)
     solid = find_solid(rgb, replace(glass, padding=glass.padding | ink), mpp, masker, specimen)
-    flags = list(glass.flags)
+    flags = [*glass.flags, *(["ink_over_tissue"] if ink_lost else [])]
     area, area_name = np.ones_like(fill), "slide"  # where tissue may lie
     if mask_file is not None:
         core = load_mask(mask_file, source.grid, rgb.shape[:2], scale)

@@ -22,6 +22,8 @@ _GROUPS = {
     "hard": ("cast", "close", "defocus", "jpeg50", "saturated", "scarce", "single_stain", "three"),
     "drift": ("ramp_he", "ramp_hdab", "step_he", "step_hdab"),
 }
+# what is laid on a phantom that is easy without it
+_FOREIGN = {"ink": "he", "carbon": "hdab", "black_tiles": "he"}
 # concentrations of a real slide under drifting, known S and B
 _REAL = {
     "real_he": ("BS9_HE2_40x_AT2.svs", "he"),
@@ -51,6 +53,7 @@ class Case:
         slide: of which the tissue, or the whole, is taken; for pictures the image.
         stains: a stain set, where the description does not say.
         truths: ``stain:name`` of the map and of the picture it is compared with -> its file.
+        foreign: what is laid on the phantom, a kind of ``foreign.lay_on``.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Case:
     slide: Path | None = None
     stains: str | None = None
     truths: Mapping[str, Path] = field(default_factory=dict)
+    foreign: str | None = None
 
     @property
     def scene(self) -> str:
@@ -78,6 +82,8 @@ def all_cases(data: Path | None, extra: tuple[Path, str] | None = None) -> list[
     """
     described = [(name, _FOLDER / f"{name}.toml") for names in _GROUPS.values() for name in names]
     cases = [Case(name, "phantom", path) for name, path in described]
+    for name, base in _FOREIGN.items():
+        cases.append(Case(name, "phantom", _FOLDER / f"{base}.toml", foreign=name))
     if data is not None:
         cases += _slides(data, _REAL, "phantom")
     if extra is not None:
@@ -123,7 +129,8 @@ def stains_of(case: Case) -> int:
 
 def group_of(case: str) -> str:
     """Group of a phantom by its name; ``real`` for those on real tissue."""
-    return next((group for group, names in _GROUPS.items() if case in names), "real")
+    groups = {**_GROUPS, "foreign": tuple(_FOREIGN)}
+    return next((group for group, names in groups.items() if case in names), "real")
 
 
 def _slides(data: Path, table: dict[str, tuple[str, str]], kind: str) -> list[Case]:

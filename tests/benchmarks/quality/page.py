@@ -19,6 +19,7 @@ GROUPS = {
     "easy": "Easy phantoms",
     "hard": "Hard phantoms",
     "drift": "Phantoms whose S, M and B drift",
+    "foreign": "Easy phantoms with ink, carbon and black tiles on them",
     "real": "Phantoms on the tissue of real slides",
 }
 # heads of columns of pairs -> metric, blur of the map, digits

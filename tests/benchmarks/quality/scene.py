@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.quality.cases import Case
+from benchmarks.quality.foreign import lay_on
 from benchmarks.quality.methods import CLOSED
 from benchmarks.quality.picture import Picture, Result, read_picture, unmix_od
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
-from wsi_pgdips.optics.stain_files import load_stains
+from wsi_pgdips.optics.stain_files import load_stains, save_stains
 from wsi_pgdips.phantom.make import MadePhantom, make_phantom
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source
@@ -30,7 +31,8 @@ class Scene:
 
     Attributes:
         made: its files, what the product is run on, and its truth. stains: its set, loaded.
-        q: (N, H, W) true concentrations. tissue: (H, W) true tissue.
+        q: (N, H, W) true concentrations. tissue: (H, W) true tissue, less what is
+            foreign and its surroundings.
     """
 
     made: MadePhantom
@@ -107,7 +109,11 @@ def open_scene(
         stains=case.stains,
     )
     truth, stains = made.truth, load_stains(made.stains)
+    if case.foreign == "carbon":  # told from DAB only where DAB may be black, as in the set hdab
+        stains = replace(stains, saturating=truth.labels.index("DAB"))
+        save_stains(stains, made.stains)
+    clean = lay_on(truth, case.foreign, seed) if case.foreign else np.ones(truth.shape, bool)
     with contextlib.closing(open_source(truth.path, mpp="native")) as source:
         picture = read_picture(source, truth.library)
         q, tissue = truth.concentration(0, 0, *truth.shape), truth.tissue(0, 0, *truth.shape)
-        yield Scene(made, stains, source, picture, q, tissue)
+        yield Scene(made, stains, source, picture, q, tissue & clean)
