@@ -134,7 +134,7 @@ class ScientificSettings(_Frozen):
     learning_rate: float | None = _expert(
         None,
         "Learning rate of the networks; of `balanced` the peak of its schedule.",
-        shown="5e-4 for `paper`, 8e-3 for `balanced`",
+        shown="5e-4 for `paper`, 4e-3 for `balanced`",
         gt=0,
     )
     alpha: float | None = _expert(
@@ -145,7 +145,7 @@ class ScientificSettings(_Frozen):
     )
     calibration_tiles: int = _expert(16, "Tiles that the slide's prior is measured on.", ge=1)
     calibration_steps: int = _expert(
-        200, "Training steps of the slide's network, of `balanced`.", ge=1
+        400, "Training steps of the slide's network, of `balanced`.", ge=1
     )
     prior_weight: float | Literal["auto"] = _expert(
         "auto",

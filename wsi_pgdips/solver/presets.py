@@ -49,7 +49,7 @@ class Preset:
 
 _PRESETS = {
     "paper": Preset("paper", True, False, PAPER_STEPS, 5e-4, 1.0, 0.01, "parameters"),
-    "balanced": Preset("balanced", False, True, 0, 8e-3, 0.0, 0.0, "statistics"),
+    "balanced": Preset("balanced", False, True, 0, 4e-3, 0.0, 0.0, "statistics"),
     "fast": Preset("fast", False, False, 0, 5e-4, 0.0, 0.0, "statistics"),
 }
 
