@@ -91,6 +91,8 @@ def test_each_preset(name: str, rows: FloatArray) -> None:
     else:
         assert {k.split(".")[0] for k in prior.network} == {
             *slide_network.layer_shapes(n),
+            slide_network.LOW,
+            slide_network.HIGH,
         }
         assert all(np.isfinite(v).all() for v in prior.network.values())
         assert np.isfinite(prior.loss)

@@ -59,6 +59,22 @@ def test_fresh_weights_leave_the_closed_form(rows: FloatArray) -> None:
 
 
 @pytest.mark.usefixtures("full_precision")
+@pytest.mark.parametrize("rows", [HE[:1], HDAB, THREE], ids=["one", "two", "three"])
+def test_beyond_what_training_saw_the_network_changes_nothing_more(rows: FloatArray) -> None:
+    n, matrix = len(rows), torch.from_numpy(rows)
+    seen, change = torch.rand(1, 3, 32, 32), torch.rand(1, n, 32, 32) * 0.02 - 0.01
+    weights = some_weights(n)
+    free, closed = slide_network.estimate(weights, 40 * seen, matrix, ZERO, 1.0)
+    assert (free - closed).abs().max() > 0.1
+    low, high = slide_network.extent(seen, matrix, change, 1.0)
+    bounded = {**weights, slide_network.LOW: low, slide_network.HIGH: high}
+    q, closed = slide_network.estimate(bounded, 40 * seen, matrix, ZERO, 1.0)
+    assert (q - closed).abs().max() <= 0.0101
+    wide = {**weights, slide_network.LOW: low - 100, slide_network.HIGH: high + 100}
+    same, _ = slide_network.estimate(wide, 40 * seen, matrix, ZERO, 1.0)
+    assert torch.equal(same, free)
+
+
 def test_a_constant_field_equals_a_constant() -> None:
     od, rows = torch.rand(3, 32, 32), torch.from_numpy(HDAB)
     glass = torch.from_numpy(GLASS)

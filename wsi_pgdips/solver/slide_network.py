@@ -32,6 +32,7 @@ MAX_STAINS = 3  # more stains than channels have no coordinates of their own
 WIDTH = 24
 MULTIPLE = 4  # sides of its input
 REACH = 24  # pixels; a tile's halo must be at least as large
+LOW, HIGH = "low", "high"  # bounds of input and correction, (3 + N,): what training saw
 _SLOPE = 0.1
 _FLAT = 1e-4  # least volume of three unit rows that counts
 
@@ -130,9 +131,31 @@ def correction(weights: Weights, od: Tensor, stain_matrix: Tensor, scale: float)
 def _correction(weights: Weights, od: Tensor, rows: Tensor, scale: float) -> Tensor:
     """Compute the correction of T tiles: (3, T, H, W) -> (T, N, H, W)."""
     x = coordinates(od, rows).transpose(0, 1) / scale
-    with optimise.autocast(od.device):
-        change = forward(weights, x)
-    return change.float() * scale
+    if LOW not in weights:  # in training
+        return _changed(weights, x) * scale
+    low, high = (weights[name][:, None, None] for name in (LOW, HIGH))
+    change = _changed(weights, x.clamp(low[:3], high[:3]))
+    return change.clamp(low[3:], high[3:]) * scale
+
+
+def _changed(weights: Weights, x: Tensor) -> Tensor:
+    with optimise.autocast(x.device):
+        return forward(weights, x).float()
+
+
+def extent(od: Tensor, stain_matrix: Tensor, change: Tensor, scale: float) -> Tensor:
+    """Return the least and the largest input and correction of crops.
+
+    Args:
+        od: (T, 3, H, W) glass-corrected. stain_matrix: (N, 3).
+        change: (T, N, H, W) OD, the true correction. scale: OD that counts as one.
+
+    Returns:
+        (2, 3 + N), in the network's unit.
+    """
+    x = coordinates(od.transpose(0, 1), stain_matrix).transpose(0, 1)
+    seen = torch.cat([x, change], 1) / scale
+    return torch.stack([seen.amin((0, 2, 3)), seen.amax((0, 2, 3))])
 
 
 def coordinates(od: Tensor, stain_matrix: Tensor) -> Tensor:

@@ -176,22 +176,24 @@ def train_slide_network(
             pixels.append(od - glass[:, None, None])
         return np.stack(truth), np.stack(pixels), rng
 
-    def gradient(drawn: Future[_Crops]) -> tuple[list[Tensor], Tensor]:
+    def gradient(drawn: Future[_Crops]) -> tuple[list[Tensor], Tensor, Tensor]:
         *pair, rng = drawn.result()
         truth, pixels = (torch.from_numpy(part).to(device) for part in pair)
-        found, _ = slide_network.estimate(
+        found, closed = slide_network.estimate(
             weights, pixels, matrix, torch.zeros(3, device=device), scale
         )
         error = ((found - truth) ** 2).mean()
         total = error / scale**2
         if preset.alpha or preset.beta:
             total = total + _pgdips(weights, lit, prior, preset, side, rng, device)
-        return list(torch.autograd.grad(total, trained)), error.detach()
+        seen = slide_network.extent(pixels, matrix, truth - closed, scale)
+        return list(torch.autograd.grad(total, trained)), error.detach(), seen
 
     def draw(step: int) -> list[Future[_Crops]]:
         return [executor.submit(crops, step, group) for group in range(GROUPS)]
 
     history: list[Tensor] = []
+    extents: list[Tensor] = []
     drawn = draw(0)
     for step in range(steps):
         running = [executor.submit(gradient, group) for group in drawn]
@@ -199,11 +201,14 @@ def train_slide_network(
         drawn = draw(step + 1) if step + 1 < steps else []
         results = [future.result() for future in running]
         # summed in the order of the groups, whichever thread finished first
-        by_weight = zip(*(gradients for gradients, _ in results), strict=True)
+        by_weight = zip(*(gradients for gradients, *_ in results), strict=True)
         optimiser.step([torch.stack(of_groups).mean(0) for of_groups in by_weight])
-        history.append(torch.stack([error for _, error in results]).mean())
+        history.append(torch.stack([error for _, error, _ in results]).mean())
+        extents += [seen for *_, seen in results]
         on_step()
     final = {k: v.detach() for k, v in weights.items()}
+    low, high = torch.stack(extents, 1)
+    final[slide_network.LOW], final[slide_network.HIGH] = low.amin(0), high.amax(0)
     loss = float(torch.stack(history[-20:]).mean())
     if not np.isfinite(loss) or not all(bool(torch.isfinite(v).all()) for v in final.values()):
         return None

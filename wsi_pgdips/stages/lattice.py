@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 WINDOW = 16  # pixels
-MOST_OD = 0.015  # index that a window may have
+MOST_OD = 0.012  # index that a window may have
 PERCENTILE = 99.9
 BIN_OD = 1e-3  # width of a bin of the histogram
 BINS = 2001  # the last one holds every index of 2 OD and more
