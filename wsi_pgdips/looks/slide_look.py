@@ -12,7 +12,7 @@ from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.looks.pixels import planes_od, unmixed
 from wsi_pgdips.looks.reference import PERCENTILES, Reference, look_of, triple
-from wsi_pgdips.optics.foreign import is_foreign
+from wsi_pgdips.optics.foreign import is_carbon, is_foreign
 from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels
 
@@ -115,7 +115,8 @@ def measure_look(
         s = interpolate(fields.stain_matrix, grid, region)[..., ::_STRIDE, ::_STRIDE][..., inside]
         b = interpolate(fields.background, grid, region)[:, ::_STRIDE, ::_STRIDE][:, inside]
         whole = planes_od(rgb)
-        told = ~_foreign(whole, s, b, inside)
+        # a stain that saturates loses its colour: black is neither its look nor another's
+        told = ~_foreign(whole, s, b, inside, saturates=fields.brown.size > 0)
         inside[inside] = told
         s, b = s[..., told], b[:, told]
         y = whole[:, ::_STRIDE, ::_STRIDE][:, inside] - b
@@ -128,8 +129,10 @@ def measure_look(
     )
 
 
-def _foreign(od: FloatArray, s: FloatArray, b: FloatArray, inside: BoolArray) -> BoolArray:
-    """Find foreign pixels by their means over 4x4 pixels, as the layers' label does: (P,) bool.
+def _foreign(
+    od: FloatArray, s: FloatArray, b: FloatArray, inside: BoolArray, *, saturates: bool
+) -> BoolArray:
+    """Find foreign pixels by their means over 4x4 pixels, and black where a stain saturates: (P,).
 
     Args:
         od: (3, h, w). s: (N, 3, P), b: (3, P) at the P pixels of ``inside``, on the stride.
@@ -138,7 +141,11 @@ def _foreign(od: FloatArray, s: FloatArray, b: FloatArray, inside: BoolArray) ->
     y = np.asarray(pooled[:, inside] - b, np.float32)
     q = unmixed(y, s, np.zeros(3, np.float32))
     outside = y - np.einsum("np,ncp->cp", q, s)
-    return np.asarray(is_foreign(*(np.sqrt((v * v).sum(0)) for v in (y, outside))), bool)
+    length, off = (np.sqrt((v * v).sum(0)) for v in (y, outside))
+    found = is_foreign(length, off)
+    if saturates:
+        found = found | is_carbon(y, length)
+    return np.asarray(found, bool)
 
 
 def _middles(grid: OutputGrid, tiles: Sequence[_TileIndex]) -> Iterator[Region]:
@@ -173,7 +180,8 @@ def measure_sample(
     total = q.sum(0)
     top = np.percentile(q, 99.5, axis=1) if q.shape[1] else np.zeros(len(q))
     for k, amount in enumerate(q):
-        own = (amount > _OWN_SHARE * total) & (amount > 0)
+        # what is paler than presence is glass and noise, and of no stain
+        own = (amount > _OWN_SHARE * total) & (amount > presence[k])
         if own.any():
             own &= amount > _OWN_AMOUNT * np.percentile(amount[own], _OWN_PERCENTILE)
         enough = top[k] > presence[k] and own.sum() >= _MIN_OWN_PIXELS

@@ -60,6 +60,15 @@ def is_grey(y: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray((y.min(-1) > DARK_OD) | (y.sum(-1) > NEAR_GREY * length))
 
 
+def is_carbon(y: Any, length: Any) -> Any:
+    """Find the pixels that are as dark and grey as carbon, or as a saturated stain.
+
+    Args:
+        y: (3, ...) OD - B, and its ``length``, arrays or tensors.
+    """
+    return (y.sum(0) > GREY * length) & (length > GREY_OD)
+
+
 def is_brown(
     y: npt.NDArray[Any], q: npt.NDArray[Any], stain: int, vector: npt.NDArray[Any]
 ) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_pgdips.layers.schema import CODE_MAX, SCALE_FACTOR
-from wsi_pgdips.optics.foreign import BLACK_OD, GREY, GREY_OD, is_foreign
+from wsi_pgdips.optics.foreign import BLACK_OD, is_carbon, is_foreign
 from wsi_pgdips.optics.unmix import dot, unmix
 from wsi_pgdips.records import Artifact, FloatArray
 from wsi_pgdips.solver.rays import POOL
@@ -81,8 +81,7 @@ def artifacts_of(
         around = brown[::POOL, ::POOL] > 0.5
         saturated = (pooled.amin(0) > BLACK_OD) & around
         length = dot(pooled, pooled).sqrt_()
-        grey = (pooled.sum(0) > GREY * length) & (length > GREY_OD)
-        foreign = (foreign & ~saturated) | (grey & ~around)
+        foreign = (foreign & ~saturated) | (is_carbon(pooled, length) & ~around)
     found = foreign * int(Artifact.FOREIGN) + saturated * int(Artifact.SATURATED)
     return np.asarray(found.to(torch.uint8).cpu().numpy())
 

@@ -126,6 +126,7 @@ def render_block(
     known = context.tissue.artifacts(block)
     np.copyto(artifact, known, where=known > 0)
     codes[:, known > 0] = FILL
+    rms[~_any_in_cells(codes[0] != FILL, side)] = FILL
     for tile, fault in sorted(faults.items()):
         on_fault(tile, fault)
     return RenderedBlock(
@@ -140,3 +141,9 @@ def render_block(
         failed=tuple(sorted(faults.keys() - strips.keys())),
         alone=tuple(sorted(faults.keys() & strips.keys())),
     )
+
+
+def _any_in_cells(mask: BoolArray, side: int) -> BoolArray:
+    """Find the cells of ``side`` pixels, cut at the end, with a True pixel."""
+    rows = np.logical_or.reduceat(mask, np.arange(0, mask.shape[0], side), 0)
+    return np.asarray(np.logical_or.reduceat(rows, np.arange(0, mask.shape[1], side), 1))
