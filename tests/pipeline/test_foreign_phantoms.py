@@ -48,6 +48,7 @@ def test_what_is_foreign_has_no_say(kind, clean, tmp_path):
     other, _ = clean(BASE[kind])
     one, two = (np.asarray(m.provenance["stain_matrix"]) for m in (found, other))
     assert angle_deg(one, two).max() < 2
+    assert angle_deg(found.fields.tile_stain_matrix, other.fields.tile_stain_matrix).max() < 2
     q, wanted = (m.read(0, 0, *m.grid.shape) for m in (found, other))
     beside = tissue & np.isfinite(q[0]) & np.isfinite(wanted[0])
     assert beside.sum() > 0.97 * tissue.sum()

@@ -105,8 +105,11 @@ def _measure(tile: TileInput, prior: SlidePrior) -> TileFit:
     flags = TileFlag.SATURATED if saturated else TileFlag.NONE
     s0 = torch.from_numpy(prior.stain_matrix)
     q = unmix(torch.from_numpy(od), s0, torch.zeros(3)).numpy()
-    statistics = tile_statistics(tile, q, prior.stain_matrix, prior.pooled_noise_od)
-    if prior.saturating >= 0:
+    saturates = prior.saturating >= 0
+    statistics = tile_statistics(
+        tile, q, prior.stain_matrix, prior.pooled_noise_od, saturates=saturates
+    )
+    if saturates:
         statistics["dark"] = dark_cells(
             pooled, tile.halo, prior.saturating, prior.library[prior.saturating]
         )

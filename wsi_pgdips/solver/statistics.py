@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import Plane, dual, edge_histograms, pixel_noise
-from wsi_pgdips.optics.foreign import BLACK_OD, is_brown
+from wsi_pgdips.optics.foreign import BLACK_OD, is_brown, is_grey
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.rays import POOL, pool_od
 from wsi_pgdips.solver.tile import TileInput
@@ -88,19 +88,28 @@ def upper_quantile(values: FloatArray, share: float) -> float:
 
 
 def tile_statistics(
-    tile: TileInput, q: FloatArray, stain_matrix: FloatArray, noise: float
+    tile: TileInput,
+    q: FloatArray,
+    stain_matrix: FloatArray,
+    noise: float,
+    *,
+    saturates: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """The statistics of one tile and of its cells (decision 29).
 
     Args:
         tile: its own pixels, without the halo, are divided into cells. q: (N, K) of its own tissue
             pixels. stain_matrix, noise: as for :func:`cell_statistics`.
+        saturates: a stain does; dark and grey pixels then have no say in the vectors.
 
     Returns:
         ``q_hist`` (N, Q_BINS) of the tile, and the statistics of its cells by row and column,
         name -> (CELLS_PER_TILE, CELLS_PER_TILE, ...).
     """
     y, half, at = pool_od(tile.stain_od, tile.own_tissue)
+    if saturates:
+        told = ~is_grey(y)
+        y, half, at = y[told], half[told], at[:, told]
     side = len(tile.own_tissue) // (CELLS_PER_TILE * POOL)
     row, column = at // side
 
