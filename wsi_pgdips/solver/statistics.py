@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from wsi_pgdips.geometry import CELLS_PER_TILE
 from wsi_pgdips.optics.cone import Plane, dual, edge_histograms, pixel_noise
-from wsi_pgdips.optics.foreign import BLACK_OD, is_brown, is_grey
+from wsi_pgdips.optics.foreign import BLACK_OD, GREY_OD, is_brown, is_grey
 from wsi_pgdips.records import FloatArray
 from wsi_pgdips.solver.rays import POOL, pool_od
 from wsi_pgdips.solver.tile import TileInput
@@ -100,7 +100,7 @@ def tile_statistics(
     Args:
         tile: its own pixels, without the halo, are divided into cells. q: (N, K) of its own tissue
             pixels. stain_matrix, noise: as for :func:`cell_statistics`.
-        saturates: a stain does; dark and grey pixels then have no say in the vectors.
+        saturates: a stain does; dark, and dense grey pixels then have no say in the vectors.
 
     Returns:
         ``q_hist`` (N, Q_BINS) of the tile, and the statistics of its cells by row and column,
@@ -108,7 +108,8 @@ def tile_statistics(
     """
     y, half, at = pool_od(tile.stain_od, tile.own_tissue)
     if saturates:
-        told = ~is_grey(y)
+        # pale ones stay: a tile may hold little else
+        told = ~is_grey(y) | (np.linalg.norm(y, axis=1) < GREY_OD)
         y, half, at = y[told], half[told], at[:, told]
     side = len(tile.own_tissue) // (CELLS_PER_TILE * POOL)
     row, column = at // side
