@@ -146,6 +146,16 @@ def test_it_learns_to_undo_noise_and_jpeg_on_a_tile_it_has_not_seen() -> None:
     assert trained.loss < 0.05**2
 
 
+def test_fill_in_a_window_is_no_truth() -> None:
+    tile = tile_of(concentrations(2, 64, 0), HE)
+    od, tissue = tile.od.copy(), tile.tissue.copy()
+    od[:, :16], tissue[:16] = 2.4, False
+    black = replace(tile, od=od, tissue=tissue)
+    maps = training._closed(black, HE)
+    assert not maps[:, :16].any()
+    np.testing.assert_array_equal(maps[:, 16:], training._closed(tile, HE)[:, 16:])
+
+
 def test_the_number_of_threads_does_not_change_a_byte() -> None:
     one, three = train(4, threads=1), train(4, threads=3)
     assert one.loss == three.loss

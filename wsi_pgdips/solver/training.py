@@ -220,8 +220,13 @@ def train_slide_network(
 
 
 def _closed(tile: TileInput, rows: FloatArray) -> FloatArray:
+    """The closed form of a tile, (N, H, W); what is denser than tissue but none, as fill, is 0."""
     q = unmix(torch.from_numpy(tile.od), torch.from_numpy(rows), torch.from_numpy(tile.background))
-    return np.asarray(q.numpy())
+    maps = np.asarray(q.numpy())
+    if tile.tissue.any():
+        densest = maps[:, tile.tissue].max(1)[:, None, None]
+        maps *= ~((maps > densest).any(0) & ~tile.tissue)
+    return maps
 
 
 def _halved(a: FloatArray | BoolArray) -> FloatArray:
