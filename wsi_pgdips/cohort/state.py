@@ -81,7 +81,7 @@ class State:
 
     @property
     def text(self) -> str:
-        """How the part ended, in a line such as ``done, 12 tiles, verdict pass``."""
+        """The outcome of the part as a line, such as ``done, 12 tiles, verdict pass``."""
         if self.status != "done":
             return f"{self.status}: {self.reason}" if self.reason else self.status
         text = f"done, {self.tiles} tiles"

@@ -5,7 +5,6 @@
 * ``acquisition``: noise, JPEG and defocus of a slide, estimated from its pixels.
 * ``degrade``: the simulation of noise, JPEG and defocus.
 * ``slide_network``: the slide's network, and tiles in focus.
-* ``simulated``: simulated pixels, their range, and what a network has learned of them.
 * ``training``: the training of the slide's network.
 * ``fit``: the fits of tiles.
 * ``statistics``: sufficient statistics of tiles.

@@ -51,7 +51,7 @@ _ITERATIONS = 12
 _FOUR_TRUE = 0x01010101  # four True bytes as one integer
 _PURE_NOISE = 0.01  # OD of pooled noise that is subtracted from a pixel's purity
 Floats = npt.NDArray[np.float64]
-MAX_PIXELS = 50000
+MAX_PIXELS = 50000  # that the smallest cone is sought on
 OUTSIDE = 1500.0  # cost of one OD outside, relative to that of a relative change of volume
 # noise of pooled OD: with three stains no channel is left to measure it in
 NOISE_SHARE, NOISE_OD = 0.013, 0.001

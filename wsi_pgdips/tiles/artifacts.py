@@ -3,8 +3,8 @@
 Over 40 um the density of real tissue varies by more than a twentieth of itself on the overview of
 any slide, that of ink on the cover slip by less: it lies out of focus and has no cells. A flat
 piece of a colour that the stains make, or that much of the slide's tissue has, such as colloid, is
-tissue all the same. From flat pieces ink grows over pixels of its own colour, to its soft edges
-(decision 55).
+tissue all the same. From flat pieces ink grows over pixels of its own colour, to its soft edges,
+and over tissue that lies under it (decision 55).
 """
 
 from __future__ import annotations
@@ -60,11 +60,15 @@ def find_ink(
     far = dense & (ndimage.distance_transform_edt(~flat) > NEAR_UM / mpp)
     squares = _squares(far, round(SQUARE_UM / mpp))
     out, lost = np.zeros(total.shape, bool), False
+    beside = out  # near what has been found
     area = np.bincount(labels.ravel())[1:] * mpp**2
     for k in np.argsort(-area, kind="stable") + 1:
+        small = area[k - 1] < LEAST_UM2
+        if small and not beside.any():
+            break
         piece = labels == k
         # a stroke goes on in smaller pieces
-        if area[k - 1] < LEAST_UM2 and not (piece & _within(out, GAP_UM, mpp)).any():
+        if small and not beside[piece].any():
             continue
         colour = unit_rows(y[piece].mean(0))
         if any(_is_stain(colour, rows) for rows in stains):
@@ -82,7 +86,8 @@ def find_ink(
             own = both
         elif np.count_nonzero(both & ~own & _within(own, MARGIN_UM, mpp)) * mpp**2 > LEAST_UM2:
             lost = True
-        out |= own
+        out = out | own
+        beside = _within(out, GAP_UM, mpp)
     return _within(out, MARGIN_UM, mpp), lost
 
 
