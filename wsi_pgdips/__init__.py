@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from wsi_pgdips.export.tiff import export_tiff
     from wsi_pgdips.export.tiles import export_tiles
     from wsi_pgdips.layers.reader import open_layers
-    from wsi_pgdips.looks.files import load_reference
+    from wsi_pgdips.looks.files import load_reference, save_reference
+    from wsi_pgdips.looks.groups import pool_looks
     from wsi_pgdips.looks.normalized_slide import NormalizedSlide
     from wsi_pgdips.pipeline.estimate import estimate_slide
     from wsi_pgdips.pipeline.image import deconvolve_image
+    from wsi_pgdips.pipeline.looks import measure_slide_look
     from wsi_pgdips.pipeline.references import fit_reference
     from wsi_pgdips.pipeline.slide import deconvolve_slide
 
@@ -36,9 +38,12 @@ __all__ = [
     "export_tiles",
     "fit_reference",
     "load_reference",
+    "measure_slide_look",
     "normalize_slide",
     "open_layers",
+    "pool_looks",
     "run_cohort",
+    "save_reference",
 ]
 
 # imported when first asked for, because they bring torch, zarr and OpenSlide
@@ -52,9 +57,12 @@ _HOMES = {
     "export_tiles": "wsi_pgdips.export.tiles",
     "fit_reference": "wsi_pgdips.pipeline.references",
     "load_reference": "wsi_pgdips.looks.files",
+    "measure_slide_look": "wsi_pgdips.pipeline.looks",
     "normalize_slide": "wsi_pgdips.export.normalize",
     "open_layers": "wsi_pgdips.layers.reader",
+    "pool_looks": "wsi_pgdips.looks.groups",
     "run_cohort": "wsi_pgdips.cohort.runner",
+    "save_reference": "wsi_pgdips.looks.files",
 }
 
 

@@ -14,7 +14,7 @@ import qupath.lib.images.ImageData
 import qupath.lib.images.servers.ImageServerProvider
 
 // the reference `he`
-def STAINS = '{"Name" : "he", "Stain 1" : "Hematoxylin", "Values 1" : "0.58866 0.70993 0.38664", "Stain 2" : "Eosin", "Values 2" : "0.22379 0.84460 0.48639", "Background" : "246 245 245"}'
+def STAINS = '{"Name" : "he", "Stain 1" : "Hematoxylin", "Values 1" : "0.56934 0.73576 0.36676", "Stain 2" : "Eosin", "Values 2" : "0.14967 0.92443 0.35076", "Background" : "243 243 243"}'
 def TYPE = ImageData.ImageType.BRIGHTFIELD_H_E  // BRIGHTFIELD_H_DAB for `hdab`
 
 def project = getProject()

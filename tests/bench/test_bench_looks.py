@@ -173,7 +173,7 @@ def test_all_methods_on_a_small_phantom(phantom: LookPair, tmp_path: Path) -> No
     value = lookup(records.frame, "method", "metric", "part")
     for metric in (OD, LAB):
         for part in (TISSUE, NUCLEI, STROMA):
-            assert value("typical", metric, part) < 0.5 * value("none", metric, part)
+            assert value("matched", metric, part) < 0.5 * value("none", metric, part)
     assert value("none", SSIM, TISSUE) == 1
     draw_panels([panel(phantom, results)], tmp_path / "images" / "looks.png")
     assert (tmp_path / "images" / "looks.png").stat().st_size > 10_000
@@ -184,7 +184,7 @@ def test_all_methods_on_a_small_phantom(phantom: LookPair, tmp_path: Path) -> No
 def test_with_keep_what_is_measured_already_is_not_measured_again(tmp_path: Path) -> None:
     kept, out = Records("looks"), tmp_path / "looks.json"
     for case in ("phantom -> phantom, other", "phantom, other -> phantom"):
-        kept.add({OD: 0.5}, kind=PHANTOM, case=case, method="typical")
+        kept.add({OD: 0.5}, kind=PHANTOM, case=case, method="matched")
     kept.save(out)
     assert run(out, quick=True, keep=True, pictures=tmp_path / "looks.png").rows == kept.rows
     assert [p.name for p in tmp_path.iterdir()] == ["looks.json"]  # and no figure
@@ -195,7 +195,7 @@ MADE_UP = {
     "macenko": (5, 5, 5, 5, 0.97),
     "vahadane": (5, 5, 2, 5, 0.9),
     "reinhard": (1, 5, 5, 5, 0.99),
-    "typical": (3, 3, 3, 3, 0.94),
+    "matched": (3, 3, 3, 3, 0.94),
 }
 
 
@@ -208,7 +208,7 @@ def made_up() -> pd.DataFrame:
             for part, value in zip(PARTS, values, strict=True):
                 if kind == SIMULATED and part == DAB:
                     value = math.nan  # H&E
-                better = case == "d" and method == "typical"
+                better = case == "d" and method == "matched"
                 own.add({OD: 0.01 * value, LAB: 0.1 if better else value}, part=part)
             own.add({SSIM: 0.96 if case == "d" else ssim, TEXTURE: 0.4, NUCLEAR: math.nan})
     for order, ratio in ((RASTER, 3.5), (RANDOM, 4.5)):
@@ -268,4 +268,4 @@ def test_the_page_holds_every_bar_and_leaves_out_what_was_not_measured() -> None
     assert "images/looks.png" not in text
     c = text[text.index("### c") : text.index("### d")]
     assert "DAB" not in c
-    assert "| **typical** | 30 | 30 | 30 | 3 | 3 | 3 | 0.94 | 0.4 | - |" in c
+    assert "| **matched** | 30 | 30 | 30 | 3 | 3 | 3 | 0.94 | 0.4 | - |" in c

@@ -25,6 +25,7 @@ from wsi_pgdips.export.tiff import export_tiff
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.layers.reader import Layers
 from wsi_pgdips.looks.normalized_slide import NormalizedSlide
+from wsi_pgdips.looks.reference import rows_of
 from wsi_pgdips.looks.slide_look import slide_look
 
 VERSIONS = ("0.5", "0.4")
@@ -43,7 +44,7 @@ def reader(slide: Slide, finished: Layers) -> NormalizedSlide:
         matrix=turned,
         spectral_correction=tuple(map(float, 1.2 * m)),
         background=(0.01, 0.02, 0.01),
-        typical=(),
+        tissue_od=rows_of(1.3 * np.array(look.tissue_od)),
     )
     return NormalizedSlide(slide.path, finished, other)
 

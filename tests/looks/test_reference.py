@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from wsi_pgdips.errors import OutputError, StainError
+from support.looks import look
+from wsi_pgdips.errors import OutputError, SettingsError, StainError
 from wsi_pgdips.looks.files import (
     load_reference,
     parse_qupath,
@@ -16,7 +17,8 @@ from wsi_pgdips.looks.files import (
     reference_text,
     save_reference,
 )
-from wsi_pgdips.looks.reference import Reference, combine
+from wsi_pgdips.looks.groups import pool_looks, robust_mean
+from wsi_pgdips.looks.reference import Reference
 
 LOOK = Reference(
     "mine",
@@ -24,12 +26,12 @@ LOOK = Reference(
     ("334477", "885522"),
     ((0.650, 0.704, 0.286), (0.269, 0.568, 0.778)),
     (0.02, 0.03, 0.025),
+    True,
     (1.2, 1.6),
-    ((0.2, 0.22, 0.09), None),
-    (0.01, 0.02, 0.015),
-    0.012,
-    {50.0: (0.1, 0.02), 99.0: (0.8, 1.1)},
-    ({"checksum": "abc", "mpp": 0.5},),
+    look().tissue_od,
+    look().texture,
+    "liver",
+    sources=({"checksum": "abc", "mpp": 0.5},),
 )
 
 
@@ -46,7 +48,8 @@ LOOK = dataclasses.replace(LOOK, matrix=unit(LOOK.matrix))
 def test_shipped_references_are_whole_and_have_their_hash(name):
     reference = load_reference(name)
     assert reference.name == name
-    assert np.isfinite(reference.typical_od).all()
+    assert len(reference.members) > 1
+    assert all(member.tissue_od for member in reference.members)
     assert len(reference.spectral_correction) == reference.n
     assert '"sha256"' in reference_text(reference)
     assert np.allclose(np.linalg.norm(reference.stain_matrix, axis=1), 1, atol=1e-5)
@@ -62,9 +65,11 @@ def test_a_file_gives_the_equal_reference_back(tmp_path):
 def test_the_hash_follows_the_numbers_and_not_the_name():
     assert dataclasses.replace(LOOK, name="other", sources=()).digest == LOOK.digest
     assert dataclasses.replace(LOOK, background=(0.02, 0.03, 0.026)).digest != LOOK.digest
-    darker = dataclasses.replace(LOOK, typical=((0.2, 0.22, 0.10), None))
-    assert darker.digest != LOOK.digest
-    assert dataclasses.replace(LOOK, off_plane=0.02).digest != LOOK.digest
+    assert dataclasses.replace(LOOK, tissue="kidney").digest != LOOK.digest
+    assert dataclasses.replace(LOOK, tissue_od=look(2, 1.1).tissue_od).digest != LOOK.digest
+    group = pool_looks([LOOK, dataclasses.replace(LOOK, texture=(0.5, 0.4, 0.3, 0.2))])
+    other = dataclasses.replace(group, members=group.members[::-1])
+    assert other.digest != group.digest
 
 
 def test_an_edited_file_is_refused_unless_its_hash_is_taken_out(tmp_path):
@@ -87,16 +92,15 @@ def test_an_edited_file_is_refused_unless_its_hash_is_taken_out(tmp_path):
         (lambda t: t["stains"][0].update(colour="ff0000"), "unknown key"),
         (lambda t: t["stains"][0].pop("od"), "incomplete or damaged"),
         (lambda t: t["stains"][0].update(od=[0, 0, 0]), "finite and not zero"),
-        (lambda t: t.update(format="something"), "not a reference"),
-        (lambda t: t.update(background=[float("nan")] * 3), "reference's background cannot be"),
-        (lambda t: t.update(palest_od=[0.1, float("inf"), 0.1]), "reference's palest_od cannot be"),
-        (lambda t: t.update(off_plane_od=-0.1), "none below 0"),
+        (lambda t: t.update(format="something"), "not a look"),
+        (lambda t: t.update(background=[float("nan")] * 3), "look's background cannot be"),
+        (lambda t: t["tissue_od"][0].append(1.0), "incomplete or damaged"),
+        (lambda t: t["tissue_od"].pop(), "incomplete or damaged"),
+        (lambda t: t["texture"].__setitem__(0, -0.1), "none below 0"),
         (lambda t: t["stains"][0].update(spectral_correction=float("nan")), "finite numbers"),
         (lambda t: t["stains"][0].update(spectral_correction=-1.0), "none below 0"),
-        (lambda t: t["stains"][0].update(typical_od=[0.0, 0.0, 0.0]), "not that of a stain"),
-        (lambda t: t["stains"][0].update(typical_od=[-0.3, -0.4, -0.1]), "not that of a stain"),
         (lambda t: t["stains"][0].update(label=3), "incomplete or damaged"),
-        (lambda t: t["stains"][0].update(percentiles=[1]), "incomplete or damaged"),
+        (lambda t: t.update(foreign={"bits": "x"}), "incomplete or damaged"),
         (lambda t: t.update(sources=["x"]), "incomplete or damaged"),
     ],
 )
@@ -133,7 +137,7 @@ def test_plain_matrices_are_references_of_colours_only(tmp_path):
         assert np.allclose(found.stain_matrix, LOOK.stain_matrix, atol=2e-3)
         assert found.background is None
         assert found.spectral_correction is None
-        assert np.isnan(found.typical_od).all()
+        assert found.tissue_od == ()
 
 
 def test_qupath_takes_and_gives_vectors_and_background(tmp_path):
@@ -164,25 +168,47 @@ def test_order_of_stains_is_the_slide_s_and_others_are_refused():
     swapped = LOOK.ordered(["dab", "HEMATOXYLIN"])
     assert swapped.labels == ("DAB", "Hematoxylin")
     assert swapped.matrix == LOOK.matrix[::-1]
-    assert swapped.typical == LOOK.typical[::-1]
-    assert swapped.percentiles[99.0] == (1.1, 0.8)
+    assert swapped.tissue_od == LOOK.tissue_od
+    group = pool_looks([LOOK, swapped])
+    assert [m.labels for m in group.ordered(swapped.labels).members] == [swapped.labels] * 2
     with pytest.raises(StainError, match="of other stains"):
         LOOK.ordered(["Hematoxylin", "Eosin"])
 
 
-def test_a_common_look_is_the_mean_and_knows_what_any_slide_knows():
-    other = dataclasses.replace(
-        LOOK,
-        background=(0.04, 0.05, 0.045),
-        spectral_correction=(0.8, 1.2),
-        off_plane=0.016,
-        typical=((0.4, 0.44, 0.18), (0.3, 0.5, 0.7)),
-    )
-    both = combine([LOOK, other.ordered(["DAB", "Hematoxylin"])], "both")
-    assert both.name == "both"
-    assert np.allclose(both.background, (0.03, 0.04, 0.035))
-    assert np.allclose(both.spectral_correction, (1.0, 1.4))
-    assert np.allclose(both.typical_od, [[0.3, 0.33, 0.135], [0.3, 0.5, 0.7]])
-    assert both.off_plane == pytest.approx(0.014)
-    assert len(both.sources) == 2
-    assert combine([LOOK], "mine") == LOOK
+def test_a_group_is_a_robust_mean_and_keeps_its_slides(tmp_path):
+    looks = [look(glass=0.02 + 0.001 * k, name=str(k)) for k in range(5)]
+    far = look(2, 3.0, 0.4, 0.3, "far")
+    group = pool_looks([*looks, far], "mine", ["liver"] * 5 + ["kidney"])
+    assert group.name == "mine"
+    assert len(group.slides) == len(group.sources) + 6 == 6
+    assert np.allclose(group.background, (0.022, 0.032, 0.022), atol=0.004)
+    assert np.allclose(group.matrix, looks[0].matrix, atol=0.02)
+    assert 0 < group.spread["background"][0] < 0.004
+    assert group.tissue is None
+    assert [m.tissue for m in group.members] == ["liver"] * 5 + ["kidney"]
+    save_reference(group, tmp_path / "group.json")
+    assert load_reference(tmp_path / "group.json") == group
+    # groups of groups are groups of slides
+    assert len(pool_looks([group, looks[0]]).members) == 7
+    assert pool_looks([LOOK], "mine") == LOOK
+    guessed = [dataclasses.replace(m, glass_measured=False) for m in looks]
+    pooled = pool_looks([*guessed, look(glass=0.1)])
+    assert pooled.background[0] > 0.08
+
+
+def test_what_is_no_group_is_refused():
+    with pytest.raises(SettingsError, match="needs looks"):
+        pool_looks([])
+    with pytest.raises(SettingsError, match="not a look"):
+        pool_looks(["he"])  # type: ignore[list-item]
+    for tissue in (["liver"], "liver"):
+        with pytest.raises(SettingsError, match="one tissue a look"):
+            pool_looks([LOOK, LOOK], tissue=tissue)
+    with pytest.raises(StainError, match="other stains"):
+        pool_looks([LOOK, look()])
+
+
+def test_a_robust_mean_ignores_a_minority():
+    rows = np.vstack([np.random.default_rng(0).normal(0, 0.01, (9, 3)), np.full((3, 3), 5.0)])
+    assert np.abs(robust_mean(rows, np.ones(12))).max() < 0.05
+    assert np.allclose(robust_mean(rows[:1], np.ones(1)), rows[0])

@@ -63,7 +63,7 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
         mpp: float | None = None,
         min_tissue: float = 0.1,
         transform: Callable[[torch.Tensor], Any] | None = None,
-        method: Method = "typical",
+        method: Method = "matched",
         keep_amounts: bool = False,
     ) -> None:
         if size < 1 or not 0 <= min_tissue <= 1:
@@ -76,11 +76,15 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
             slide, layers, reference, method=method, keep_amounts=keep_amounts
         )
         self.size, self.transform = size, transform
-        grid = self.slide.layers.grid
+        opened = self.slide.layers
+        assert opened is not None  # they were given
+        grid = opened.grid
         mpp_l0 = grid.mpp if self.slide.from_layers_alone else grid.mpp / grid.factor
         self.factor = choose_factor(mpp_l0, grid.mpp if mpp is None else mpp)
         self.mpp = mpp_l0 * self.factor
-        self.positions, self.tissue = self._tiles(self.factor * mpp_l0 / grid.mpp, min_tissue)
+        self.positions, self.tissue = self._tiles(
+            opened, self.factor * mpp_l0 / grid.mpp, min_tissue
+        )
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -93,13 +97,13 @@ class NormalizedTiles(Dataset[dict[str, Any]]):
         return {"image": image, "x_l0": x, "y_l0": y, "tissue": float(self.tissue[index])}
 
     def _tiles(
-        self, step: float, min_tissue: float
+        self, layers: Layers, step: float, min_tissue: float
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return positions and shares of tissue; ``step`` is layers' pixels per tile pixel."""
         width, height = self.slide.dimensions
         side = self.size * self.factor
         tops, lefts = (np.arange(int(n / side + 1e-6)) for n in (height, width))
-        shares = _shares(self.slide.layers, len(tops), len(lefts), self.size * step)
+        shares = _shares(layers, len(tops), len(lefts), self.size * step)
         row, column = np.nonzero((shares >= min_tissue) & ((shares > 0) | (min_tissue == 0)))
         positions = np.rint(np.stack([lefts[column], tops[row]], 1) * side).astype(np.int64)
         return positions, shares[row, column]

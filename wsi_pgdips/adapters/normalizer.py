@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from wsi_pgdips.errors import SettingsError, SlideError
-from wsi_pgdips.looks.normalized_slide import find_reference
-from wsi_pgdips.looks.pixels import PixelGrid, planes_od
+from wsi_pgdips.looks.normalized_slide import LookLike, find_reference
+from wsi_pgdips.looks.pixels import PixelGrid
 from wsi_pgdips.looks.reader import windows
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
@@ -20,12 +20,10 @@ from wsi_pgdips.looks.transfer import (
     constant_fields,
     make_transfer,
 )
-from wsi_pgdips.looks.weight import even_weight, pixel_weight
 from wsi_pgdips.pipeline.image import checked_image, deconvolve_image
 from wsi_pgdips.records import ByteArray
 
 _LOG = logging.getLogger(__name__)
-ReferenceLike = str | os.PathLike[str] | Reference
 
 
 class PgdipsNormalizer:
@@ -46,6 +44,8 @@ class PgdipsNormalizer:
 
     Args:
         slide_look: ``NormalizedSlide(...).look``, the look of the tiles' slide.
+        group_look: the look of the images' scanner, laboratory or staining day; see
+            ``NormalizedSlide``.
         stains: of images whose look is measured, including the target of ``fit``: the name or TOML
             file of a stain set. ``slide_look`` has its own stains.
         mpp: micrometres per pixel of images whose look is measured.
@@ -59,14 +59,20 @@ class PgdipsNormalizer:
         self,
         slide_look: Reference | None = None,
         *,
+        group_look: LookLike | None = None,
         stains: str = "he",
         mpp: float = 0.5,
-        method: Method = "typical",
+        method: Method = "matched",
         keep_amounts: bool = False,
     ) -> None:
         check_method(method)
         self._slide_look, self._stains, self._mpp = slide_look, stains, mpp
-        self._options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
+        group = None if group_look is None else find_reference(group_look)
+        self._options: dict[str, Any] = {
+            "method": method,
+            "keep_amounts": keep_amounts,
+            "group": group,
+        }
         self._target: Reference | None = None
         self._transfer: FieldTransfer | None = None  # for all tiles, if the slide's look is known
 
@@ -75,7 +81,7 @@ class PgdipsNormalizer:
         """The look that images are given, a ``Reference``; None before ``fit``."""
         return self._target
 
-    def fit(self, target: ByteArray | ReferenceLike) -> None:
+    def fit(self, target: ByteArray | LookLike) -> None:
         """Set the look to give to images.
 
         Args:
@@ -131,10 +137,7 @@ class PgdipsNormalizer:
         out = np.array(img, order="C")
         for top, left, part in windows(out):
             grid = PixelGrid((top, left), (part.shape[0], part.shape[1]), (1, 1))
-            weight = even_weight(1.0, 1.0, grid.shape)
-            if transfer.lifts:
-                weight = pixel_weight(transfer.amounts(planes_od(part), grid).sum(0))
-            transfer.recolour(part, grid, weight)
+            transfer.recolour(part, grid)
         return out
 
     def _between(self, own: Reference, target: Reference) -> FieldTransfer:

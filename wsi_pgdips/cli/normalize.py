@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def normalize(
-    layers: LayersPath,
+    layers: Annotated[
+        Path,
+        typer.Argument(
+            help="Output of [b]run[/b]; or, with --look, the slide itself.", metavar="LAYERS|SLIDE"
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -43,14 +48,25 @@ def normalize(
             metavar="SLIDE",
         ),
     ] = None,
+    look: Annotated[
+        Path | None,
+        typer.Option(help="The slide's own look, from [b]look[/b].", metavar="LOOK.json"),
+    ] = None,
+    group_look: Annotated[
+        Path | None,
+        typer.Option(
+            "--group-look",
+            help="The look of its scanner or laboratory, from [b]reference fit[/b].",
+            metavar="GROUP.json",
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
-            help="typical: typical colours. augmented: S, M and B, as published. "
-            "stains: S alone. percentile: S, B and percentiles.",
-            metavar="typical|augmented|percentile|stains",
+            help="matched: what the looks support. augmented: S, M and B, as published.",
+            metavar="matched|augmented",
         ),
-    ] = "typical",
+    ] = "matched",
     keep_amounts: Annotated[
         bool, typer.Option("--keep-amounts", help="Change colours, not how much stain there is.")
     ] = False,
@@ -74,14 +90,17 @@ def normalize(
 ) -> None:
     """Write a slide in the look of a reference, or one of its stains, for other programs."""
     options: dict[str, Any] = {"method": method, "ngff": ngff, "form": form}
+    without_layers = look is not None and not (layers / "zarr.json").is_file()
     with _exporting(output, quiet) as progress:
         from wsi_pgdips.export.normalize import normalize_slide
 
         normalize_slide(
-            layers,
+            None if without_layers else layers,
             output,
             reference=reference,
-            slide=slide,
+            slide=layers if without_layers and slide is None else slide,
+            look=look,
+            group_look=group_look,
             keep_amounts=keep_amounts,
             only=only,
             tile=tile,

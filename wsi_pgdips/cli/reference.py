@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,18 +43,27 @@ def reference_show(
 def reference_fit(
     slides: Annotated[
         list[Path],
-        typer.Argument(help="Slides, or outputs of [b]run[/b].", metavar="SLIDE|LAYERS..."),
+        typer.Argument(
+            help="Slides, outputs of [b]run[/b], or looks.", metavar="SLIDE|LAYERS|LOOK..."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", metavar="REF.json")],
     name: Annotated[
         str | None, typer.Option(help="Name of the reference. [dim]default: the file's[/dim]")
     ] = None,
     stains: Annotated[str, typer.Option(help="Stain set of slides that were not run yet.")] = "he",
+    tissue: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a slide shows, e.g. liver; once for each slide, in their order.",
+            metavar="NAME",
+        ),
+    ] = None,
     mpp_source: MppSource = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the common look of slides: stain vectors, M, glass, typical colours, percentiles."""
+    """Measure the look of a group of slides: its stain vectors, glass and colours of tissue."""
     _check_new(out, overwrite)
     if out.suffix.lower() != ".json":
         refuse(f"a reference is a .json file, found {out.name}", "--out")
@@ -63,6 +73,7 @@ def reference_fit(
     fitted = fit_reference(
         slides,
         name or out.stem,
+        tissue=tissue or None,
         progress=progress_of(quiet),
         stains=stains,
         mpp_source=mpp_source,
@@ -70,6 +81,32 @@ def reference_fit(
     save_reference(fitted, out)
     if not quiet:
         print_rows([("reference", str(out)), ("sha256", fitted.digest)])
+
+
+def look(
+    slide: Annotated[Path, typer.Argument(help="A slide or image.", metavar="SLIDE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", metavar="LOOK.json")],
+    stains: Annotated[str, typer.Option(help="Stain set: a name or a TOML file.")] = "he",
+    tissue: Annotated[
+        str | None, typer.Option(help="What the slide shows, e.g. liver.", metavar="NAME")
+    ] = None,
+    mpp_source: MppSource = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the look of a slide in seconds, without layers, for [b]normalize --look[/b]."""
+    _check_new(out, overwrite)
+    if out.suffix.lower() != ".json":
+        refuse(f"a look is a .json file, found {out.name}", "--out")
+    from wsi_pgdips.looks.files import save_reference
+    from wsi_pgdips.pipeline.looks import measure_slide_look
+
+    measured = measure_slide_look(slide, stains=stains, tissue=tissue, mpp_source=mpp_source)
+    save_reference(replace(measured, name=out.stem), out)
+    if not quiet:
+        glass = "measured" if measured.glass_measured else "not found: the white point is a guess"
+        flags = ", ".join(measured.sources[0]["flags"]) or "none"
+        print_rows([("look", str(out)), ("glass", glass), ("flags", flags)])
 
 
 @reference_app.command("convert")

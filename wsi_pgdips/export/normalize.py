@@ -14,7 +14,7 @@ from wsi_pgdips.export.source import check_option
 from wsi_pgdips.export.tiff import export_tiff
 from wsi_pgdips.export.tiles import Form, export_tiles
 from wsi_pgdips.layers.reader import Layers, open_layers
-from wsi_pgdips.looks.normalized_slide import SELF, NormalizedSlide
+from wsi_pgdips.looks.normalized_slide import SELF, LookLike, NormalizedSlide
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method
 from wsi_pgdips.progress import Progress, QuietProgress
@@ -24,12 +24,14 @@ Kind = Literal["tiff", "zarr", "tiles"]
 
 
 def normalize_slide(
-    layers: str | os.PathLike[str],
+    layers: str | os.PathLike[str] | None,
     output: str | os.PathLike[str],
     *,
     reference: str | os.PathLike[str] | Reference | None = None,
     slide: str | os.PathLike[str] | None = None,
-    method: Method = "typical",
+    look: LookLike | None = None,
+    group_look: LookLike | None = None,
+    method: Method = "matched",
     keep_amounts: bool = False,
     only: str | None = None,
     tile: int = 512,
@@ -43,11 +45,12 @@ def normalize_slide(
     """Write a slide in another look, as a TIFF, an OME-Zarr or a folder of tiles.
 
     Args:
-        layers: output of ``run``.
+        layers: output of ``run``; or None with a ``look``.
         output: a name that ends in ``.tiff``, ``.tif`` or ``.ome.zarr``, or, for a folder of tiles,
             a name without an ending.
         reference: see ``NormalizedSlide``. It may be omitted with ``only``, and is ``self`` then.
         slide: the slide's file; without it the layers alone are rendered.
+        look, group_look: see ``NormalizedSlide``.
         method, keep_amounts, only: see ``NormalizedSlide``.
         tile: side of the tiles of a TIFF or a folder, pixels. quality: JPEG quality, 1 to 100.
         ngff: version of the OME-Zarr, ``0.5`` or ``0.4``.
@@ -73,8 +76,8 @@ def normalize_slide(
             expected="--reference he, hdab, self or a file; or --only with a stain",
             where="--reference",
         )
-    opened = _open(layers, output)
-    if opened.verdict.status == "fail" and not even_if_failed:
+    opened = None if layers is None else _open(layers, output)
+    if opened is not None and opened.verdict.status == "fail" and not even_if_failed:
         raise OutputError(
             "the verdict on this slide is `fail`",
             found="; ".join(opened.verdict.reasons),
@@ -87,19 +90,22 @@ def normalize_slide(
         )
     if kind != "tiles":
         check_place(output, overwrite=overwrite)
-    look = SELF if reference is None else reference
+    target = SELF if reference is None else reference
+    given: dict[str, Any] = {"look": look, "group_look": group_look, "only": only}
     with NormalizedSlide(
-        slide, opened, look, method=method, keep_amounts=keep_amounts, only=only
+        slide, opened, target, method=method, keep_amounts=keep_amounts, **given
     ) as reader:
-        if slide is None:
+        for line in reader.account:
+            progress.note(line)
+        if slide is None and opened is not None:
             progress.note(
                 f"rendered from the layers alone, at their {opened.grid.mpp:.4g} um/px and without "
                 "residual; give --slide for the slide's own detail"
             )
-        elif _is_another_file(Path(slide), opened):
+        elif slide is not None and _is_another_file(Path(slide), reader):
             progress.note(
-                f"warning: {Path(slide).name} is not the file that these layers were made of, "
-                "though it has the same size"
+                f"warning: {Path(slide).name} is not the file that "
+                + ("the look was measured on" if opened is None else "these layers were made of")
             )
         if kind == "zarr":
             export_rgb_zarr(reader, output, progress=progress, version=ngff, overwrite=overwrite)
@@ -162,10 +168,10 @@ def kind_of(output: Path) -> Kind:
     )
 
 
-def _is_another_file(slide: Path, layers: Layers) -> bool:
-    """Return whether a slide's bytes differ from those that the layers were made of."""
-    known = (layers.provenance.get("slide") or {}).get("checksum")
-    return known is not None and slide.is_file() and file_checksum(slide) != known
+def _is_another_file(slide: Path, reader: NormalizedSlide) -> bool:
+    """Return whether a slide's bytes differ from those that its look was measured on."""
+    known = {source.get("checksum") for source in reader.look.sources} - {None}
+    return bool(known) and slide.is_file() and file_checksum(slide) not in known
 
 
 def _open(layers: str | os.PathLike[str], output: Path) -> Layers:

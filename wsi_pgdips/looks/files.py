@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ import numpy as np
 
 from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError, StainError
+from wsi_pgdips.looks.foreign_pixels import unpacked
 from wsi_pgdips.looks.reference import HASHED, Reference, rows_of, triple
+from wsi_pgdips.looks.slide_look import MEASURES
 from wsi_pgdips.optics.physics import I0
 from wsi_pgdips.optics.stain_files import load_stains, refuse_unknown, save_stains
 from wsi_pgdips.optics.stains import make_stain_set
 from wsi_pgdips.records import StainSet
 
-FORMAT, VERSION = "wsi-pgdips reference", 1
-_KEYS = {"format", "version", "name", "sources", "sha256", *HASHED}
-_STAIN_KEYS = {"label", "color", "od", "spectral_correction", "typical_od", "percentiles"}
+FORMAT, VERSION = "wsi-pgdips look", 2
+_MEMBER_KEYS = {"name", "sources", *HASHED}
+_KEYS = {"format", "version", "sha256", "foreign", "slides", "spread", "members", *_MEMBER_KEYS}
+_STAIN_KEYS = {"label", "color", "od", "spectral_correction"}
 _SHIPPED = resources.files("wsi_pgdips.looks").joinpath("references")
 # the argument of QuPath's setColorDeconvolutionStains('{"Name" : ...}')
 _QUPATH = re.compile(r"\{[^{}]*\"Stain 1\"[^{}]*\}")
@@ -74,20 +78,21 @@ def load_reference(name_or_path: str | os.PathLike[str]) -> Reference:
         raise StainError("the reference is not valid JSON", where=path, found=error) from None
     if not isinstance(table, dict):
         raise StainError("a reference is a JSON object", where=path, found=type(table).__name__)
-    if table.get("format") == FORMAT:
+    if str(table.get("format")).startswith("wsi-pgdips"):
         return _parse(table, path)
     if "stains" in table or "format" in table:
-        raise StainError(
-            "not a reference of wsi-pgdips", expected=f'"format": "{FORMAT}"', where=path
-        )
+        raise StainError("not a look of wsi-pgdips", expected=f'"format": "{FORMAT}"', where=path)
     return _of_stains(make_stain_set(path.stem, list(table), list(table.values()), where=path))
 
 
 def save_reference(reference: Reference, path: Path) -> None:
-    """Write a reference to a file, which is replaced if it exists.
+    """Write a look to a file, which is replaced if it exists.
 
     From ``.json`` :func:`load_reference` returns the same reference. ``.groovy`` is a line for
     QuPath with the vectors and the background, ``.toml`` a stain set with the vectors only.
+
+    Args:
+        reference: the look of a slide or a group. path: its ending decides what is written.
 
     Raises:
         OutputError: the file cannot be written, or its name has another ending.
@@ -124,60 +129,69 @@ def _of_stains(stains: StainSet) -> Reference:
 
 def _parse(table: dict[str, Any], where: object) -> Reference:
     """Check the table of one of our files, and return its reference."""
-    refuse_unknown(table, _KEYS, where, "reference")
     if table.get("version") != VERSION:
         raise StainError(
-            "the reference has another version",
+            "the look has another version",
             expected=VERSION,
             found=table.get("version"),
             where=where,
-            hint="read it with the version of wsi-pgdips that wrote it, or fit it again",
+            hint="read it with the version of wsi-pgdips that wrote it, or measure it again",
         )
     try:
-        stains = table["stains"]
-        for stain in stains:
-            refuse_unknown(stain, _STAIN_KEYS, where, "reference")
-        checked = make_stain_set(
-            table["name"],
-            [s["label"] for s in stains],
-            [s["od"] for s in stains],
-            colors=[s.get("color") for s in stains],
-            where=where,
-        )
-        known_m = all(s.get("spectral_correction") is not None for s in stains)
-        shared = set.intersection(*(set(dict(s.get("percentiles") or {})) for s in stains))
-        background, palest = table.get("background"), table.get("palest_od")
-        off_plane = table.get("off_plane_od")
-        reference = Reference(
-            checked.name,
-            checked.labels,
-            checked.colors,
-            rows_of(checked.matrix),
-            None if background is None else triple(background),
-            tuple(float(s["spectral_correction"]) for s in stains) if known_m else None,
-            tuple(None if s.get("typical_od") is None else triple(s["typical_od"]) for s in stains),
-            None if palest is None else triple(palest),
-            None if off_plane is None else float(off_plane),
-            {
-                float(p): tuple(float(s["percentiles"][p]) for s in stains)
-                for p in sorted(shared, key=float)
-            },
-            tuple(dict(source) for source in table.get("sources") or ()),
-        )
+        reference = _look(table, where, _KEYS)
         digest = reference.digest
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, zlib.error) as error:
         raise StainError(
-            "the reference is incomplete or damaged", where=where, found=repr(error)
+            "the look is incomplete or damaged", where=where, found=repr(error)
         ) from None
     if "sha256" in table and table["sha256"] != digest:
         raise StainError(
-            "the reference's numbers are not those it was written with",
+            "the look's numbers are not those it was written with",
             expected=f"sha256 {table['sha256']}",
             found=digest,
             where=where,
-            hint="fit it again; if you changed it on purpose, remove the line sha256",
+            hint="measure it again; if you changed it on purpose, remove the line sha256",
         )
     return reference
+
+
+def _look(table: dict[str, Any], where: object, known: set[str] = _MEMBER_KEYS) -> Reference:
+    """Return the look in a table, or that of a member in it."""
+    refuse_unknown(table, known, where, "look")
+    stains = table["stains"]
+    for stain in stains:
+        refuse_unknown(stain, _STAIN_KEYS, where, "look")
+    checked = make_stain_set(
+        table["name"],
+        [s["label"] for s in stains],
+        [s["od"] for s in stains],
+        colors=[s.get("color") for s in stains],
+        where=where,
+    )
+    known_m = all(s.get("spectral_correction") is not None for s in stains)
+    background, tissue = table.get("background"), table.get("tissue")
+    colours = rows_of(table.get("tissue_od") or ())
+    texture = tuple(float(v) for v in table.get("texture") or ())
+    if (len(colours), len(texture)) not in ((0, 0), MEASURES):
+        raise ValueError(f"{len(colours)} colours and {len(texture)} textures")
+    foreign = dict(table.get("foreign") or {})
+    unpacked(foreign)
+    return Reference(
+        checked.name,
+        checked.labels,
+        checked.colors,
+        rows_of(checked.matrix),
+        None if background is None else triple(background),
+        bool(table.get("glass_measured", True)),
+        tuple(float(s["spectral_correction"]) for s in stains) if known_m else None,
+        colours,
+        texture,
+        None if tissue is None else str(tissue),
+        tuple(_look(member, where) for member in table.get("members") or ()),
+        dict(table.get("spread") or {}),
+        tuple(dict(source) for source in table.get("sources") or ()),
+        foreign,
+    )
 
 
 def parse_qupath(text: str, where: object) -> Reference:

@@ -13,21 +13,24 @@ import numpy as np
 from openslide import AbstractSlide
 from PIL import Image
 
-from wsi_pgdips.errors import SlideError
+from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
+from wsi_pgdips.looks.account import account
 from wsi_pgdips.looks.files import load_reference
+from wsi_pgdips.looks.foreign_pixels import NO_TISSUE, ForeignPixels, unpacked
 from wsi_pgdips.looks.reader import LayerPixels, SlidePixels
 from wsi_pgdips.looks.recompose import single_stain
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.slide_look import slide_look
-from wsi_pgdips.looks.transfer import Method, Transfer, make_transfer
-from wsi_pgdips.looks.weight import CELL_UM, NO_TISSUE, ForeignPixels, TissueWeight
+from wsi_pgdips.looks.transfer import Method, Transfer, constant_fields, make_transfer
+from wsi_pgdips.records import Fields
 from wsi_pgdips.slide.native import BorrowedPixels, NativePixels
 
 SELF = "self"
 _OWN = "wsi-pgdips."
 _LOG = logging.getLogger(__name__)
 SlideLike = str | os.PathLike[str] | AbstractSlide
+LookLike = str | os.PathLike[str] | Reference
 _Size = tuple[int, int]
 
 
@@ -35,73 +38,101 @@ class NormalizedSlide(AbstractSlide):
     """A slide in the look of a reference, for any program that takes an ``openslide.OpenSlide``.
 
     Given the slide, it keeps the slide's dimensions, levels and properties, so that coordinates
-    made on the original stay valid. It reads the slide's own pixels and changes them in closed form
-    under the layers' fields; what the stains do not explain is carried over. Without the slide it
-    renders the layers alone, at their own levels and resolution and without that residual.
+    made on the original stay valid. It reads the slide's own pixels and changes them in closed
+    form; what the stains do not explain is carried over. Layers let it follow colours that vary
+    over the slide; a look alone, measured on the slide in seconds, needs no layers. Without the
+    slide it renders the layers alone, at their own levels and resolution and without that residual.
 
     Thread-safe. It survives a fork, and can be pickled unless the slide was given open.
 
     Args:
         slide: the slide's file, an open slide object, or None for the layers alone.
-        layers: output of ``run`` for this slide, or an open ``Layers``.
+        layers: output of ``run`` for this slide, or an open ``Layers``; or None with a ``look``.
         reference: ``he`` or ``hdab``, the path of a reference, a ``Reference``, or ``self`` for the
             slide's own look: its own bytes, or, from layers alone, the model of it.
-        method: ``typical`` (colours and amounts of each stain's own pixels), ``augmented`` or
-            ``stains`` (as published: S, M and B, or S alone), or ``percentile`` (S, B, and amounts
-            by their 99th percentile); see ``looks.transfer``.
-        keep_amounts: change colours only, not how much stain there is.
+        look: the slide's own look, from ``wsi-pgdips look`` or ``measure_slide_look``, in place of
+            the one in the layers.
+        group_look: the look of the slide's scanner, laboratory or staining day, from ``pool_looks``
+            or ``reference fit``; or its file.
+        method: ``matched`` (what the looks support) or ``augmented`` (as published: S, M and B);
+            see ``looks.transfer``.
+        keep_amounts: change colours only, not how dark the stains are.
         only: label of a stain to show by itself, without residual; with ``self`` in its own colour
             on white.
 
     Attributes:
-        layers: the open ``Layers``. look: the slide's own look, a ``Reference``.
+        layers: the open ``Layers``, or None. look: the slide's own look, a ``Reference``.
         reference: the look that it is given, or None for ``self``.
+        account: in plain words, what is changed and what that rests on.
 
     Raises:
         SlideError: the slide cannot be read, or has another size than the slide of these layers.
-        OutputError: there are no finished layers. SettingsError: an unknown method.
+        OutputError: there are no finished layers. SettingsError: an unknown method; neither layers
+            nor a look; a look without a slide.
         StainError: the reference is of other stains, or ``only`` is not a stain of the slide.
     """
 
     def __init__(
         self,
         slide: SlideLike | None,
-        layers: str | os.PathLike[str] | Layers,
-        reference: str | os.PathLike[str] | Reference = "he",
+        layers: str | os.PathLike[str] | Layers | None = None,
+        reference: LookLike = "he",
         *,
-        method: Method = "typical",
+        look: LookLike | None = None,
+        group_look: LookLike | None = None,
+        method: Method = "matched",
         keep_amounts: bool = False,
         only: str | None = None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
-        self._arguments = ((slide, layers, reference), {**options, "only": only})
-        opened = layers if isinstance(layers, Layers) else open_layers(Path(layers))
+        given = {"look": look, "group_look": group_look, "only": only}
+        self._arguments = ((slide, layers, reference), {**options, **given})
+        opened = (
+            layers if isinstance(layers, Layers) or layers is None else open_layers(Path(layers))
+        )
+        own = None if look is None else find_reference(look)
+        if opened is None and (own is None or slide is None):
+            raise SettingsError(
+                "a slide cannot be normalised with this",
+                expected="layers, or the slide's file with its look",
+                found="no layers" + (", no look" if own is None else ", no slide"),
+                hint="`wsi-pgdips run` makes layers, `wsi-pgdips look` a look",
+            )
         target = find_reference(reference)
         native = _native(slide, opened)
-        own = slide_look(opened, _source(slide, opened))
-        options["tile"] = opened.grid.tile
+        if own is None:
+            assert opened is not None  # checked above
+            own = slide_look(opened, _source(slide, opened))
+        fields, options["tile"], factor = _fields(opened, own)
+        options["group"] = None if group_look is None else find_reference(group_look)
         transfer: Transfer
         if only is None:
-            transfer = make_transfer(opened.fields, own, target, **options)
+            transfer = make_transfer(fields, own, target, **options)
         else:
-            transfer = single_stain(opened.fields, own, target, only, **options)
-        weight = _weight(opened)
+            transfer = single_stain(fields, own, target, only, **options)
         self._pixels: SlidePixels | LayerPixels
         if native is None:
-            self._pixels = LayerPixels(opened, transfer, weight)
+            assert opened is not None  # a look needs a slide
+            self._pixels = LayerPixels(opened, transfer)
             properties = _layer_properties(opened)
             _LOG.info("%s: from layers alone, without residual", opened.path.name)
         else:
-            self._pixels = SlidePixels(native, transfer, weight, opened.grid.factor)
-            properties = {**native.properties, **_corrected_mpp(opened)}
+            foreign = unpacked(own.foreign) if opened is None else _foreign(opened)
+            self._pixels = SlidePixels(native, transfer, foreign, factor)
+            properties = {**native.properties, **({} if opened is None else _corrected_mpp(opened))}
         self.layers, self.look, self.reference = opened, own, target
+        self.account = () if target is None else account(own, target, transfer, options["group"])
         properties |= {
             _OWN + "reference": SELF if target is None else target.name,
             _OWN + "reference-sha256": (own if target is None else target).digest,
             _OWN + "method": SELF if target is None else method,
             _OWN + "residual": "none: rendered from layers alone" if native is None else "carried",
         }
+        if options["group"] is not None:
+            properties[_OWN + "group-sha256"] = options["group"].digest
+        if self.account:
+            properties[_OWN + "account"] = "; ".join(self.account)
         if keep_amounts and target is not None:
             properties[_OWN + "keep-amounts"] = "true"
         if only is not None:
@@ -176,18 +207,25 @@ class NormalizedSlide(AbstractSlide):
         return partial(NormalizedSlide, **options), arguments
 
 
-def find_reference(reference: str | os.PathLike[str] | Reference) -> Reference | None:
-    """Return a reference by its name or file, or as it is; None for ``self``."""
+def find_reference(reference: LookLike) -> Reference | None:
+    """Return a look by its name or file, or as it is; None for ``self``."""
     if isinstance(reference, Reference):
         return reference
     return None if str(reference) == SELF else load_reference(reference)
 
 
-def _native(slide: SlideLike | None, layers: Layers) -> NativePixels | BorrowedPixels | None:
+def _fields(layers: Layers | None, own: Reference) -> tuple[Fields, float, float]:
+    """Return fields, the side of a tile, and level-0 pixels per output pixel."""
+    if layers is None:
+        return constant_fields(own), 1.0, 1.0
+    return layers.fields, layers.grid.tile, layers.grid.factor
+
+
+def _native(slide: SlideLike | None, layers: Layers | None) -> NativePixels | BorrowedPixels | None:
     """Open the slide, and check that it has the size of the layers' slide."""
     if slide is None:
         return None
-    icc = bool((layers.provenance.get("settings") or {}).get("icc"))
+    icc = layers is not None and bool((layers.provenance.get("settings") or {}).get("icc"))
     if isinstance(slide, AbstractSlide):
         if icc:
             raise SlideError(
@@ -198,13 +236,13 @@ def _native(slide: SlideLike | None, layers: Layers) -> NativePixels | BorrowedP
     else:
         native = NativePixels(Path(slide), icc=icc)
     found = native.level_dimensions[0]
-    wanted = layers.grid.shape_l0
+    wanted = (found[1], found[0]) if layers is None else layers.grid.shape_l0
     if (found[1], found[0]) != tuple(wanted):
         raise SlideError(
             "the slide is not the one that these layers were made of",
             expected=f"{wanted[1]} x {wanted[0]} pixels at level 0",
             found=f"{found[0]} x {found[1]}",
-            where=slide if isinstance(slide, str | Path) else layers.path,
+            where=slide if isinstance(slide, str | Path) or layers is None else layers.path,
             hint="give the slide that `wsi-pgdips run` was given",
         )
     return native
@@ -221,19 +259,15 @@ def _source(slide: SlideLike | None, layers: Layers) -> Any:
     return open_source(slide, mpp=grid.mpp, mpp_source=mpp_l0, tile=grid.tile, block=grid.block)
 
 
-def _weight(layers: Layers) -> TissueWeight:
-    """Return the weights of the layers' tissue."""
-    mask, level = layers.tissue_near(CELL_UM)
-    total = layers.concentration(level).sum(0).compute(scheduler="synchronous")
-    amount = np.nan_to_num(np.asarray(total)).astype(np.float16)
+def _foreign(layers: Layers) -> ForeignPixels | None:
+    """Return the foreign pixels of the layers' slide, if there are any."""
+    level = min(3, layers.grid.n_levels - 1)
     label = np.asarray(layers.artifact(level).compute(scheduler="synchronous"))
     coarse = np.isin(label, NO_TISSUE)
-    foreign = None
-    if coarse.any():
-        shapes = [layers.grid.level_shape(k) for k in range(layers.grid.n_levels)]
-        foreign = ForeignPixels(coarse, float(2**level), layers.read_artifact, shapes)
-    # with them in the mask, tissue does not fade towards foreign pixels
-    return TissueWeight(mask | coarse, float(2**level), layers.grid.mpp, amount, foreign)
+    if not coarse.any():
+        return None
+    shapes = [layers.grid.level_shape(k) for k in range(layers.grid.n_levels)]
+    return ForeignPixels(coarse, float(2**level), layers.read_artifact, shapes)
 
 
 def _corrected_mpp(layers: Layers) -> dict[str, str]:

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from wsi_pgdips.layers.reader import Layers
+from wsi_pgdips.looks.foreign_pixels import ForeignPixels
 from wsi_pgdips.looks.pixels import PixelGrid, write_rgb
 from wsi_pgdips.looks.transfer import Transfer
-from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.records import ByteArray
 
 _WINDOW = 1024  # side of the windows that are held as optical densities at once
@@ -46,16 +46,20 @@ class SlidePixels:
     """Pixels of a slide's own levels in another look.
 
     Args:
-        levels: the slide. transfer: to the new look. weight: of the slide's tissue.
-        factor: level-0 pixels per output pixel of the layers, whose fields the transfer uses.
+        levels: the slide. transfer: to the new look. foreign: the slide's foreign pixels, if any.
+        factor: level-0 pixels per output pixel of the fields that the transfer uses.
     """
 
     def __init__(
-        self, levels: NativeLevels, transfer: Transfer, weight: TissueWeight, factor: float
+        self,
+        levels: NativeLevels,
+        transfer: Transfer,
+        foreign: ForeignPixels | None,
+        factor: float,
     ) -> None:
         self.level_dimensions = levels.level_dimensions
         self.level_downsamples = levels.level_downsamples
-        self._levels, self._transfer, self._weight = levels, transfer, weight
+        self._levels, self._transfer, self._foreign = levels, transfer, foreign
         self._factor = factor
 
     def read_rgba(self, location: _Size, level: int, size: _Size) -> ByteArray:
@@ -69,7 +73,8 @@ class SlidePixels:
         for top, left, part in windows(rgba):
             grid = PixelGrid((y + top, x + left), (part.shape[0], part.shape[1]), (step, step))
             before = None if part[..., 3].min() == 255 else part.copy()
-            self._transfer.recolour(part, grid, self._weight.at(grid))
+            foreign = None if self._foreign is None else self._foreign.share(grid)
+            self._transfer.recolour(part, grid, foreign)
             if before is not None:
                 clear = part[..., 3] == 0
                 part[clear] = before[clear]
@@ -84,14 +89,14 @@ class LayerPixels:
     """Pixels made of concentrations alone, without residual, at the layers' own levels.
 
     Args:
-        layers: finished layers. transfer: to the new look. weight: of the slide's tissue.
+        layers: finished layers. transfer: to the new look.
     """
 
-    def __init__(self, layers: Layers, transfer: Transfer, weight: TissueWeight) -> None:
+    def __init__(self, layers: Layers, transfer: Transfer) -> None:
         shapes = [layers.grid.level_shape(k) for k in range(layers.grid.n_levels)]
         self.level_dimensions = tuple((w, h) for h, w in shapes)
         self.level_downsamples = tuple(float(1 << k) for k in range(len(shapes)))
-        self._layers, self._transfer, self._weight = layers, transfer, weight
+        self._layers, self._transfer = layers, transfer
 
     def read_rgba(self, location: _Size, level: int, size: _Size) -> ByteArray:
         """Read a region; see :meth:`NativeLevels.read_rgba`. It is transparent off the image."""
@@ -107,7 +112,7 @@ class LayerPixels:
             q = self._layers.read(y0 + top, x0 + left, h, w, level)
             np.nan_to_num(q, copy=False, nan=0.0)
             grid = PixelGrid((y0 + top, x0 + left), (h, w), (step, step))
-            od = np.broadcast_to(self._transfer.render(q, grid, self._weight.at(grid)), (3, h, w))
+            od = np.broadcast_to(self._transfer.render(q, grid), (3, h, w))
             write_rgb(np.array(od, np.float32), part)
             part[..., 3] = 255
         return rgba

@@ -8,6 +8,7 @@ returns the slide; under a reference's S, M and B it keeps the slide's texture.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,10 @@ from wsi_pgdips.looks.pixels import PixelGrid, planes_od, write_rgb
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import (
     FieldTransfer,
-    Method,
     Transfer,
     check_method,
     make_transfer,
 )
-from wsi_pgdips.optics.interpolate import Interpolation
 from wsi_pgdips.optics.physics import compose_od, od_to_rgb
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
@@ -95,34 +94,29 @@ class SingleStain(Transfer):
     look: FieldTransfer
     index: int
 
-    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, foreign: FloatArray | None = None) -> None:
         """Unmix the slide's own pixels, and overwrite them; see :meth:`Transfer.recolour`."""
         q = self.look.amounts(planes_od(rgba), grid)
-        write_rgb(np.array(self.render(q, grid, weight), np.float32), rgba)
+        if foreign is not None:
+            q *= 1 - foreign  # no stain is there
+        write_rgb(np.array(self.render(q, grid), np.float32), rgba)
 
-    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+    def render(self, q: FloatArray, grid: PixelGrid) -> FloatArray:
         """See :meth:`Transfer.render`."""
         alone = np.zeros_like(q)
         alone[self.index] = q[self.index]
-        return self.look.render(alone, grid, weight)
+        return self.look.render(alone, grid)
 
 
 def single_stain(
-    fields: Fields,
-    own: Reference,
-    reference: Reference | None,
-    label: str,
-    *,
-    tile: float,
-    method: Method = "typical",
-    keep_amounts: bool = False,
+    fields: Fields, own: Reference, reference: Reference | None, label: str, **options: Any
 ) -> SingleStain:
     """Make the transfer that shows one stain by itself.
 
     Args:
         reference: its colours, amounts and glass are used; None for the slide's own vector and
             amounts on white.
-        label: of the stain, in any case. Others: see ``make_transfer``.
+        label: of the stain, in any case. options, others: see ``make_transfer``.
 
     Raises:
         StainError: no such stain, or the reference is of other stains.
@@ -136,13 +130,10 @@ def single_stain(
             found=label,
             where="--only",
         )
-    check_method(method)  # an unknown one is refused even where it is not used
+    check_method(options.get("method", "matched"))  # even where it is not used
     if reference is None:
         # q S_n in the slide's own unit vector, and B' = B + (0 - B)
-        reference, method, keep_amounts = replace(own, background=_WHITE), "augmented", True
-    # a stain by itself lies on glass, not on pale tissue
-    reference = replace(reference, palest=None)
-    look = make_transfer(
-        fields, own, reference, tile=tile, method=method, keep_amounts=keep_amounts
-    )
+        reference = replace(own, background=_WHITE, members=())
+        options |= {"method": "augmented", "keep_amounts": True, "group": None}
+    look = make_transfer(fields, own, reference, **options)
     return SingleStain(look, labels.index(label.casefold()))

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import OutputGrid, Region
 from wsi_pgdips.looks.pixels import planes_od, unmixed
-from wsi_pgdips.looks.reference import PERCENTILES, Reference, look_of, triple
+from wsi_pgdips.looks.reference import Json, Reference, numbers, rows_of, triple
 from wsi_pgdips.optics.foreign import is_carbon, is_foreign
 from wsi_pgdips.optics.interpolate import interpolate
+from wsi_pgdips.optics.physics import I0, unit_rows
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels
 
 if TYPE_CHECKING:
     from wsi_pgdips.layers.reader import Layers
 
-# about four million pixels are read, whole tiles where there are few; a quarter of them is used
-_TILES, _SMALLEST_SIDE, _STRIDE = 64, 256, 2
+# about four million pixels are read, whole tiles where there are few
+_TILES, _SMALLEST_SIDE = 64, 256
 _PIXELS = _TILES * _SMALLEST_SIDE**2
-# a stain's own pixels are those of which it makes up more than half, except those with less than
-# a quarter of the 95th percentile of all such pixels (decision 36)
-_OWN_SHARE = 0.5
-_OWN_AMOUNT, _OWN_PERCENTILE = 0.25, 95.0
-_MIN_OWN_PIXELS = 200
-# the palest tissue, without its gaps: those are paler than a share of what is dark
-_PALEST_PERCENTILE = 15.0
-_GAP_SHARE, _DARK_PERCENTILE = 0.1, 95.0
-_AROUND_UM = 4.0  # sigma of the Gaussian that finds gaps
-_SPREAD = (16.0, 84.0)  # percentiles: one standard deviation to each side, whatever the tails
-_POOL = 4  # pixels
+_FINEST_UM = 1.0  # pixels are thinned to about this, after a blur that all scanners resolve
+_BLUR_UM = 1.5
+_POOL = 4  # pixels, over which a colour is judged foreign
+# paler pixels may be glass; relative to the 95th percentile of density, as scanners differ in gain
+_PALE, _LEAST_OD = 0.05, 0.005
+_MIN_PIXELS = 500
+# ranks between which colours are averaged: of density, and of the share of red where density is
+# middling, as the darkest loses its hue. Ranks tell parts of a tissue apart on any scanner.
+DENSITY_RANKS = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.995)
+HUE_RANKS = (0.005, 0.05, 0.15, 0.35, 0.65, 0.85, 0.95, 0.995)
+_MIDDLING = (0.4, 0.9)  # ranks of density
+TEXTURE_UM = (3.0, 6.0, 12.0, 24.0)  # sigma of Gaussians
+MEASURES = (len(DENSITY_RANKS) + len(HUE_RANKS) - 2, len(TEXTURE_UM))  # of colours and textures
 _TileIndex = tuple[int, int]
 
 
@@ -47,8 +52,9 @@ def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
     """
     own = layers.provenance
     prior, slide = own.get("prior") or {}, own.get("slide") or {}
-    matrix = np.asarray(own["stain_matrix"], np.float32)
     measured = own.get("look") or {}
+    if "tissue_od" not in measured:
+        measured = {}
     if not measured and source is not None:
         tissue = layers.tissue()
         index = (layers.tiles[name].to_pylist() for name in ("tile_y", "tile_x"))
@@ -56,16 +62,16 @@ def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
             source,
             layers.grid,
             layers.fields,
-            matrix,
+            np.asarray(own["stain_matrix"], np.float32),
             lambda r: np.asarray(tissue[r.slices].compute(), bool),
             sorted(zip(*index, strict=True)),
-            np.asarray(prior["presence"], np.float32),
+            saturates=layers.fields.brown.size > 0,
         )
     return look_of(
         str(slide.get("name", layers.path.name)),
         layers.stains.labels,
         layers.stains.colors,
-        matrix,
+        np.asarray(own["stain_matrix"], np.float32),
         np.asarray(own["background"], np.float32),
         np.asarray(prior["spectral_correction"], np.float32),
         measured,
@@ -79,6 +85,38 @@ def slide_look(layers: Layers, source: Pixels | None = None) -> Reference:
     )
 
 
+def look_of(
+    name: str,
+    labels: Sequence[str],
+    colors: Sequence[str],
+    stain_matrix: FloatArray,
+    background: FloatArray,
+    spectral_correction: FloatArray,
+    measured: Mapping[str, Any],
+    source: Json,
+) -> Reference:
+    """Return the look of one slide, from its parameters and measurements of its pixels.
+
+    Args:
+        stain_matrix: (N, 3). background: (3,) OD. spectral_correction: (N,) M, OD.
+        measured: result of :func:`measure_look`; empty if nothing was measured.
+        source: the entry of ``Reference.sources``.
+    """
+    raised = np.asarray(measured.get("raised_od") or (0.0, 0.0, 0.0))
+    return Reference(
+        name,
+        tuple(labels),
+        tuple(colors),
+        rows_of(unit_rows(stain_matrix)),
+        triple(background - raised),
+        bool(measured.get("glass_measured", True)),
+        numbers(spectral_correction),
+        rows_of(measured.get("tissue_od") or ()),
+        numbers(measured.get("texture") or ()),
+        sources=(source,),
+    )
+
+
 def measure_look(
     source: Pixels,
     grid: OutputGrid,
@@ -86,7 +124,10 @@ def measure_look(
     slide_matrix: FloatArray,
     tissue: Callable[[Region], BoolArray],
     tiles: Sequence[_TileIndex],
-    presence: FloatArray,
+    *,
+    raised: FloatArray | None = None,
+    glass_measured: bool = True,
+    saturates: bool = False,
 ) -> dict[str, Any]:
     """Measure the look of a slide on the middle of up to 64 of its tiles.
 
@@ -98,49 +139,67 @@ def measure_look(
         slide_matrix: (N, 3) stain vectors of the slide as a whole.
         tissue: returns the (h, w) tissue mask of a region.
         tiles: (ty, tx) of tiles with tissue, sorted; some are picked, spread evenly.
-        presence: (N,) OD, see :func:`measure_sample`.
+        raised: (3,) the part of B that only lifts it to a floor; a look does without it.
+        glass_measured: whether the slide shows its glass.
+        saturates: whether one of the stains does, as DAB.
 
     Returns:
-        See :func:`measure_sample`.
+        JSON-ready: that of :func:`measure_sample`, ``raised_od`` and ``glass_measured``.
     """
     picked = np.unique(np.linspace(0, len(tiles) - 1, _TILES).astype(int)) if tiles else ()
-    od, q = ([np.zeros((k, 0), np.float32)] for k in (3, len(slide_matrix)))
-    around = [np.zeros(0, np.float32)]
+    step = max(round(_FINEST_UM / grid.mpp), 1)
+    windows: list[tuple[FloatArray, BoolArray]] = []
+    floor = np.zeros(3, np.float32) if raised is None else raised
     for region in _middles(grid, [tiles[i] for i in picked]):
         try:
             rgb = source.read(region.y, region.x, region.h, region.w)
         except WsiPgdipsError:
             continue
-        inside = tissue(region)[::_STRIDE, ::_STRIDE]
-        s = interpolate(fields.stain_matrix, grid, region)[..., ::_STRIDE, ::_STRIDE][..., inside]
-        b = interpolate(fields.background, grid, region)[:, ::_STRIDE, ::_STRIDE][:, inside]
-        whole = planes_od(rgb)
+        middle = Region(region.y + region.h // 2, region.x + region.w // 2, 1, 1)
+        s = interpolate(fields.stain_matrix, grid, middle)[..., 0, 0]
+        b = interpolate(fields.background, grid, region)[:, ::step, ::step] - floor[:, None, None]
         # a stain that saturates loses its colour: black is neither its look nor another's
-        told = ~_foreign(whole, s, b, inside, saturates=fields.brown.size > 0)
-        inside[inside] = told
-        s, b = s[..., told], b[:, told]
-        y = whole[:, ::_STRIDE, ::_STRIDE][:, inside] - b
-        near = gaussian_filter(whole.mean(0), _AROUND_UM / grid.mpp)[::_STRIDE, ::_STRIDE][inside]
-        around.append(near - b.mean(0))
-        q.append(unmixed(y, s, np.zeros(3, np.float32)))
-        od.append(y - np.einsum("np,ncp->cp", q[-1], s - slide_matrix[..., None]))
-    return measure_sample(
-        np.concatenate(od, 1), np.concatenate(q, 1), presence, np.concatenate(around)
-    )
+        known = tissue(region)[::step, ::step] & ~_foreign(
+            planes_od(rgb), b, s, step, saturates=saturates
+        )
+        sigma = _BLUR_UM / grid.mpp
+        soft = gaussian_filter(rgb[..., :3].astype(np.float32), (sigma, sigma, 0))
+        light = np.maximum(soft[::step, ::step].transpose(2, 0, 1), 0.5) / np.float32(I0)
+        y = np.einsum("ij,jhw->ihw", drift_map(s, slide_matrix), -np.log10(light) - b)
+        windows.append((np.asarray(y, np.float32), known))
+    return {
+        **measure_sample(windows, grid.mpp * step),
+        "raised_od": [round(float(v), 6) for v in floor],
+        "glass_measured": glass_measured,
+    }
+
+
+def drift_map(
+    here: npt.NDArray[np.floating], slide: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Return (..., 3, 3) D: D y is what y would be under the slide's constant stain vectors.
+
+    D y = y + sum_n q_n (S0_n - S_n), with q of least squares under the vectors ``here``.
+
+    Args:
+        here: (..., N, 3) unit rows S(x). slide: (N, 3) unit rows S0.
+    """
+    s = np.asarray(here, np.float64)
+    dual = np.linalg.pinv(np.swapaxes(s, -1, -2), rcond=0.1)  # (..., N, 3): q = dual y
+    return np.asarray(np.eye(3) + np.swapaxes(slide - s, -1, -2) @ dual, np.float64)
 
 
 def _foreign(
-    od: FloatArray, s: FloatArray, b: FloatArray, inside: BoolArray, *, saturates: bool
+    od: FloatArray, b: FloatArray, s: FloatArray, step: int, *, saturates: bool
 ) -> BoolArray:
-    """Find foreign pixels by their means over 4x4 pixels, and black where a stain saturates: (P,).
+    """Find foreign pixels by their means over 4x4 pixels, and black where a stain saturates.
 
     Args:
-        od: (3, h, w). s: (N, 3, P), b: (3, P) at the P pixels of ``inside``, on the stride.
+        od: (3, h, w). b: (3, h', w'), every ``step`` pixels. s: (N, 3).
     """
-    pooled = uniform_filter(od, (0, _POOL, _POOL), mode="nearest")[:, ::_STRIDE, ::_STRIDE]
-    y = np.asarray(pooled[:, inside] - b, np.float32)
-    q = unmixed(y, s, np.zeros(3, np.float32))
-    outside = y - np.einsum("np,ncp->cp", q, s)
+    pooled = uniform_filter(od, (0, _POOL, _POOL), mode="nearest")[:, ::step, ::step]
+    y = np.asarray(pooled - b, np.float32)
+    outside = y - np.einsum("nhw,nc->chw", unmixed(y, s, np.zeros(3, np.float32)), s)
     length, off = (np.sqrt((v * v).sum(0)) for v in (y, outside))
     found = is_foreign(length, off)
     if saturates:
@@ -158,59 +217,54 @@ def _middles(grid: OutputGrid, tiles: Sequence[_TileIndex]) -> Iterator[Region]:
 
 
 def measure_sample(
-    od: FloatArray, q: FloatArray, presence: FloatArray, around: FloatArray
-) -> dict[str, Any]:
-    """Measure typical colours, the palest tissue, and percentiles of a sample of tissue pixels.
+    windows: Sequence[tuple[FloatArray, BoolArray]], mpp: float
+) -> dict[str, list[Any]]:
+    """Measure the mean colours of parts of the tissue, and its texture.
 
-    A typical colour is a median and not a stain's vector, because vectors are edges of the cone of
-    colours: noise and sharpening of a camera move them, and most pixels never reach them. It is
-    taken over the stain's own pixels, because how much of a slide a stain covers is no part of its
-    look.
+    Parts are told apart by rank: of density, and of the share of red. A texture is the standard
+    deviation of ranks of density after a Gaussian, relative to that before it. Neither ranks nor
+    texture depend on the scanner, so that like tissue on two scanners has like parts.
 
     Args:
-        od: (3, n) OD - B, the residual included. q: (N, n) OD along the unit vectors.
-        presence: (N,) OD; a stain whose 99.5th percentile lies below it is absent.
-        around: (n,) mean OD - B around each pixel, by a Gaussian of 4 um.
+        windows: (3, h, w) OD - B after a blur of 1.5 um, and (h, w) bool where it is tissue.
+        mpp: micrometres per pixel of the windows.
 
     Returns:
-        JSON-ready: ``typical_od``, one row or None a stain, ``palest_od``, ``off_plane_od``,
-        ``percentiles`` of q.
+        JSON-ready: ``tissue_od``, (14, 3) rows, and ``texture``; both empty for too few pixels.
     """
-    typical: list[tuple[float, float, float] | None] = []
-    total = q.sum(0)
-    top = np.percentile(q, 99.5, axis=1) if q.shape[1] else np.zeros(len(q))
-    for k, amount in enumerate(q):
-        # what is paler than presence is glass and noise, and of no stain
-        own = (amount > _OWN_SHARE * total) & (amount > presence[k])
-        if own.any():
-            own &= amount > _OWN_AMOUNT * np.percentile(amount[own], _OWN_PERCENTILE)
-        enough = top[k] > presence[k] and own.sum() >= _MIN_OWN_PIXELS
-        typical.append(triple(np.median(od[:, own], 1)) if enough else None)
-    palest = None
-    if around.size:
-        solid = around > _GAP_SHARE * np.percentile(around, _DARK_PERCENTILE)
-        if solid.sum() >= _MIN_OWN_PIXELS:
-            palest = list(triple(np.percentile(od[:, solid], _PALEST_PERCENTILE, axis=1)))
-    values = np.percentile(q, PERCENTILES, axis=1) if q.shape[1] else np.zeros((0, len(q)))
+    known = [y.mean(0)[where] for y, where in windows]
+    dark = np.percentile(np.concatenate(known), 95) if any(map(len, known)) else 0.0
+    least = max(_PALE * float(dark), _LEAST_OD)
+    inside = [where & (y.mean(0) > least) for y, where in windows]
+    if sum(int(m.sum()) for m in inside) < _MIN_PIXELS:
+        return {"tissue_od": [], "texture": []}
+    y = np.concatenate([y[:, m] for (y, _), m in zip(windows, inside, strict=True)], 1)
+    density = y.mean(0)
+    rows = [*_means(y, density, DENSITY_RANKS)]
+    low, high = np.quantile(density, _MIDDLING)
+    middling = y[:, (density >= low) & (density <= high)]
+    rows += _means(middling, middling[0] / middling.sum(0), HUE_RANKS)
+    ordered, n = np.sort(density), len(density)
+    square = np.zeros(len(TEXTURE_UM))
+    for (window, _), m in zip(windows, inside, strict=True):
+        rank = np.searchsorted(ordered, window.mean(0)) / n - 0.5
+        flat, share = np.where(m, rank, 0).astype(np.float32), m.astype(np.float32)
+        for k, um in enumerate(TEXTURE_UM):
+            smooth, weight = (gaussian_filter(v, um / mpp) for v in (flat, share))
+            square[k] += float(np.square(smooth[m] / np.maximum(weight[m], 1e-3)).sum())
     return {
-        "typical_od": [None if row is None else list(row) for row in typical],
-        "palest_od": palest,
-        "off_plane_od": _off_plane(od, typical),
-        "percentiles": {
-            f"{p:g}": [round(float(v), 6) for v in row]
-            for p, row in zip(PERCENTILES, values, strict=False)
-        },
+        "tissue_od": [list(row) for row in rows_of(rows)],
+        "texture": list(numbers(np.sqrt(12 * square / n))),  # 1/12: variance of ranks
     }
 
 
-def _off_plane(od: FloatArray, typical: list[tuple[float, float, float] | None]) -> float | None:
-    """Spread of (3, n) OD perpendicular to two typical colours; None if there are not two."""
-    rows = [row for row in typical if row is not None]
-    if len(typical) != 2 or len(rows) != 2 or od.shape[1] < _MIN_OWN_PIXELS:
-        return None
-    normal = np.cross(np.asarray(rows[0]), np.asarray(rows[1]))
-    length = float(np.linalg.norm(normal))
-    if length < 1e-9:
-        return None
-    low, high = np.percentile((normal / length) @ od, _SPREAD)
-    return round(float(high - low) / 2, 6)
+def _means(
+    y: FloatArray, by: npt.NDArray[np.floating], ranks: Sequence[float]
+) -> list[npt.NDArray[np.float64]]:
+    """Average (3, n) colours between ranks of another number, (n,)."""
+    ordered = y[:, np.argsort(by, kind="stable")]
+    ends = [int(rank * ordered.shape[1]) for rank in ranks]
+    return [
+        np.asarray(ordered[:, a : max(b, a + 1)].mean(1, dtype=np.float64))
+        for a, b in pairwise(ends)
+    ]

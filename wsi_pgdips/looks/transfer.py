@@ -1,17 +1,15 @@
 """Transfers from a slide's look to a reference's, pixel by pixel, with no step on the slide.
 
-With y = OD - B(x), the density over the slide's own glass, on tissue
+With y = OD - B(x), the density over the slide's own glass,
 
-    typical:    OD' = B_ref + A(x) y + d(x)
-    augmented:  OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
-    percentile: as augmented, with the 99th percentiles of q over tissue in place of M
-    stains:     OD' = B(x)  + y + sum_n q_n (S_ref,n - S_n(x))
+    matched:   OD' = B_ref + y + C(x) [y],  C(x) = A D(x) - 1
+    augmented: OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
 
-In `typical`, A takes the typical colours to the reference's, d takes the palest tissue to the
-reference's, and black stays black (``frame.keep_black``). `augmented` and `stains` are as
-published, with q in closed form; the residual OD - B - q S is carried over. Off tissue
-OD' = B_ref + y, and OD' = OD for `stains`. ``TissueWeight`` gives the weights between tissue and
-glass; d has a weight of its own.
+In `matched`, D(x) takes the drift of the stains over the slide off (``slide_look.drift_map``), A is
+the map that the looks support (``match``), and [y] is the nearest colour inside of what A was
+estimated on, so that nothing is extrapolated. `augmented` is as published, with q in closed form;
+the residual OD - B - q S is carried over. Foreign pixels take the change of glass alone,
+OD' = B_ref + y.
 """
 
 from __future__ import annotations
@@ -25,45 +23,37 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.frame import (
-    MAX_STAINS,
-    colour_maps,
-    keep_black,
-    lift,
-    linear_map,
-    mixture,
-    off_plane_gain,
-    typical_pair,
-)
+from wsi_pgdips.looks.match import ColourChange, Inside, match_looks
 from wsi_pgdips.looks.pixels import PixelGrid, planes_od, unmixed, write_rgb
 from wsi_pgdips.looks.reference import Reference
-from wsi_pgdips.optics.interpolate import Interpolation
+from wsi_pgdips.looks.slide_look import drift_map
 from wsi_pgdips.records import ByteArray, Fields, FloatArray
 
-Method = Literal["typical", "augmented", "percentile", "stains"]
+Method = Literal["matched", "augmented"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_PERCENTILE = 99.0
+_BOUNDED_OD, _MEASURED_OD = 0.02, 0.001  # errors of B that was bounded, and measured
+_EVERYWHERE = Inside(1e6, (-1e6, -1e6), (1e6, 1e6))
 
 
 class Transfer(ABC):
     """Changes optical densities of a slide to those of another look."""
 
     @abstractmethod
-    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, foreign: FloatArray | None = None) -> None:
         """Change the slide's own pixels in place.
 
         Args:
             rgba: (h, w, >= 3) uint8; the first three channels are changed.
             grid: where the pixels lie.
-            weight: of two channels at the pixels, tissue and solid tissue; see ``TissueWeight``.
+            foreign: (h, w) in [0, 1], how far pixels are foreign; None where none is.
         """
 
     @abstractmethod
-    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+    def render(self, q: FloatArray, grid: PixelGrid) -> FloatArray:
         """Compute the new look of stored concentrations alone, without residual.
 
         Args:
-            q: (N, h, w) OD, 0 where not measured. grid, weight: see :meth:`recolour`.
+            q: (N, h, w) OD, 0 where not measured. grid: see :meth:`recolour`.
 
         Returns:
             (3, h, w) float32 OD.
@@ -83,11 +73,6 @@ class FieldTransfer(Transfer):
     stain_matrix: FloatArray
     background: FloatArray
     shift: FloatArray
-
-    @property
-    def lifts(self) -> bool:
-        """True if solid tissue is treated differently from other tissue."""
-        return False
 
     def at(self, field: FloatArray, grid: PixelGrid) -> FloatArray:
         """Evaluate a (CY, CX, ...) field at pixels, see ``PixelGrid.field``."""
@@ -120,46 +105,44 @@ class FieldTransfer(Transfer):
 
 
 @dataclass(frozen=True)
-class TypicalTransfer(FieldTransfer):
-    """The method ``typical``.
+class MatchedTransfer(FieldTransfer):
+    """The method ``matched``.
 
     Attributes:
-        change: (CY, CX, 3, 3) A - 1. rows: (N, 3) OD' over glass per unit of q. lift: (3,) d.
+        change: (CY, CX, 3, 3) C. found: the map A and what it rests on.
     """
 
     change: FloatArray
-    rows: FloatArray
-    lift: FloatArray
+    found: ColourChange
 
-    @property
-    def lifts(self) -> bool:
-        """True if solid tissue is treated differently from other tissue."""
-        return bool(self.lift.any())
-
-    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, foreign: FloatArray | None = None) -> None:
         """See :meth:`Transfer.recolour`."""
         from wsi_pgdips.looks.kernel import change_pixels  # numba takes half a second
 
-        change_pixels(rgba, grid.around(self.kernel_fields, self.cell), weight, self.lift)
+        change_pixels(rgba, grid.around(self._kernel_fields, self.cell), self._inside, foreign)
 
     @cached_property
-    def kernel_fields(self) -> FloatArray:
+    def _kernel_fields(self) -> FloatArray:
         """(CY, CX, 15): all fields that the kernel interpolates."""
         cells = self.background.shape[:2]
         parts = (self.change.reshape(*cells, 9), self.background, self.shift)
         return np.concatenate(parts, -1, dtype=np.float32)
 
-    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+    @property
+    def _inside(self) -> Inside:
+        return self.found.inside or _EVERYWHERE
+
+    def render(self, q: FloatArray, grid: PixelGrid) -> FloatArray:
         """See :meth:`Transfer.render`."""
-        tissue, solid = weight.pixels()
-        mapped = _float(np.einsum("nhw,nc->chw", q, self.rows))
-        y = keep_black(self.model(q, grid), mapped) * tissue
-        return _float(y + self.lift[:, None, None] * solid + self.glass(grid))
+        y = self.model(q, grid)
+        change = _spread(self.at(self.change, grid), y)
+        moved = np.einsum("ijhw,jhw->ihw", change, self._inside.nearest(y))
+        return _float(y + moved + self.glass(grid))
 
 
 @dataclass(frozen=True)
 class PublishedTransfer(FieldTransfer):
-    """The methods ``augmented``, ``percentile`` and ``stains``.
+    """The method ``augmented``.
 
     Attributes:
         rows: (N, 3) S_ref. gain: (GY, GX, N) factor on q. tile: side of a tile, output pixels.
@@ -169,17 +152,19 @@ class PublishedTransfer(FieldTransfer):
     gain: FloatArray
     tile: float
 
-    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, foreign: FloatArray | None = None) -> None:
         """See :meth:`Transfer.recolour`."""
         od, s = planes_od(rgba), self.matrix_at(grid)
         change = _spread(self._rows_at(grid) - s, od)
         moved = np.einsum("nhw,nchw->chw", self.amounts(od, grid, s), change)
-        write_rgb(_float(moved * weight.pixels()[0] + od + self.at(self.shift, grid)), rgba)
+        if foreign is not None:
+            moved *= 1 - foreign
+        write_rgb(_float(moved + od + self.at(self.shift, grid)), rgba)
 
-    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+    def render(self, q: FloatArray, grid: PixelGrid) -> FloatArray:
         """See :meth:`Transfer.render`."""
         y = np.einsum("nhw,nchw->chw", q, _spread(self._rows_at(grid), q))
-        return _float(y * weight.pixels()[0] + self.glass(grid))
+        return _float(y + self.glass(grid))
 
     def _rows_at(self, grid: PixelGrid) -> FloatArray:
         """Return the (N, 3, h, w) rows of the reference, times the gain at the pixels."""
@@ -191,12 +176,12 @@ class PublishedTransfer(FieldTransfer):
 class IdentityTransfer(FieldTransfer):
     """Leaves the slide's pixels as they are, and renders layers as the model describes them."""
 
-    def recolour(self, rgba: ByteArray, grid: PixelGrid, weight: Interpolation) -> None:
+    def recolour(self, rgba: ByteArray, grid: PixelGrid, foreign: FloatArray | None = None) -> None:
         """Change nothing."""
 
-    def render(self, q: FloatArray, grid: PixelGrid, weight: Interpolation) -> FloatArray:
+    def render(self, q: FloatArray, grid: PixelGrid) -> FloatArray:
         """See :meth:`Transfer.render`."""
-        return _float(self.model(q, grid) * weight.pixels()[0] + self.glass(grid))
+        return _float(self.model(q, grid) + self.glass(grid))
 
 
 def check_method(method: str) -> None:
@@ -220,73 +205,63 @@ def make_transfer(
     reference: Reference | None,
     *,
     tile: float,
-    method: Method = "typical",
+    method: Method = "matched",
+    group: Reference | None = None,
     keep_amounts: bool = False,
 ) -> FieldTransfer:
     """Make the transfer from a slide's look to a reference's.
 
     Args:
         fields: of the slide. own: the slide's look. tile: side of a tile, output pixels.
-        reference: None for the slide itself (``self``).
-        method: see the module; ``typical`` falls back to ``augmented`` for more than three stains
-            and for typical colours that define no map.
-        keep_amounts: change colours only: a typical colour keeps its length, and q is not scaled.
+        reference: None for the slide itself (``self``). method: see the module.
+        group: the look of the slide's scanner, laboratory or staining day.
+        keep_amounts: change colours only, not how dark the stains are.
 
     Raises:
-        SettingsError: an unknown method. StainError: the reference is of other stains.
+        SettingsError: an unknown method. StainError: the reference or the group is of other stains.
     """
     check_method(method)
     cell = tile * fields.inherited.shape[0] / len(fields.background)
-    base = (cell, fields.stain_matrix, fields.background)
-    shift = np.zeros_like(fields.background)
+    if group is not None:
+        group = group.ordered(own.labels)
+    background = _float(fields.background + glass_step(own, group))
+    base = (cell, fields.stain_matrix, background)
     if reference is None:
-        return IdentityTransfer(*base, shift)
+        return IdentityTransfer(
+            cell, fields.stain_matrix, fields.background, np.zeros_like(background)
+        )
     reference = reference.ordered(own.labels)
-    known = reference.background is not None and own.background is not None
-    if method != "stains" and known:
-        shift = _float(np.asarray(reference.background) - fields.background)
-    if method == "typical" and own.n <= MAX_STAINS:
-        found = _typical(fields, own, reference, keep_amounts)
-        if found is not None:
-            return TypicalTransfer(*base, shift, *found)
+    shift = np.zeros_like(background)
+    if reference.background is not None and own.background is not None:
+        shift = _float(np.asarray(reference.background) - background)
+    if method == "matched":
+        found = match_looks(own, reference, group)
+        a = found.matrix
+        if keep_amounts:
+            a = a / np.exp(np.log(np.linalg.norm(own.stain_matrix @ a.T, axis=1)).mean())
+        change = a @ drift_map(fields.stain_matrix, own.stain_matrix) - np.eye(3)
+        return MatchedTransfer(*base, shift, _float(change), found)
     gain = np.ones_like(fields.spectral_correction)
-    if not keep_amounts:
-        gain = gain * _gain(fields, own, reference, method)
+    known = own.spectral_correction is not None and reference.spectral_correction is not None
+    if known and not keep_amounts:
+        there = np.asarray(reference.spectral_correction)
+        gain = _float(there / np.maximum(fields.spectral_correction, 1e-3))
     return PublishedTransfer(*base, shift, reference.stain_matrix, gain, tile)
 
 
-def _typical(
-    fields: Fields, own: Reference, reference: Reference, keep_amounts: bool
-) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Return ``change``, ``rows`` and ``lift`` of ``TypicalTransfer``; None if there is no map."""
-    source, target = typical_pair(own, reference)
-    raised, spread = np.zeros(3), None
-    if keep_amounts:
-        lengths = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (source, target))
-        target = target * np.divide(*lengths)
-    else:
-        spread = off_plane_gain(own, reference, source, target)
-        raised = lift(own, reference, source, target, spread)
-    target = _float(target - raised)
-    maps = colour_maps(fields, own, source, target, spread)
-    constant = linear_map(source, target, spread)
-    if maps is None or constant is None:
-        return None
-    rows = np.linalg.pinv(mixture(own, source)) @ source @ constant.T
-    return _float(maps - np.eye(3)), _float(rows), _float(raised)
+def glass_step(own: Reference, group: Reference | None) -> FloatArray:
+    """Return the (3,) OD to add to B: from the slide's own, towards its group's, by evidence.
 
-
-def _gain(fields: Fields, own: Reference, reference: Reference, method: Method) -> FloatArray:
-    """Return the (GY, GX, N) or (N,) factor on q; 1 if the amounts of one look are not known."""
-    here: npt.ArrayLike | None = None
-    there: npt.ArrayLike | None = None
-    if method == "percentile":
-        here, there = (look.percentiles.get(_PERCENTILE) for look in (own, reference))
-    elif method != "stains" and own.spectral_correction is not None:
-        here, there = fields.spectral_correction, reference.spectral_correction
-    if here is None or there is None:
-        return np.ones(own.n, np.float32)
-    return _float(np.asarray(there) / np.maximum(here, 1e-3))
+    B_used - B = (B_group - B) v / (v + v_group), with v the variance of the slide's own B, which is
+    large if it shows no glass, and v_group that of B between slides of the group.
+    """
+    if group is None or group.background is None or own.background is None:
+        return np.zeros(3, np.float32)
+    apart = np.asarray(group.background) - np.asarray(own.background)
+    mine = (_MEASURED_OD if own.glass_measured else _BOUNDED_OD) ** 2
+    between = np.square(group.spread.get("background", (0.0, 0.0, 0.0)))
+    least = _MEASURED_OD if group.glass_measured else _BOUNDED_OD
+    return _float(apart * mine / (mine + between + least**2))
 
 
 def constant_fields(look: Reference) -> Fields:

@@ -209,7 +209,7 @@ def render(
 
 
 def _measured_look(solved: Solved) -> Reference:
-    from wsi_pgdips.looks.reference import look_of
+    from wsi_pgdips.looks.slide_look import look_of
     from wsi_pgdips.stages.finish import look_in_run
 
     context, prior, fits = solved.context, solved.prior, solved.fits
@@ -220,6 +220,6 @@ def _measured_look(solved: Solved) -> Reference:
         solved.slide_matrix,
         context.b0,
         prior.spectral_correction,
-        look_in_run(context, prior, solved.fields, solved.slide_matrix, fits, context.source),
+        look_in_run(context, solved.fields, solved.slide_matrix, fits, context.source),
         {"checksum": context.source.meta.checksum},
     )

@@ -198,7 +198,7 @@ def write_products(
             "coverage": context.tissue.coverage,
             "left_out_mm2": context.tissue.left_out,
             "shrinkage": fields.shrinkage,
-            "look": look_in_run(context, prior, fields, slide_matrix, fits, pixels),
+            "look": look_in_run(context, fields, slide_matrix, fits, pixels),
             "tile_flags": {flag.name: int(flag) for flag in TileFlag if flag},
             **figures,
         },

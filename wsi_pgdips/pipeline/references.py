@@ -21,7 +21,7 @@ from wsi_pgdips.optics.physics import angle_deg, rgb_to_od
 from wsi_pgdips.optics.stain_files import load_stains, save_stains
 from wsi_pgdips.optics.stains import fit_single_stain, make_stain_set
 from wsi_pgdips.progress import Progress
-from wsi_pgdips.records import FloatArray, StainSet, Vector, Verdict
+from wsi_pgdips.records import FloatArray, StainSet, Vector
 from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.tiles.glass import background_field
 from wsi_pgdips.tiles.tissue import find_tissue
@@ -173,60 +173,57 @@ def fit_reference(
     paths: Sequence[Path],
     name: str,
     *,
+    tissue: Sequence[str | None] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Reference:
-    """Measure the common look of slides or of finished layers.
+    """Measure the common look of slides, of finished layers, or of looks.
 
     Args:
-        paths: slides, which are run with preset ``fast`` in a temporary folder, or layers.
-        name: of the reference. progress: of these runs.
-        settings: fields of ``ScientificSettings`` for these runs, e.g. ``stains="hdab"``;
+        paths: slides, whose looks are measured; layers; or files of looks.
+        name: of the group. tissue: what each shows; see ``pool_looks``. progress: is told of slides
+            that have no say.
+        settings: fields of ``ScientificSettings`` for slides, e.g. ``stains="hdab"``;
             ``mpp_source`` serves for the files that lack their own.
 
     Raises:
         SlideError, OutputError: something cannot be read, or every slide's verdict is ``fail``.
-        StainError: stains differ.
+        SettingsError, StainError: tissues or stains do not go together.
     """
-    from wsi_pgdips.looks.reference import combine
+    from wsi_pgdips.looks.groups import pool_looks
 
-    looks = []
-    for path in paths:
-        look, verdict = _look_of_path(path, progress, settings)
-        if verdict.status != "fail":
+    looks, names, reason = [], [], ""
+    for k, path in enumerate(paths):
+        look, failed = _look_of_path(path, settings)
+        if failed is None:
             looks.append(look)
-        elif progress is not None:
-            progress.note(f"{path.name} has no say, its verdict is `fail`: {verdict.reasons[0]}")
+            names.append(None if tissue is None else tissue[k])
+            continue
+        reason = f"{path.name}: {failed}"
+        if progress is not None:
+            progress.note(f"{path.name} has no say, its verdict is `fail`: {failed}")
     if not looks:
         raise SlideError(
             "no slide is fit for a reference",
             expected="at least one whose verdict is not `fail`",
-            found=f"{path.name}: {verdict.reasons[0]}",
+            found=reason,
             hint="`wsi-pgdips info` on its layers lists all reasons",
         )
-    return combine(looks, name)
+    return pool_looks(looks, name, None if tissue is None else names)
 
 
-def _look_of_path(
-    path: Path, progress: Progress | None, settings: dict[str, Any]
-) -> tuple[Reference, Verdict]:
+def _look_of_path(path: Path, settings: dict[str, Any]) -> tuple[Reference, str | None]:
+    """Return the look of a path, and why it has no say."""
     from wsi_pgdips.layers.reader import open_layers
+    from wsi_pgdips.looks.files import load_reference
     from wsi_pgdips.looks.slide_look import slide_look
-    from wsi_pgdips.pipeline.slide import deconvolve_slide
+    from wsi_pgdips.pipeline.looks import measure_slide_look
 
+    if path.suffix.lower() == ".json":
+        return load_reference(path), None
     if (path / "zarr.json").is_file():
         layers = open_layers(path)
-        return slide_look(layers), layers.verdict
-    with tempfile.TemporaryDirectory(prefix="wsi-pgdips-") as folder:
-        output = Path(folder) / "layers.ome.zarr"
-        mpp_source = fallback_mpp(path, settings.get("mpp_source"))
-        chosen = {"preset": "fast", **settings, "mpp_source": mpp_source}
-        summary = deconvolve_slide(path, output, progress=progress, **chosen)
-        if summary.incomplete:
-            raise SlideError(
-                "a slide that a reference is fitted to cannot be read everywhere",
-                found=f"{summary.failed_tiles} tiles that failed",
-                where=path,
-                hint="omit it, or give the layers of a finished run",
-            )
-        return slide_look(open_layers(output)), summary.verdict
+        verdict = layers.verdict
+        return slide_look(layers), verdict.reasons[0] if verdict.status == "fail" else None
+    mpp_source = fallback_mpp(path, settings.get("mpp_source"))
+    return measure_slide_look(path, **{**settings, "mpp_source": mpp_source}), None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.looks.slide_look import measure_look
-from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, SlidePrior, TileFlag, key_of
+from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, TileFlag, key_of
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.lattice import Counts, lattice_figures
 from wsi_pgdips.stages.seams import Arrays, Block, TileIndex, seam_figures
@@ -104,7 +104,6 @@ def tile_columns(
 
 def look_in_run(
     context: Context,
-    prior: SlidePrior,
     fields: Fields,
     slide_matrix: FloatArray,
     fits: Sequence[BlockFit],
@@ -117,6 +116,15 @@ def look_in_run(
         for (ty, tx), share in zip(fit.index, fit.tissue, strict=True)
         if share >= context.settings.min_tissue
     )
+    tissue = context.tissue
     return measure_look(
-        pixels, context.grid, fields, slide_matrix, context.tissue_of, tiles, prior.presence
+        pixels,
+        context.grid,
+        fields,
+        slide_matrix,
+        context.tissue_of,
+        tiles,
+        raised=tissue.raised,
+        glass_measured=tissue.assumed is None,
+        saturates=fields.brown.size > 0,
     )

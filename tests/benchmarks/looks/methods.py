@@ -12,13 +12,12 @@ from benchmarks.quiet import quiet
 from wsi_pgdips.looks.reader import SlidePixels
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method, make_transfer
-from wsi_pgdips.looks.weight import TissueWeight
 from wsi_pgdips.pipeline.image import deconvolve_image
 from wsi_pgdips.records import ByteArray, Fields
 
-NONE, OURS = "none", "typical"
+NONE, OURS = "none", "matched"
 PEERS = ("macenko", "vahadane", "reinhard")
-METHODS = (NONE, *PEERS, OURS, "augmented", "percentile", "stains")
+METHODS = (NONE, *PEERS, OURS, "augmented")
 TILE = 512  # of a run's tiles, pixels
 
 
@@ -43,23 +42,22 @@ class Studio:
             return pair.source.rgb
         if method in PEERS:
             return _peer(method, pair.source.rgb, pair.target.rgb)
-        look, fields, weight = self._looked(pair.source)
-        target, *_ = self._looked(pair.target)
+        look, fields = self._looked(pair.source)
+        target, _ = self._looked(pair.target)
         transfer = make_transfer(fields, look, target, tile=TILE, method=cast(Method, method))
         height, width = pair.source.rgb.shape[:2]
-        pixels = SlidePixels(_InMemory(pair.source.rgb), transfer, weight, 1.0)
+        pixels = SlidePixels(_InMemory(pair.source.rgb), transfer, None, 1.0)
         return np.ascontiguousarray(pixels.read_rgba((0, 0), 0, (width, height))[..., :3])
 
-    def _deconvolved(self, picture: Picture) -> tuple[Reference, Fields, TissueWeight]:
-        """The look, fields and tissue weight that the deconvolution of a picture gives.
+    def _deconvolved(self, picture: Picture) -> tuple[Reference, Fields]:
+        """The look and fields that the deconvolution of a picture gives.
 
         Raises:
             SlideError: there is no tissue in it.
         """
         found = deconvolve_image(picture.rgb, picture.stains, self._preset, picture.mpp, tile=TILE)
         assert found.look is not None  # of whole images it is always measured
-        weight = TissueWeight.of_picture(found.tissue, found.concentration, picture.mpp)
-        return found.look, found.fields, weight
+        return found.look, found.fields
 
 
 class _InMemory:
