@@ -21,6 +21,7 @@ FORMAT, VERSION = "wsi-pgdips map", 1
 FREEDOMS = ("glass", "gain", "gains", "full")  # from the simplest on: 0, 1, 3, 9 numbers
 MIN_SCALE = 0.05  # of the matrix: less would take a colour away
 Json = dict[str, Any]
+_TYPES: dict[Any, Any] = {"float": float, "int": int, "str": str, "bool": bool}
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,11 @@ class ColourMap:
 
     def apply(self, od: FloatArray) -> FloatArray:
         """Map (3, ...) OD of scanner A to that of scanner B; float32."""
-        away = (1,) * (od.ndim - 1)
-        start = np.float32(self.background_from).reshape(3, *away)
-        end = np.float32(self.background_to).reshape(3, *away)
-        return np.asarray(end + np.tensordot(np.float32(self.matrix), od - start, 1), np.float32)
+        away = (3,) + (1,) * (od.ndim - 1)
+        start = np.asarray(self.background_from, np.float32).reshape(away)
+        end = np.asarray(self.background_to, np.float32).reshape(away)
+        matrix = np.asarray(self.matrix, np.float32)
+        return np.asarray(end + np.tensordot(matrix, od - start, 1), np.float32)
 
 
 def load_map(path: str | os.PathLike[str]) -> ColourMap:
@@ -165,7 +167,9 @@ def load_map(path: str | os.PathLike[str]) -> ColourMap:
         found = _from_json(table)
         digest = found.digest
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StainError("the map is incomplete or damaged", where=file, found=repr(error)) from None
+        raise StainError(
+            "the map is incomplete or damaged", where=file, found=repr(error)
+        ) from None
     if "sha256" in table and table["sha256"] != digest:
         raise StainError(
             "the map's numbers are not those it was written with",
@@ -200,23 +204,20 @@ def map_text(colour_map: ColourMap) -> str:
 
 def _from_json(table: Json) -> ColourMap:
     """Return the map of a table whose keys are known."""
-    real = ("ridge", "top", "error_od", "error_lab", "before_lab", "worst_lab", "worst_before_lab")
-    whole = ("pixels", "pairs", "regions")
     matrix = rows_of(table["matrix"])
     if len(matrix) != 3:
         raise ValueError("the matrix has other than three rows")
+    plain = {f.name: f.type for f in fields(ColourMap) if f.type in _TYPES}
     return ColourMap(
-        str(table["name"]),
-        matrix,
-        triple(table["background_from"]),
-        triple(table["background_to"]),
-        str(table["freedom"]),
-        share_low=two(table["share_low"]),
-        share_high=two(table["share_high"]),
-        glass_seen=bool(table["glass_seen"]),
-        sources=tuple(dict(source) for source in table.get("sources") or ()),
-        **{key: float(table[key]) for key in real},
-        **{key: int(table[key]) for key in whole},
+        **{
+            **{key: _TYPES[str(kind)](table[key]) for key, kind in plain.items()},
+            "matrix": matrix,
+            "background_from": triple(table["background_from"]),
+            "background_to": triple(table["background_to"]),
+            "share_low": two(table["share_low"]),
+            "share_high": two(table["share_high"]),
+            "sources": tuple(dict(source) for source in table.get("sources") or ()),
+        }
     )
 
 

@@ -25,6 +25,7 @@ from wsi_pgdips.records import FloatArray
 
 RIDGES = (0.0, 1e-3, 1e-2, 1e-1)  # relative to the mean square of OD above glass
 _ROUNDS, _HUBER = 12, 1.345
+_INVISIBLE = 0.1  # dE: a smaller difference between candidates is none
 _MANY_PAIRS = 3  # from here on, the standard error is that over pairs, not over regions
 
 
@@ -170,13 +171,15 @@ def _fit(
     """
     with_glass = [(p.glass_a, p.glass_b) for p in pairs if p.glass_a is not None]
     if with_glass:
-        start, end = (_mean(g) for g in zip(*with_glass, strict=True))
+        start, end = (_median(g) for g in zip(*with_glass, strict=True))
     else:
-        start, end = _mean([p.palest_a for p in pairs]), None
+        start, end = _median([p.palest_a for p in pairs]), None
     x = a - start
     weight = np.ones(len(a))
     for _ in range(_ROUNDS):
-        matrix, centre = _solve(x, b if end is None else b - end, weight, freedom, ridge, end is None)
+        matrix, centre = _solve(
+            x, b if end is None else b - end, weight, freedom, ridge, end is None
+        )
         error = np.linalg.norm(x @ matrix.T + centre - (b if end is None else b - end), axis=1)
         reach = max(_HUBER * float(np.median(error)), 1e-6)
         weight = np.minimum(1.0, reach / np.maximum(error, 1e-9))
@@ -210,15 +213,18 @@ def _simplest(scores: dict[tuple[str, float], Float64]) -> tuple[str, float]:
     Args:
         scores: (freedom, ridge) -> errors of the held-out parts.
     """
-    best = min(scores, key=lambda key: float(scores[key].mean()))
-    values = scores[best]
-    limit = values.mean() + values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else values[0]
+    best = _least(scores)
     for freedom in FREEDOMS:
-        own = {key: float(v.mean()) for key, v in scores.items() if key[0] == freedom}
-        least = min(own, key=lambda key: own[key])
-        if own[least] <= limit:
-            return least
+        own = _least({key: v for key, v in scores.items() if key[0] == freedom})
+        # part by part, because what is hard to map is hard for all candidates
+        worse = scores[own] - scores[best]
+        if worse.mean() <= max(worse.std(ddof=1) / np.sqrt(len(worse)), _INVISIBLE):
+            return own
     return best
+
+
+def _least(scores: dict[tuple[str, float], Float64]) -> tuple[str, float]:
+    return min(scores, key=lambda key: float(scores[key].mean()))
 
 
 def _lab(od: Float64) -> Float64:
@@ -228,8 +234,9 @@ def _lab(od: Float64) -> Float64:
     return np.asarray(rgb2lab(np.clip(10.0**-od, 0, 1)[None])[0], np.float64)
 
 
-def _mean(values: Iterable[FloatArray | None]) -> Float64:
-    return np.asarray(np.mean([v for v in values if v is not None], 0), np.float64)
+def _median(values: Iterable[FloatArray | None]) -> Float64:
+    """Return the median of (3,) values over the pairs: one of them may have mistaken its glass."""
+    return np.asarray(np.median([v for v in values if v is not None], 0), np.float64)
 
 
 def _short(value: float) -> float:

@@ -21,10 +21,9 @@ import numpy.typing as npt
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.looks.register import Float64, Registration, contrast, register, warped
-from wsi_pgdips.optics.physics import I0, rgb_to_od
+from wsi_pgdips.optics.physics import I0
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
-from wsi_pgdips.slide.reader import open_source
-from wsi_pgdips.slide.reader import fallback_mpp
+from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.slide.source import PyramidSource
 from wsi_pgdips.tiles.whitepoint import find_glass
 
@@ -34,9 +33,11 @@ _FINE_MPP = 1.0
 _WINDOWS, _WINDOW = 16, 768  # of a large slide, and their side in pixels
 _MARGIN = 0.1  # of a window, around where the overview says that it lies on scanner A
 _MIN_WINDOWS = 3
+_STAINED, _TISSUE_SHARE = 0.2, 0.2  # of the contrast; of a window, to be read
 BLUR_PX, BLUR_UM = 2.0, 1.5  # whichever is larger: registration is no better than a pixel
 MIN_TISSUE_OD = 0.05  # mean over the channels, above glass
 MIN_TISSUE_PX, MIN_GLASS_PX = 1000, 200
+_NEAR_PALEST = 0.015  # OD: what is so much denser than the palest pixels is pale tissue, not glass
 _MAX_PIXELS = 20_000  # of one pair
 _REGIONS_ACROSS = 3
 _BLACK, _WHITE = 8, 254  # beyond these a scanner shows no colour
@@ -88,23 +89,23 @@ def read_pair(
             tissue.
     """
     where = f"{Path(a).name} and {Path(b).name}"
-    with (
-        contextlib.closing(_open(a, mpp_source)) as source_a,
-        contextlib.closing(_open(b, mpp_source)) as source_b,
-    ):
-        fine = _FINE_MPP
-        sides = [max(s.grid.shape) * s.grid.mpp for s in (source_a, source_b)]
-        coarse = max(max(sides) / _SIDE, source_a.grid.mpp, source_b.grid.mpp)
+    (source_a, stated_a), (source_b, stated_b) = (_open(path, mpp_source) for path in (a, b))
+    with contextlib.closing(source_a), contextlib.closing(source_b):
+        longest = max(max(s.grid.shape) * s.grid.mpp for s in (source_a, source_b))
+        finest = max(source_a.grid.mpp, source_b.grid.mpp)
+        coarse = max(longest / _SIDE, finest)
         (rgb_a, step_a), (rgb_b, step_b) = (s.overview(coarse) for s in (source_a, source_b))
         whole = register(rgb_a, rgb_b, where)
-        if max(step_a * source_a.grid.mpp, step_b * source_b.grid.mpp) <= fine:
-            mpp = max(step_a * source_a.grid.mpp, step_b * source_b.grid.mpp)
-            samples = [_sample(rgb_a, rgb_b, whole, _blur(source_a, source_b, mpp))]
+        mpp = max(step_a * source_a.grid.mpp, step_b * source_b.grid.mpp)
+        is_small = mpp <= max(_FINE_MPP, finest)
+        mpp = mpp if is_small else max(_FINE_MPP, finest)
+        blur = max(BLUR_PX, BLUR_UM / mpp) if stated_a and stated_b else BLUR_PX
+        if is_small:
+            samples = [_sample(rgb_a, rgb_b, whole, blur)]
         else:
+            windows = _tissue_windows(rgb_b, step_b, mpp / source_b.grid.mpp, whole, rgb_a.shape)
             level0 = _to_level0(whole, step_a, step_b)
-            windows = _tissue_windows(rgb_b, step_b, source_b, whole, rgb_a.shape[:2])
-            blur = _blur(source_a, source_b, max(fine, source_a.grid.mpp, source_b.grid.mpp))
-            samples = list(_window_samples(source_a, source_b, level0, windows, blur))
+            samples = list(_window_samples(source_a, source_b, level0, windows, mpp, blur))
             if len(samples) < _MIN_WINDOWS:
                 raise SlideError(
                     "the two slides agree on the overview, but not in detail",
@@ -113,20 +114,14 @@ def read_pair(
                     where=where,
                     hint="check that both are in focus and are scans of the same glass slide",
                 )
-        checksums = source_a.meta.checksum, source_b.meta.checksum
+    checksums = source_a.meta.checksum, source_b.meta.checksum
     return _pooled(samples, whole, checksums, where)
 
 
-def _open(path: str | os.PathLike[str], mpp_source: float | None) -> PyramidSource:
-    """Open a file on its own pixels, with a nominal mpp if none is known."""
+def _open(path: str | os.PathLike[str], mpp_source: float | None) -> tuple[PyramidSource, bool]:
+    """Open a file on its own pixels; also return whether their size is known, not nominal."""
     known = fallback_mpp(path, _NOMINAL_MPP if mpp_source is None else mpp_source)
-    return open_source(path, mpp="native", mpp_source=known)
-
-
-def _blur(a: PyramidSource, b: PyramidSource, mpp: float) -> float:
-    """Return the sigma in pixels of ``mpp``."""
-    stated = all(s.meta.mpp_l0 is not None for s in (a, b))
-    return max(BLUR_PX, BLUR_UM / mpp) if stated else BLUR_PX
+    return open_source(path, mpp="native", mpp_source=known), not (known and mpp_source is None)
 
 
 def _to_level0(found: Registration, step_a: float, step_b: float) -> Float64:
@@ -143,48 +138,56 @@ def _to_level0(found: Registration, step_a: float, step_b: float) -> Float64:
 def _tissue_windows(
     rgb_b: ByteArray,
     step_b: float,
-    b: PyramidSource,
+    ratio: float,
     whole: Registration,
     shape_a: tuple[int, ...],
 ) -> list[Region]:
-    """Choose windows of B, in its own pixels, that hold tissue and lie on A, spread over B."""
-    seen_a = np.ones((shape_a[0], shape_a[1]), np.float32)
-    shared = ~np.isnan(warped(seen_a, whole.inverse, rgb_b.shape[:2]))
-    tissue = (contrast(rgb_b) > 0.2) & shared
-    side = max(round(_WINDOW * max(_FINE_MPP, b.grid.mpp) / (b.grid.mpp * step_b)), 1)
+    """Choose windows of B, in its own pixels, that hold tissue and lie on A, spread over B.
+
+    Args:
+        rgb_b: overview of B. step_b: B's own pixels per overview pixel. ratio: B's own pixels per
+            pixel of a window. whole: of the overviews. shape_a: of the overview of A.
+    """
+    everywhere = np.ones((shape_a[0], shape_a[1]), np.float32)
+    shared = ~np.isnan(warped(everywhere, whole.inverse, rgb_b.shape[:2]))
+    tissue = contrast(rgb_b) > _STAINED
+    side = max(round(_WINDOW * ratio / step_b), 1)
     places = []
     for y in range(0, rgb_b.shape[0] - side + 1, side):
         for x in range(0, rgb_b.shape[1] - side + 1, side):
             cell = np.s_[y : y + side, x : x + side]
-            if tissue[cell].mean() > 0.2 and shared[cell].all():
-                places.append((y, x))
-    picked = np.unique(np.linspace(0, len(places) - 1, _WINDOWS).astype(int)) if places else []
+            if shared[cell].all() and tissue[cell].mean() > _TISSUE_SHARE:
+                places.append((round(y * step_b), round(x * step_b)))
+    if not places:
+        return []
+    picked = np.unique(np.linspace(0, len(places) - 1, _WINDOWS).astype(int))
     n = round(side * step_b)
-    return [Region(round(y * step_b), round(x * step_b), n, n) for y, x in (places[i] for i in picked)]
+    return [Region(places[i][0], places[i][1], n, n) for i in picked]
 
 
 def _window_samples(
-    a: PyramidSource, b: PyramidSource, affine: Float64, windows: list[Region], blur: float
+    a: PyramidSource,
+    b: PyramidSource,
+    affine: Float64,
+    windows: list[Region],
+    mpp: float,
+    blur: float,
 ) -> Iterator[_Sample]:
     """Register and sample windows; those that cannot be registered are left out.
 
     Args:
-        affine: (2, 3) from A's own pixels to B's. windows: in B's own pixels.
+        affine: (2, 3) from A's own pixels to B's. windows: in B's own pixels. mpp: of a window's
+            pixels. blur: sigma in these pixels.
     """
     back = np.linalg.inv(affine[:, :2])
-    fine = max(_FINE_MPP, a.grid.mpp, b.grid.mpp)
     for window in windows:
-        corners = np.array(
-            [(y, x) for y in (window.y, window.stop_y) for x in (window.x, window.stop_x)], float
-        )
-        on_a = (corners - affine[:, 2]) @ back.T
-        low, high = on_a.min(0), on_a.max(0)
-        margin = _MARGIN * (high - low)
-        y, x = (math.floor(v) for v in low - margin)
-        stop_y, stop_x = (math.ceil(v) for v in high + margin)
-        part = Region(max(y, 0), max(x, 0), stop_y - max(y, 0), stop_x - max(x, 0))
-        rgb_a, _ = a.overview(fine, part.clipped(a.grid.shape))
-        rgb_b, _ = b.overview(fine, window)
+        ends = (window.y, window.stop_y), (window.x, window.stop_x)
+        on_a = (np.array([(y, x) for y in ends[0] for x in ends[1]]) - affine[:, 2]) @ back.T
+        margin = _MARGIN * np.ptp(on_a, axis=0)
+        y, x = (math.floor(v) for v in np.maximum(on_a.min(0) - margin, 0))
+        stop_y, stop_x = (math.ceil(v) for v in on_a.max(0) + margin)
+        rgb_a, _ = a.overview(mpp, Region(y, x, stop_y - y, stop_x - x))
+        rgb_b, _ = b.overview(mpp, window)
         with contextlib.suppress(SlideError):
             yield _sample(rgb_a, rgb_b, register(rgb_a, rgb_b), blur)
 
@@ -206,7 +209,7 @@ def _sample(a: ByteArray, b: ByteArray, found: Registration, blur: float) -> _Sa
     else:
         seen_b = blurred(b, blur)
         seen_a = warped(blurred(a, blur / found.scale), found.inverse, b.shape[:2])
-    both = ~(np.isnan(seen_a).any(2) | np.isnan(seen_b).any(2))
+    both = np.asarray(~(np.isnan(seen_a).any(2) | np.isnan(seen_b).any(2)), bool)
     rgb = [np.rint(np.nan_to_num(v, nan=255.0)).astype(np.uint8) for v in (seen_a, seen_b)]
     seen = np.asarray(binary_erosion(both, iterations=math.ceil(2 * blur)), bool)
     od_a, od_b = (
@@ -230,10 +233,14 @@ def _pooled(
 ) -> PairPixels:
     """Return the tissue pixels of all windows of a pair, with its glass."""
     glass = [np.concatenate([getattr(s, k)[s.glass] for s in samples]) for k in ("a", "b")]
-    has_glass = len(glass[0]) >= MIN_GLASS_PX
-    palest = [np.concatenate([getattr(s, k)[s.seen] for s in samples]) for k in ("a", "b")]
-    floor = [np.percentile(v, 1, axis=0) for v in palest]
-    glass_a, glass_b = (np.median(v, 0) if has_glass else f for v, f in zip(glass, floor, strict=True))
+    seen = [np.concatenate([getattr(s, k)[s.seen] for s in samples]) for k in ("a", "b")]
+    floor = [np.percentile(v, 1, axis=0) for v in seen]
+    has_glass = len(glass[0]) >= MIN_GLASS_PX and all(
+        np.median(g, 0).mean() <= f.mean() + _NEAR_PALEST for g, f in zip(glass, floor, strict=True)
+    )
+    glass_a, glass_b = (
+        np.median(v, 0) if has_glass else f for v, f in zip(glass, floor, strict=True)
+    )
     parts_a, parts_b, regions = [], [], []
     for i, sample in enumerate(samples):
         above = (sample.a - glass_a + sample.b - glass_b).mean(2) / 2
@@ -263,9 +270,9 @@ def _pooled(
         a[kept],
         b[kept],
         region[kept],
-        np.float32(glass_a) if has_glass else None,
-        np.float32(glass_b) if has_glass else None,
-        np.float32(floor[0]),
+        np.asarray(glass_a, np.float32) if has_glass else None,
+        np.asarray(glass_b, np.float32) if has_glass else None,
+        np.asarray(floor[0], np.float32),
         whole,
         source,
     )
@@ -275,7 +282,8 @@ def _unclipped(sample: _Sample) -> BoolArray:
     """Return where neither picture is black or pure white in a channel."""
     high, low = (-math.log10(v / I0) for v in (_BLACK, _WHITE))
     return np.asarray(
-        (np.maximum(sample.a, sample.b).max(2) < high) & (np.minimum(sample.a, sample.b).max(2) > low),
+        (np.maximum(sample.a, sample.b).max(2) < high)
+        & (np.minimum(sample.a, sample.b).max(2) > low),
         bool,
     )
 
@@ -287,11 +295,8 @@ def _compact(y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]) -> npt.NDArray[np
         order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
         return np.asarray(order * _REGIONS_ACROSS // max(len(values), 1), np.intp)
 
-    region = rank(y)
-    for row in range(_REGIONS_ACROSS):
-        region[region == row] = row  # rows first
-    out = np.zeros(len(y), np.intp)
-    for row in range(_REGIONS_ACROSS):
-        inside = region == row
-        out[inside] = row * _REGIONS_ACROSS + rank(x[inside])
-    return out
+    row = rank(y)
+    column = np.zeros(len(y), np.intp)
+    for i in range(_REGIONS_ACROSS):
+        column[row == i] = rank(x[row == i])
+    return np.asarray(row * _REGIONS_ACROSS + column, np.intp)

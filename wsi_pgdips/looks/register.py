@@ -128,9 +128,10 @@ def warped(image: FloatArray, yx: Float64, shape: tuple[int, int]) -> FloatArray
 
 def _features(grey: FloatArray) -> tuple[Float64, npt.NDArray[np.uint8]]:
     """Find the features of a picture: their (n, 2) places (y, x) and (n, 128) descriptors."""
-    from skimage.feature import SIFT
+    from skimage import feature
 
-    sift: Any = SIFT(upsampling=1)
+    untyped: Any = feature.SIFT
+    sift = untyped(upsampling=1)
     try:
         sift.detect_and_extract(grey)
     except RuntimeError:  # no features
@@ -144,11 +145,12 @@ def _matched(
     a: tuple[Float64, npt.NDArray[np.uint8]], b: tuple[Float64, npt.NDArray[np.uint8]]
 ) -> tuple[Float64, Float64]:
     """Match features that are each other's best; return their (n, 2) places in A and in B."""
-    from skimage.feature import match_descriptors
+    from skimage import feature
 
+    match: Any = feature.match_descriptors  # untyped
     if min(len(a[0]), len(b[0])) < 2:
         return np.zeros((0, 2)), np.zeros((0, 2))
-    pairs = match_descriptors(a[1], b[1], max_ratio=_RATIO, cross_check=True)
+    pairs = match(a[1], b[1], max_ratio=_RATIO, cross_check=True)
     # a feature of two orientations counts once
     places = np.unique(np.column_stack([a[0][pairs[:, 0]], b[0][pairs[:, 1]]]), axis=0)
     return places[:, :2], places[:, 2:]
@@ -168,7 +170,7 @@ def _agreed(at_a: Float64, at_b: Float64) -> tuple[Float64 | None, BoolArray]:
         three = rng.choice(len(at_a), 3, replace=False)
         if abs(np.linalg.det(ones[three])) < 1.0:  # on a line
             continue
-        trial = np.linalg.solve(ones[three], at_b[three]).T
+        trial = np.asarray(np.linalg.solve(ones[three], at_b[three]).T, np.float64)
         if not _is_plausible(trial[:, :2]):
             continue
         close = _distance(trial, at_a, at_b) < _reach(trial)
@@ -178,7 +180,7 @@ def _agreed(at_a: Float64, at_b: Float64) -> tuple[Float64 | None, BoolArray]:
         return None, none
     affine = np.zeros((2, 3))
     for _ in range(_REFITS):
-        affine = np.linalg.lstsq(ones[inside], at_b[inside], rcond=None)[0].T
+        affine = np.asarray(np.linalg.lstsq(ones[inside], at_b[inside], rcond=None)[0].T, float)
         closer = _distance(affine, at_a, at_b) < _reach(affine)
         if closer.sum() < 4:
             return None, none
