@@ -79,10 +79,12 @@ def fit_pairs(
     shown = QuietProgress() if progress is None else progress
     shown.stage("pairs", len(paths) // 2, "pair")
     pairs = []
-    for a, b in zip(paths[::2], paths[1::2], strict=True):
-        pairs.append(read_pair(a, b, mpp_source=mpp_source))
-        shown.advance()
-    shown.close()
+    try:
+        for a, b in zip(paths[::2], paths[1::2], strict=True):
+            pairs.append(read_pair(a, b, mpp_source=mpp_source))
+            shown.advance()
+    finally:
+        shown.close()
     return fit_map(pairs, name)
 
 

@@ -92,13 +92,13 @@ def read_pair(
     (source_a, stated_a), (source_b, stated_b) = (_open(path, mpp_source) for path in (a, b))
     with contextlib.closing(source_a), contextlib.closing(source_b):
         longest = max(max(s.grid.shape) * s.grid.mpp for s in (source_a, source_b))
-        finest = max(source_a.grid.mpp, source_b.grid.mpp)
-        coarse = max(longest / _SIDE, finest)
+        own = max(source_a.grid.mpp, source_b.grid.mpp)
+        coarse, fine = max(longest / _SIDE, own), max(_FINE_MPP, own)
         (rgb_a, step_a), (rgb_b, step_b) = (s.overview(coarse) for s in (source_a, source_b))
         whole = register(rgb_a, rgb_b, where)
         mpp = max(step_a * source_a.grid.mpp, step_b * source_b.grid.mpp)
-        is_small = mpp <= max(_FINE_MPP, finest)
-        mpp = mpp if is_small else max(_FINE_MPP, finest)
+        is_small = mpp <= fine
+        mpp = min(mpp, fine)
         blur = max(BLUR_PX, BLUR_UM / mpp) if stated_a and stated_b else BLUR_PX
         if is_small:
             samples = [_sample(rgb_a, rgb_b, whole, blur)]
@@ -173,7 +173,7 @@ def _window_samples(
     mpp: float,
     blur: float,
 ) -> Iterator[_Sample]:
-    """Register and sample windows; those that cannot be registered are left out.
+    """Register and sample windows; those that cannot be read or registered are left out.
 
     Args:
         affine: (2, 3) from A's own pixels to B's. windows: in B's own pixels. mpp: of a window's
@@ -186,10 +186,13 @@ def _window_samples(
         margin = _MARGIN * np.ptp(on_a, axis=0)
         y, x = (math.floor(v) for v in np.maximum(on_a.min(0) - margin, 0))
         stop_y, stop_x = (math.ceil(v) for v in on_a.max(0) + margin)
-        rgb_a, _ = a.overview(mpp, Region(y, x, stop_y - y, stop_x - x))
-        rgb_b, _ = b.overview(mpp, window)
-        with contextlib.suppress(SlideError):
-            yield _sample(rgb_a, rgb_b, register(rgb_a, rgb_b), blur)
+        try:
+            rgb_a, _ = a.overview(mpp, Region(y, x, stop_y - y, stop_x - x))
+            rgb_b, _ = b.overview(mpp, window)
+            found = register(rgb_a, rgb_b)
+        except SlideError:
+            continue
+        yield _sample(rgb_a, rgb_b, found, blur)
 
 
 def _sample(a: ByteArray, b: ByteArray, found: Registration, blur: float) -> _Sample:
