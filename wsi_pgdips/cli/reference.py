@@ -122,6 +122,55 @@ def reference_convert(
     save_reference(load_reference(source), out)
 
 
+@reference_app.command("pair")
+def reference_pair(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The same glass on scanner A and on scanner B; several pairs are combined.",
+            metavar="SCAN_A SCAN_B...",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.", metavar="MAP.json")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the map. [dim]default: the file's[/dim]")
+    ] = None,
+    mpp_source: MppSource = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the map from scanner A's colours to scanner B's on scans of the same glass."""
+    _check_new(out, overwrite)
+    if out.suffix.lower() != ".json":
+        refuse(f"a map is a .json file, found {out.name}", "--out")
+    from wsi_pgdips.looks.colour_map import save_map
+    from wsi_pgdips.looks.map_fit import fit_pairs
+
+    fitted = fit_pairs(scans, name or out.stem, mpp_source=mpp_source, progress=progress_of(quiet))
+    save_map(fitted, out)
+    if quiet:
+        return
+    found = [
+        f"{s['inliers']} features agree, rms {s['rms_px']:.2f} px, "
+        f"correlation {s['correlation']:.3f}, {'glass' if s['glass'] else 'no glass'}"
+        for s in fitted.sources
+    ]
+    form = fitted.freedom if not fitted.ridge else f"{fitted.freedom}, ridge {fitted.ridge:g}"
+    held_out = "pairs" if fitted.pairs > 1 else "regions"
+    rows = [("map", str(out)), ("registration", "\n".join(found)), ("form", form)]
+    rows += [
+        (
+            "CIELAB dE",
+            f"{fitted.before_lab:.2f} -> {fitted.error_lab:.2f}, worst region "
+            f"{fitted.worst_before_lab:.2f} -> {fitted.worst_lab:.2f}, on held-out {held_out}",
+        ),
+        ("OD error", f"{fitted.error_od:.4f}"),
+        ("fitted on", f"{fitted.pixels} pixels of {fitted.regions} regions"),
+        ("sha256", fitted.digest),
+    ]
+    print_rows(rows)
+
+
 def compare(
     a: Annotated[Path, typer.Argument(help="A slide or image, e.g. normalised.", metavar="A")],
     b: Annotated[Path, typer.Argument(help="The slide that A should look like.", metavar="B")],
