@@ -32,7 +32,7 @@ _GROUPS = {
 # what is laid on a phantom that is easy without it
 _FOREIGN = {"ink": "he", "carbon": "hdab", "black_tiles": "he"}
 # measured absorption of the stains of a phantom, seen by each camera with known spectra
-_SPECTRA, _SPECTRAL_BASE = "spectra/he_endmembers.csv", "he"
+_SPECTRA, _SPECTRAL_BASE = "spectra/he_endmembers.csv", "he"  # a description and a stain set
 # concentrations of a real slide under drifting, known S and B
 _REAL = {
     "real_he": ("BS9_HE2_40x_AT2.svs", "he"),
@@ -60,7 +60,8 @@ class Case:
     Attributes:
         kind: as of a record. description: of a phantom.
         slide: of which the tissue, or the whole, is taken; for pictures the image.
-        stains: a stain set, where the description does not say.
+        stains: a stain set, where the description does not say; for a camera with known spectra
+            the set of the package that methods start from.
         truths: ``stain:name`` of the map and of the picture it is compared with -> its file.
         foreign: what is laid on the phantom, a kind of ``foreign.lay_on``.
         spectra: of the stains, where a camera of ``spectral.CAMERAS`` sees the phantom; the case
@@ -165,7 +166,7 @@ def _spectral(spectra: Path) -> Iterable[Case]:
     path = _FOLDER / f"{_SPECTRAL_BASE}.toml"
     if spectra.is_file():
         for name in CAMERAS:
-            yield Case(name, "spectral", path, spectra=spectra)
+            yield Case(name, "spectral", path, stains=_SPECTRAL_BASE, spectra=spectra)
 
 
 def _pictures(data: Path, kind: str) -> Iterable[Case]:

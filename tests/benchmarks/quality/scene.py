@@ -110,7 +110,7 @@ def open_scene(
         seed=seed,
         shape=shape or (REAL_SHAPE if case.description is None else None),
         texture=case.slide,
-        stains=case.stains,
+        stains=None if case.spectra else case.stains,
     )
     truth, stains = made.truth, load_stains(made.stains)
     if case.foreign == "carbon":  # told from DAB only where DAB may be black, as in the set hdab
@@ -119,9 +119,11 @@ def open_scene(
     clean = lay_on(truth, case.foreign, seed) if case.foreign else np.ones(truth.shape, bool)
     linear = _photograph(truth, case, seed) if case.spectra else None
     if linear is not None:
-        made = replace(made, truth=_under(truth, linear))
+        # methods start from what a user would give for an unknown scanner
+        made, stains = replace(made, truth=_under(truth, linear)), load_stains(case.stains or "he")
+        save_stains(stains, made.stains)
     with contextlib.closing(open_source(truth.path, mpp="native")) as source:
-        picture = read_picture(source, truth.library)
+        picture = read_picture(source, stains.stain_matrix)
         q, tissue = truth.concentration(0, 0, *truth.shape), truth.tissue(0, 0, *truth.shape)
         yield Scene(made, stains, source, picture, q, tissue & clean, linear)
 
