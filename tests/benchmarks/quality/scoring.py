@@ -73,7 +73,7 @@ class Truth:
         across, own = (
             np.einsum("np,np->n", taken, b, dtype=np.float64) for b in (self._true, taken)
         )
-        return np.divide(across, own, out=np.zeros(self.n), where=own > 0)
+        return np.asarray(np.divide(across, own, out=np.zeros(self.n), where=own > 0))
 
     def pcc(self, maps: FloatArray) -> Floats:
         """(N,) correlations of (N, H, W) maps with the truth; NaN for a flat map."""
@@ -81,7 +81,8 @@ class Truth:
         centred = taken - taken.mean(1, keepdims=True, dtype=np.float64)
         power = np.sqrt((centred**2).sum(1) * (self._centred**2).sum(1))
         across = (centred * self._centred).sum(1)
-        return np.divide(across, power, out=np.full(self.n, np.nan), where=power > 0)
+        found = np.divide(across, power, out=np.full(self.n, np.nan), where=power > 0)
+        return np.asarray(found, np.float64)
 
     def _taken(self, maps: FloatArray) -> FloatArray:
         """(N, P) the tissue pixels of (N, H, W)."""
