@@ -24,6 +24,7 @@ from wsi_pgdips.records import BoolArray, ByteArray
 
 TILE = 128
 MIN_TISSUE = 0.5  # of a tile's pixels
+PALE_OD = 0.02  # mean OD of tissue: the pale ground of a brain counts too
 INPUT_SIDE = 224  # pixels that the network was trained with
 KIND, BEFORE, AFTER = "agreement", "none", "typical"
 FIGURES = ("cosine", "margin", "retrieval")  # whose change is judged
@@ -228,7 +229,7 @@ def run(out: Path, data: Path, pictures: Path | None = None, say: Say = silent) 
             records.add({"median_de": de}, **where)
             say(f"  {organ}, {scanner}, {method}: median dE {de:.2f}")
     after = None if normalised is None else fields.pictures(lambda _, *key: normalised[key])
-    tissue = {organ: fields.tissue(organ) for organ in fields.truths}
+    tissue = {organ: fields.tissue(organ, min_od=PALE_OD) for organ in fields.truths}
     pairs = agreement(fields.pictures(), after, tissue, extractor)
     add_records(records, pairs)
     records.save(out)

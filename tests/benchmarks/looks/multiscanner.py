@@ -69,7 +69,7 @@ class MultiScanner:
 
     def __init__(self, scans: Mapping[Key, Scan], truths: Mapping[str, ByteArray]) -> None:
         self.scans, self.truths = dict(scans), dict(truths)
-        self._tissue: dict[str, BoolArray] = {}
+        self._around: dict[str, FloatArray] = {}
 
     def warp(self, rgb: npt.NDArray[np.generic], organ: str, scanner: str) -> FloatArray:
         """A picture of the scan's size in the truth's frame: (H, W, 3), NaN outside.
@@ -98,14 +98,21 @@ class MultiScanner:
         covered = np.isfinite(self.warp(scan.rgb, organ, scanner)).all(-1)
         return np.asarray(ndimage.binary_erosion(covered, _square(MARGIN_PX)), bool)
 
-    def tissue(self, organ: str, scanner: str | None = None) -> BoolArray:
-        """(H, W) tissue of the truth that a scan, or all three scanners, cover."""
-        if organ not in self._tissue:
+    def tissue(
+        self, organ: str, scanner: str | None = None, *, min_od: float = MIN_OD
+    ) -> BoolArray:
+        """(H, W) tissue of the truth that a scan, or all three scanners, cover.
+
+        Args:
+            min_od: mean OD around a pixel of tissue. The usual one leaves out what is palest: most
+                of the brain and of the breast.
+        """
+        if organ not in self._around:
             od = ndimage.gaussian_filter(rgb_to_od(self.truths[organ]).mean(-1), SIGMA)
-            self._tissue[organ] = np.asarray(od > MIN_OD)
+            self._around[organ] = np.asarray(od, np.float32)
         wanted = [s for o, s in self.scans if o == organ and scanner in (None, s)]
         covered = [self.valid(organ, s) for s in wanted]
-        return np.asarray(np.logical_and.reduce([self._tissue[organ], *covered]), bool)
+        return np.asarray(np.logical_and.reduce([self._around[organ] > min_od, *covered]), bool)
 
     def median_de(self, rgb: npt.NDArray[np.generic], organ: str, scanner: str) -> float:
         """Median CIELAB difference (1976) to the truth over tissue, after a blur of 2 pixels.
