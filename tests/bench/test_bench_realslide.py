@@ -36,4 +36,4 @@ def test_lung1_is_what_it_was(data_dir: Path) -> None:
 
 def test_every_kind_of_real_image_is_a_case(data_dir: Path) -> None:
     kinds = {case.kind for case in all_cases(data_dir)}
-    assert kinds == {"phantom", "paired", "semisynthetic", "consistency"}
+    assert kinds == {"phantom", "spectral", "paired", "semisynthetic", "consistency"}

@@ -138,6 +138,23 @@ def cohort(
     _measure(run, "cohort", out, page, quiet, **asked)
 
 
+@app.command()
+def agreement(
+    out: Out,
+    data: Annotated[Path, Option(help="Folder with multiscanner/.", metavar="DIR")],
+    pictures: Annotated[
+        Path | None,
+        Option(help="Folder of normalised ORGAN_SCANNER.png, of the scans' sizes.", metavar="DIR"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how far a fixed model sees the same tissue alike on several scanners."""
+    from benchmarks.looks.agreement import run
+    from benchmarks.records import silent
+
+    run(out, data, pictures, silent if quiet else typer.echo)
+
+
 @app.command(name="page")
 def make_page(
     benchmark: Annotated[Benchmark, Argument(help="Benchmark that made the records.")],

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.quality.methods import PHANTOM, PICTURE, SHIFT, refuse_unknown
+from benchmarks.quality.methods import PHANTOM, PICTURE, SHIFT, SPECTRAL, refuse_unknown
+from benchmarks.quality.spectral import CAMERAS
 from wsi_pgdips.errors import SettingsError
 
 QUICK_CASES = ("he", "scarce", "close", "ramp_hdab")
@@ -14,7 +15,13 @@ QUICK_SHAPE = (1024, 1024)
 TIME_QUALITY_CASE = "time_quality"
 CONSISTENCY = "consistency"
 _FOLDER = Path(__file__).with_name("cases")
-_SCENES = {"phantom": PHANTOM, "paired": PICTURE, "semisynthetic": PICTURE, CONSISTENCY: SHIFT}
+_SCENES = {
+    "phantom": PHANTOM,
+    "spectral": SPECTRAL,
+    "paired": PICTURE,
+    "semisynthetic": PICTURE,
+    CONSISTENCY: SHIFT,
+}
 
 # easy: linear unmixing does well. hard: it is expected to be weak. drift: S and B vary.
 _GROUPS = {
@@ -24,6 +31,8 @@ _GROUPS = {
 }
 # what is laid on a phantom that is easy without it
 _FOREIGN = {"ink": "he", "carbon": "hdab", "black_tiles": "he"}
+# measured absorption of the stains of a phantom, seen by each camera with known spectra
+_SPECTRA, _SPECTRAL_BASE = "spectra/he_endmembers.csv", "he"  # a description and a stain set
 # concentrations of a real slide under drifting, known S and B
 _REAL = {
     "real_he": ("BS9_HE2_40x_AT2.svs", "he"),
@@ -51,9 +60,12 @@ class Case:
     Attributes:
         kind: as of a record. description: of a phantom.
         slide: of which the tissue, or the whole, is taken; for pictures the image.
-        stains: a stain set, where the description does not say.
+        stains: a stain set, where the description does not say; for a camera with known spectra
+            the set of the package that methods start from.
         truths: ``stain:name`` of the map and of the picture it is compared with -> its file.
         foreign: what is laid on the phantom, a kind of ``foreign.lay_on``.
+        spectra: of the stains, where a camera of ``spectral.CAMERAS`` sees the phantom; the case
+            has the camera's name.
     """
 
     name: str
@@ -63,6 +75,12 @@ class Case:
     stains: str | None = None
     truths: Mapping[str, Path] = field(default_factory=dict)
     foreign: str | None = None
+    spectra: Path | None = None
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the case is a phantom, of which each seed makes another."""
+        return self.scene in (PHANTOM, SPECTRAL)
 
     @property
     def scene(self) -> str:
@@ -74,7 +92,8 @@ def all_cases(data: Path | None, extra: tuple[Path, str] | None = None) -> list[
     """Every case that can be measured with what is there, in the order of the page.
 
     Args:
-        data: folder with ``truth``, ``semisynthetic`` and ``slides``; None for phantoms alone.
+        data: folder with ``truth``, ``semisynthetic``, ``slides`` and ``spectra``; None for
+            phantoms alone.
         extra: a slide and its stain set, of which one more phantom takes its tissue.
 
     Raises:
@@ -86,6 +105,7 @@ def all_cases(data: Path | None, extra: tuple[Path, str] | None = None) -> list[
         cases.append(Case(name, "phantom", _FOLDER / f"{base}.toml", foreign=name))
     if data is not None:
         cases += _slides(data, _REAL, "phantom")
+        cases += _spectral(data / _SPECTRA)
     if extra is not None:
         slide, stains = extra
         if not slide.is_file():
@@ -107,7 +127,7 @@ def choose(cases: Sequence[Case], names: Iterable[str] | None) -> list[Case]:
     if names is None:
         return list(cases)
     wanted = set(names)
-    hint = "cases of real images are there only with --data"
+    hint = "cases of real images and measured spectra are there only with --data"
     refuse_unknown("case", wanted, [case.name for case in cases], "--cases", hint)
     return [case for case in cases if case.name in wanted]
 
@@ -139,6 +159,14 @@ def _slides(data: Path, table: dict[str, tuple[str, str]], kind: str) -> list[Ca
         for name, (file, stains) in table.items()
         if (data / "slides" / file).is_file()
     ]
+
+
+def _spectral(spectra: Path) -> Iterable[Case]:
+    """The cameras with known spectra, where the absorption of the stains is there."""
+    path = _FOLDER / f"{_SPECTRAL_BASE}.toml"
+    if spectra.is_file():
+        for name in CAMERAS:
+            yield Case(name, "spectral", path, stains=_SPECTRAL_BASE, spectra=spectra)
 
 
 def _pictures(data: Path, kind: str) -> Iterable[Case]:

@@ -26,9 +26,20 @@ def lay_on(truth: PhantomTruth, kind: str, seed: int) -> BoolArray:
     Returns:
         (H, W) the pixels without it, far enough from it for a comparison.
     """
-    rgb, description = tifffile.imread(truth.path), truth.config
+    rgb = tifffile.imread(truth.path)
     light = _LIGHT[kind](rgb, np.random.default_rng(seed))
-    painted = np.rint(rgb * light).astype(np.uint8)
+    # the pixels have been through the phantom's JPEG
+    rewrite(truth, np.rint(rgb * light).astype(np.uint8), quality=0)
+    return np.asarray(ndimage.distance_transform_edt(light.min(2) > 0.99) > _MARGINS[kind])
+
+
+def rewrite(truth: PhantomTruth, rgb: ByteArray, quality: int) -> None:
+    """Put other pixels into a phantom's file, at every level.
+
+    Args:
+        rgb: (H, W, 3) of level 0. quality: of its JPEG; 0 is lossless.
+    """
+    description = truth.config
     truth.path.unlink()
     with PyramidWriter(
         truth.path,
@@ -36,11 +47,11 @@ def lay_on(truth: PhantomTruth, kind: str, seed: int) -> BoolArray:
         description.mpp,
         tile=description.tile,
         factor=description.level_factor,
-        quality=0,  # the pixels have been through the phantom's JPEG
+        quality=quality,
+        subsampling=description.jpeg_subsampling,
     ) as writer:
-        writer.write(painted)
+        writer.write(rgb)
         writer.close()
-    return np.asarray(ndimage.distance_transform_edt(light.min(2) > 0.99) > _MARGINS[kind])
 
 
 def _ink(rgb: ByteArray, rng: np.random.Generator) -> FloatArray:

@@ -50,7 +50,7 @@ def _joint(records: pd.DataFrame, joint: Mapping[tuple[str, float], float]) -> I
     ours = joint[OURS, 0]
     yield f"{ours:.4f}"
     for blurred in (False, True):
-        linear = [k for k in joint if _is_linear(k[0]) and (k[1] > 0) == blurred]
+        linear = [k for k in joint if is_linear(k[0]) and (k[1] > 0) == blurred]
         if linear:
             yield _beside(joint, min(linear, key=lambda k: joint[k]), ours)
         else:
@@ -62,7 +62,7 @@ def _joint(records: pd.DataFrame, joint: Mapping[tuple[str, float], float]) -> I
 def _crosstalk(records: pd.DataFrame) -> list[str]:
     """Ours, and the smallest of a linear method."""
     found = largest(records, "crosstalk", 3)
-    linear = [method for method in distinct(records, "method") if _is_linear(method)]
+    linear = [method for method in distinct(records, "method") if is_linear(method)]
     best = min((m for m in linear if m in found), key=lambda m: float(found[m]), default="")
     return [found.get(OURS, NOTHING), f"{found[best]} ({best})" if best else NOTHING]
 
@@ -77,7 +77,7 @@ def _at_equal_blur(records: pd.DataFrame) -> Iterator[list[str]]:
             (m, s): own[m, s] / own[OURS, s]
             for m in distinct(known, "method")
             for s in sigmas
-            if _is_linear(m) and (OURS, s) in own and own.get((m, s), math.inf) < own[m, 0]
+            if is_linear(m) and (OURS, s) in own and own.get((m, s), math.inf) < own[m, 0]
         }
         if helped:
             best = min(helped, key=lambda k: helped[k])
@@ -92,5 +92,6 @@ def _beside(errors: Mapping[tuple[str, float], float], at: tuple[str, float], ou
     return f"{errors[at]:.4f} ({method}{blur}, {errors[at] / ours - 1:+.0%})"
 
 
-def _is_linear(method: str) -> bool:
+def is_linear(method: str) -> bool:
+    """Whether a method is one of the linear baselines."""
     return method in BY_NAME and BY_NAME[method].family == "linear"

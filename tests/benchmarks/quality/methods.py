@@ -12,7 +12,8 @@ from wsi_pgdips.config import PRESETS
 from wsi_pgdips.errors import SettingsError, WsiPgdipsError
 
 Found = TypeVar("Found")
-PHANTOM, PICTURE, SHIFT = "phantom", "picture", "shift"
+PHANTOM, SPECTRAL, PICTURE, SHIFT = "phantom", "spectral", "picture", "shift"
+EVERYWHERE = (PHANTOM, SPECTRAL, PICTURE, SHIFT)
 ABLATION = "ablation-"
 CLOSED = "closed-constant"
 TIME_QUALITY = "time-quality"
@@ -26,7 +27,8 @@ class Method:
         family: ``truth`` (told S and B), ``linear``, ``preset``, ``ablation``, ``fields`` (the
             same closed form under three pairs of fields), ``closed`` (our closed form under the
             slide's constants) or ``time``.
-        scenes: phantoms, pictures with a registered truth, and tile grids that are shifted.
+        scenes: phantoms, phantoms seen by cameras with known spectra, pictures with a registered
+            truth, and tile grids that are shifted.
         two_stains: knows two stains only. asked: measured only where it is asked for.
     """
 
@@ -52,17 +54,17 @@ ABLATIONS_ON_PICTURES = (
 )
 
 METHODS: tuple[Method, ...] = (
-    Method("oracle", "truth", (PHANTOM,)),
+    Method("oracle", "truth", (PHANTOM, SPECTRAL)),
     Method("oracle-constant", "truth", (PHANTOM,)),
-    *_linear("fixed", PHANTOM, PICTURE),
-    *_linear("complement", PHANTOM, PICTURE),
-    Method("macenko-tile", "linear", (PHANTOM, SHIFT), two_stains=True),
-    Method("macenko-tile-glass", "linear", (PHANTOM,), two_stains=True),
-    *_linear("macenko-slide", PHANTOM, PICTURE, two_stains=True),
-    *_linear("vahadane", PHANTOM, PICTURE, two_stains=True),
-    *_linear("rays-slide", PHANTOM, PICTURE, glass=False),
-    Method(CLOSED, "closed", (PHANTOM, PICTURE)),
-    *(Method(p, "preset", (PHANTOM, PICTURE, SHIFT), asked=p == "paper") for p in PRESETS),
+    *_linear("fixed", PHANTOM, SPECTRAL, PICTURE),
+    *_linear("complement", PHANTOM, SPECTRAL, PICTURE),
+    Method("macenko-tile", "linear", (PHANTOM, SPECTRAL, SHIFT), two_stains=True),
+    Method("macenko-tile-glass", "linear", (PHANTOM, SPECTRAL), two_stains=True),
+    *_linear("macenko-slide", PHANTOM, SPECTRAL, PICTURE, two_stains=True),
+    *_linear("vahadane", PHANTOM, SPECTRAL, PICTURE, two_stains=True),
+    *_linear("rays-slide", PHANTOM, SPECTRAL, PICTURE, glass=False),
+    Method(CLOSED, "closed", (PHANTOM, SPECTRAL, PICTURE)),
+    *(Method(p, "preset", EVERYWHERE, asked=p == "paper") for p in PRESETS),
     Method("ablation-no-blending", "ablation", (PHANTOM, SHIFT)),
     *(Method(ABLATION + a, "ablation", (PHANTOM, PICTURE)) for a in ABLATIONS_ON_PICTURES),
     Method("ablation-no-slide-prior", "ablation", (PHANTOM, SHIFT)),
@@ -121,7 +123,7 @@ def attempts(
             found = measure(method)
         except (WsiPgdipsError, ValueError):  # an extractor or a fit that cannot cope
             seconds = time.perf_counter() - begin
-            metric = "pcc" if scene == PICTURE else "rmse_joint"
+            metric = "pcc" if scene in (PICTURE, SPECTRAL) else "rmse_joint"
             records.add({metric: float("nan")}, method=method.name, seconds=seconds)
             say(f"  {method.name}: no result")
             continue

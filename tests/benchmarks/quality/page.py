@@ -12,6 +12,7 @@ from benchmarks.quality.cases import TIME_QUALITY_CASE, group_of
 from benchmarks.quality.margins import OURS, PROSE, largest, margins, stains_of
 from benchmarks.quality.methods import ABLATION, TIME_QUALITY
 from benchmarks.quality.pictures import REGISTRATION
+from benchmarks.quality.spectral_page import spectral
 from benchmarks.records import NOTHING, distinct, means, only, pivot, spreads, table
 
 UNBLENDED = ("ablation-no-blending", "ablation-no-slide-prior")
@@ -46,7 +47,8 @@ def render(records: pd.DataFrame, name: str, images: Path) -> str:
     parts = [PROSE["introduction"].format(records=name)]
     if len(phantoms):
         parts += [*margins(phantoms), PROSE["phantoms"], *_phantoms(phantoms)]
-    parts += [*_fields(phantoms), *_pairs(only(records, kind=("paired", "semisynthetic")))]
+    parts += [*_fields(phantoms), *spectral(only(records, kind="spectral"))]
+    parts += [*_pairs(only(records, kind=("paired", "semisynthetic")))]
     shifts = only(records, kind="consistency")
     if len(shifts):
         parts += [PROSE["shifts"], _shifts(shifts)]

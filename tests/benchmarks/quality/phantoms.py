@@ -17,9 +17,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks.quality.cases import TIME_QUALITY_CASE, Case, all_cases, choose
 from benchmarks.quality.fields import fields_result, gap_closed, render_under
-from benchmarks.quality.methods import PHANTOM, TIME_QUALITY, Method, attempts
+from benchmarks.quality.methods import SPECTRAL, TIME_QUALITY, Method, attempts
 from benchmarks.quality.picture import Result
 from benchmarks.quality.product import Product
+from benchmarks.quality.scale_free import ScaleFreeScorer
 from benchmarks.quality.scene import Scene, open_scene
 from benchmarks.quality.scoring import MapError, Scorer, Truth, add_stains
 from benchmarks.quality.similarity import pcc
@@ -60,16 +61,19 @@ def measure_phantom(
         SettingsError: there are no true vectors for this seed. SlideError: a real slide whose
             tissue cannot be used.
     """
-    records = Records("quality", {"case": case.name, "kind": "phantom", "seed": seed})
+    records = Records("quality", {"case": case.name, "kind": case.kind, "seed": seed})
+    spectral = case.scene == SPECTRAL
     errors: dict[str, MapError] = {}
     with (
         tempfile.TemporaryDirectory(prefix="phantom-") as folder,
         open_scene(case, seed, Path(folder), shape) as scene,
     ):
-        run, scorer = _PhantomRun(scene, Path(folder)), Scorer(scene, records)
+        run = _PhantomRun(scene, Path(folder))
+        scorer = (ScaleFreeScorer if spectral else Scorer)(scene, records)
         stains = len(scene.labels)
-        for name, result, s in attempts(methods, PHANTOM, stains, run.result, records, say):
-            reference = run.constants if name in SEEN_BY_THE_NETWORK else None
+        for name, result, s in attempts(methods, case.scene, stains, run.result, records, say):
+            steps = name in SEEN_BY_THE_NETWORK and not spectral
+            reference = run.constants if steps else None
             errors[name] = scorer.score(name, result, s, reference)
             for label, step in run.seams.pop(name, {}).items():
                 own_step = {"seam_own_od": float("nan") if step is None else step}

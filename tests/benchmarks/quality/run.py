@@ -83,7 +83,7 @@ def run(
         try:
             found = _measure(case, seed, missing, QUICK_SHAPE if quick else None, say)
         except SettingsError as error:
-            if case.kind != "phantom":
+            if not case.seeded:
                 raise
             say(f"  left out: {error.message}")  # no physical vectors for this seed
             continue
@@ -97,7 +97,7 @@ def _jobs(cases: Sequence[Case], seeds: int, timed: bool) -> Iterator[tuple[Case
     """Seed by seed, so that what is broken off early has seen all cases; pictures once."""
     for seed in range(1, seeds + 1):
         for case in cases:
-            if case.kind == "phantom":
+            if case.seeded:
                 yield case, seed
             elif seed == 1:
                 # a second phantom tells nothing new of a shift

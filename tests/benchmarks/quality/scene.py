@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality.cases import Case
-from benchmarks.quality.foreign import lay_on
+from benchmarks.quality.foreign import lay_on, rewrite
 from benchmarks.quality.methods import CLOSED
 from benchmarks.quality.picture import Picture, Result, read_picture, unmix_od
+from benchmarks.quality.spectral import CAMERAS, LinearFit, fit_linear, load_spectra
 from wsi_pgdips.geometry import OutputGrid
 from wsi_pgdips.optics.physics import unit_rows
 from wsi_pgdips.optics.stain_files import load_stains, save_stains
 from wsi_pgdips.phantom.make import MadePhantom, make_phantom
+from wsi_pgdips.phantom.phantom import PhantomTruth
 from wsi_pgdips.records import BoolArray, FloatArray, StainSet
 from wsi_pgdips.slide.reader import open_source
 from wsi_pgdips.slide.source import PyramidSource
@@ -33,6 +35,7 @@ class Scene:
         made: its files, what the product is run on, and its truth. stains: its set, loaded.
         q: (N, H, W) true concentrations. tissue: (H, W) true tissue, less what is
             foreign and its surroundings.
+        linear: of a camera with known spectra: what stands for the true S and B, constants.
     """
 
     made: MadePhantom
@@ -41,6 +44,7 @@ class Scene:
     picture: Picture
     q: FloatArray
     tissue: BoolArray
+    linear: LinearFit | None = None
 
     @property
     def grid(self) -> OutputGrid:
@@ -106,14 +110,41 @@ def open_scene(
         seed=seed,
         shape=shape or (REAL_SHAPE if case.description is None else None),
         texture=case.slide,
-        stains=case.stains,
+        stains=None if case.spectra else case.stains,
     )
     truth, stains = made.truth, load_stains(made.stains)
     if case.foreign == "carbon":  # told from DAB only where DAB may be black, as in the set hdab
         stains = replace(stains, saturating=truth.labels.index("DAB"))
         save_stains(stains, made.stains)
     clean = lay_on(truth, case.foreign, seed) if case.foreign else np.ones(truth.shape, bool)
+    linear = _photograph(truth, case, seed) if case.spectra else None
+    if linear is not None:
+        # methods start from what a user would give for an unknown scanner
+        made, stains = replace(made, truth=_under(truth, linear)), load_stains(case.stains or "he")
+        save_stains(stains, made.stains)
     with contextlib.closing(open_source(truth.path, mpp="native")) as source:
-        picture = read_picture(source, truth.library)
+        picture = read_picture(source, stains.stain_matrix)
         q, tissue = truth.concentration(0, 0, *truth.shape), truth.tissue(0, 0, *truth.shape)
-        yield Scene(made, stains, source, picture, q, tissue & clean)
+        yield Scene(made, stains, source, picture, q, tissue & clean, linear)
+
+
+def _photograph(truth: PhantomTruth, case: Case, seed: int) -> LinearFit:
+    """Put what a case's camera sees into a phantom's file."""
+    assert case.spectra is not None
+    camera, spectra = CAMERAS[case.name], load_spectra(case.spectra, truth.labels)
+    whole = (0, 0, *truth.shape)
+    q = truth.concentration(*whole)
+    rewrite(truth, camera.picture(q, spectra, seed), camera.quality)
+    return fit_linear(camera, q, spectra, truth.tissue(*whole))
+
+
+def _under(truth: PhantomTruth, linear: LinearFit) -> PhantomTruth:
+    """A phantom's truth under other vectors and another glass, both constant."""
+    fields = replace(
+        truth.fields,
+        stain_matrix=tuple(map(tuple, unit_rows(linear.vectors).tolist())),
+        stain_drift_deg=0.0,
+        background=tuple(linear.background.tolist()),
+        background_drift=(0.0, 0.0, 0.0),
+    )
+    return replace(truth, fields=fields)

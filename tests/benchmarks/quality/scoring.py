@@ -54,6 +54,7 @@ class Truth:
         # regression on an intercept and the truths: with centred truths the intercept drops out
         self._centred = self._true - self._true.mean(1, keepdims=True, dtype=np.float64)
         self._inverse = np.linalg.pinv(self._centred @ self._centred.T)
+        self.std: Floats = self._true.std(1, dtype=np.float64)  # (N,)
 
     def error(self, maps: FloatArray) -> MapError:
         """Error of (N, H, W) maps, finite."""
@@ -65,6 +66,23 @@ class Truth:
         np.fill_diagonal(others, -1.0)
         crosstalk = others.max(1) if self.n > 1 else np.full(1, np.nan)
         return MapError(np.sqrt(square), float(np.sqrt(square.mean())), crosstalk)
+
+    def factors(self, maps: FloatArray) -> Floats:
+        """(N,) factors that bring (N, H, W) maps nearest to the truth; 0 for an empty map."""
+        taken = self._taken(maps)
+        across, own = (
+            np.einsum("np,np->n", taken, b, dtype=np.float64) for b in (self._true, taken)
+        )
+        return np.asarray(np.divide(across, own, out=np.zeros(self.n), where=own > 0))
+
+    def pcc(self, maps: FloatArray) -> Floats:
+        """(N,) correlations of (N, H, W) maps with the truth; NaN for a flat map."""
+        taken = self._taken(maps)
+        centred = taken - taken.mean(1, keepdims=True, dtype=np.float64)
+        power = np.sqrt((centred**2).sum(1) * (self._centred**2).sum(1))
+        across = (centred * self._centred).sum(1)
+        found = np.divide(across, power, out=np.full(self.n, np.nan), where=power > 0)
+        return np.asarray(found, np.float64)
 
     def _taken(self, maps: FloatArray) -> FloatArray:
         """(N, P) the tissue pixels of (N, H, W)."""
