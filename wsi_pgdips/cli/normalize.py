@@ -36,7 +36,7 @@ def normalize(
         str | None,
         typer.Option(
             help="The look to give to the slide: see [b]wsi-pgdips reference[/b]; [b]self[/b] is "
-            "its own. Required without --only.",
+            "its own. Required without --map or --only.",
             metavar="NAME|FILE|self",
         ),
     ] = None,
@@ -58,6 +58,14 @@ def normalize(
             "--group-look",
             help="The look of its scanner or laboratory, from [b]reference fit[/b].",
             metavar="GROUP.json",
+        ),
+    ] = None,
+    colour_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            help="Colours between two scanners, from [b]reference pair[/b], in place of looks.",
+            metavar="MAP.json",
         ),
     ] = None,
     method: Annotated[
@@ -101,6 +109,7 @@ def normalize(
             slide=layers if without_layers and slide is None else slide,
             look=look,
             group_look=group_look,
+            colour_map=colour_map,
             keep_amounts=keep_amounts,
             only=only,
             tile=tile,

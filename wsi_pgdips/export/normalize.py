@@ -14,6 +14,7 @@ from wsi_pgdips.export.source import check_option
 from wsi_pgdips.export.tiff import export_tiff
 from wsi_pgdips.export.tiles import Form, export_tiles
 from wsi_pgdips.layers.reader import Layers, open_layers
+from wsi_pgdips.looks.colour_map import ColourMap
 from wsi_pgdips.looks.normalized_slide import SELF, LookLike, NormalizedSlide
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import Method
@@ -31,6 +32,7 @@ def normalize_slide(
     slide: str | os.PathLike[str] | None = None,
     look: LookLike | None = None,
     group_look: LookLike | None = None,
+    colour_map: str | os.PathLike[str] | ColourMap | None = None,
     method: Method = "matched",
     keep_amounts: bool = False,
     only: str | None = None,
@@ -50,7 +52,7 @@ def normalize_slide(
             a name without an ending.
         reference: see ``NormalizedSlide``. It may be omitted with ``only``, and is ``self`` then.
         slide: the slide's file; without it the layers alone are rendered.
-        look, group_look: see ``NormalizedSlide``.
+        look, group_look, colour_map: see ``NormalizedSlide``.
         method, keep_amounts, only: see ``NormalizedSlide``.
         tile: side of the tiles of a TIFF or a folder, pixels. quality: JPEG quality, 1 to 100.
         ngff: version of the OME-Zarr, ``0.5`` or ``0.4``.
@@ -70,10 +72,10 @@ def normalize_slide(
     """
     progress, output = progress or QuietProgress(), Path(output)
     kind = kind_of(output)
-    if reference is None and only is None:
+    if reference is None and only is None and colour_map is None:
         raise SettingsError(
             "no look was given for the slide",
-            expected="--reference he, hdab, self or a file; or --only with a stain",
+            expected="--reference he, hdab, self or a file; --map; or --only with a stain",
             where="--reference",
         )
     opened = None if layers is None else _open(layers, output)
@@ -91,9 +93,9 @@ def normalize_slide(
     if kind != "tiles":
         check_place(output, overwrite=overwrite)
     target = SELF if reference is None else reference
-    given: dict[str, Any] = {"look": look, "group_look": group_look, "only": only}
+    given: dict[str, Any] = {"look": look, "group_look": group_look, "colour_map": colour_map}
     with NormalizedSlide(
-        slide, opened, target, method=method, keep_amounts=keep_amounts, **given
+        slide, opened, target, method=method, keep_amounts=keep_amounts, only=only, **given
     ) as reader:
         for line in reader.account:
             progress.note(line)

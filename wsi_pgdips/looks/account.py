@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wsi_pgdips.looks.colour_map import ColourMap
 from wsi_pgdips.looks.recompose import SingleStain
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.looks.transfer import MatchedTransfer, Transfer
@@ -13,7 +14,11 @@ LITTLE_EVIDENCE = 0.5
 
 
 def account(
-    own: Reference, target: Reference, transfer: Transfer, group: Reference | None = None
+    own: Reference,
+    target: Reference | None,
+    transfer: Transfer,
+    group: Reference | None = None,
+    colour_map: ColourMap | None = None,
 ) -> tuple[str, ...]:
     """Say what is changed, one sentence a fact: glass, each stain, and what it rests on."""
     if isinstance(transfer, SingleStain):
@@ -25,6 +30,15 @@ def account(
     after = before + np.asarray(transfer.shift, float).reshape(-1, 3).mean(0)
     white = [" ".join(f"{I0 * 10**-v:.0f}" for v in b) for b in (before, after)]
     lines.append(f"glass from {white[0]} to {white[1]}")
+    if colour_map is not None:
+        stretch = float(np.linalg.svd(found.matrix, compute_uv=False)[0])
+        lines.append(
+            f"colours by the map of {colour_map.pairs} registered pairs, which leaves "
+            f"{colour_map.error_lab:.1f} of {colour_map.before_lab:.1f} dE on regions held out; no "
+            f"colour is stretched more than {stretch:.2f} times"
+        )
+        return tuple(lines)
+    assert target is not None  # without a map there is a reference
     if not own.glass_measured and group is None:
         lines.append("the slide shows no glass, so that its white point is a guess")
     for k, label in enumerate(own.labels):

@@ -16,6 +16,7 @@ from PIL import Image
 from wsi_pgdips.errors import SettingsError, SlideError
 from wsi_pgdips.layers.reader import Layers, open_layers
 from wsi_pgdips.looks.account import account
+from wsi_pgdips.looks.colour_map import ColourMap, load_map
 from wsi_pgdips.looks.files import load_reference
 from wsi_pgdips.looks.foreign_pixels import NO_TISSUE, ForeignPixels, unpacked
 from wsi_pgdips.looks.reader import LayerPixels, SlidePixels
@@ -54,6 +55,8 @@ class NormalizedSlide(AbstractSlide):
             the one in the layers.
         group_look: the look of the slide's scanner, laboratory or staining day, from ``pool_looks``
             or ``reference fit``; or its file.
+        colour_map: of two scanners, from ``reference pair``, or its file; it stands in place of
+            looks and reference.
         method: ``matched`` (what the looks support) or ``augmented`` (as published: S, M and B);
             see ``looks.transfer``.
         keep_amounts: change colours only, not how dark the stains are.
@@ -80,13 +83,14 @@ class NormalizedSlide(AbstractSlide):
         *,
         look: LookLike | None = None,
         group_look: LookLike | None = None,
+        colour_map: str | os.PathLike[str] | ColourMap | None = None,
         method: Method = "matched",
         keep_amounts: bool = False,
         only: str | None = None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"method": method, "keep_amounts": keep_amounts}
-        given = {"look": look, "group_look": group_look, "only": only}
+        given = {"look": look, "group_look": group_look, "colour_map": colour_map, "only": only}
         self._arguments = ((slide, layers, reference), {**options, **given})
         opened = (
             layers if isinstance(layers, Layers) or layers is None else open_layers(Path(layers))
@@ -106,6 +110,7 @@ class NormalizedSlide(AbstractSlide):
             own = slide_look(opened, _source(slide, opened))
         fields, options["tile"], factor = _fields(opened, own)
         options["group"] = None if group_look is None else find_reference(group_look)
+        options["colour_map"] = found_map(colour_map)
         transfer: Transfer
         if only is None:
             transfer = make_transfer(fields, own, target, **options)
@@ -122,7 +127,9 @@ class NormalizedSlide(AbstractSlide):
             self._pixels = SlidePixels(native, transfer, foreign, factor)
             properties = {**native.properties, **({} if opened is None else _corrected_mpp(opened))}
         self.layers, self.look, self.reference = opened, own, target
-        self.account = () if target is None else account(own, target, transfer, options["group"])
+        self.account: tuple[str, ...] = ()
+        if target is not None or options["colour_map"] is not None:
+            self.account = account(own, target, transfer, options["group"], options["colour_map"])
         properties |= {
             _OWN + "reference": SELF if target is None else target.name,
             _OWN + "reference-sha256": (own if target is None else target).digest,
@@ -131,6 +138,8 @@ class NormalizedSlide(AbstractSlide):
         }
         if options["group"] is not None:
             properties[_OWN + "group-sha256"] = options["group"].digest
+        if options["colour_map"] is not None:
+            properties[_OWN + "map-sha256"] = options["colour_map"].digest
         if self.account:
             properties[_OWN + "account"] = "; ".join(self.account)
         if keep_amounts and target is not None:
@@ -212,6 +221,13 @@ def find_reference(reference: LookLike) -> Reference | None:
     if isinstance(reference, Reference):
         return reference
     return None if str(reference) == SELF else load_reference(reference)
+
+
+def found_map(colour_map: str | os.PathLike[str] | ColourMap | None) -> ColourMap | None:
+    """Return a map by its file, or as it is."""
+    if colour_map is None or isinstance(colour_map, ColourMap):
+        return colour_map
+    return load_map(Path(colour_map))
 
 
 def _fields(layers: Layers | None, own: Reference) -> tuple[Fields, float, float]:

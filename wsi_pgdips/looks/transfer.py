@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.looks.colour_map import ColourMap
 from wsi_pgdips.looks.match import ColourChange, Inside, match_looks
 from wsi_pgdips.looks.pixels import PixelGrid, planes_od, unmixed, write_rgb
 from wsi_pgdips.looks.reference import Reference
@@ -207,6 +208,7 @@ def make_transfer(
     tile: float,
     method: Method = "matched",
     group: Reference | None = None,
+    colour_map: ColourMap | None = None,
     keep_amounts: bool = False,
 ) -> FieldTransfer:
     """Make the transfer from a slide's look to a reference's.
@@ -215,12 +217,15 @@ def make_transfer(
         fields: of the slide. own: the slide's look. tile: side of a tile, output pixels.
         reference: None for the slide itself (``self``). method: see the module.
         group: the look of the slide's scanner, laboratory or staining day.
+        colour_map: from registered scans; it stands in place of looks.
         keep_amounts: change colours only, not how dark the stains are.
 
     Raises:
         SettingsError: an unknown method. StainError: the reference or the group is of other stains.
     """
     check_method(method)
+    if colour_map is not None:
+        return _mapped(own, colour_map)
     cell = tile * fields.inherited.shape[0] / len(fields.background)
     if group is not None:
         group = group.ordered(own.labels)
@@ -247,6 +252,19 @@ def make_transfer(
         there = np.asarray(reference.spectral_correction)
         gain = _float(there / np.maximum(fields.spectral_correction, 1e-3))
     return PublishedTransfer(*base, shift, reference.stain_matrix, gain, tile)
+
+
+def _mapped(own: Reference, colour_map: ColourMap) -> MatchedTransfer:
+    """The transfer by a map of two scanners, the same everywhere on a slide."""
+    m = colour_map
+    inside = Inside(m.top, (m.share_low[0], m.share_low[1]), (m.share_high[0], m.share_high[1]))
+    matrix = np.asarray(m.matrix, np.float64)
+    before, after = (
+        _float(np.asarray(b)[None, None]) for b in (m.background_from, m.background_to)
+    )
+    change = _float((matrix - np.eye(3))[None, None])
+    found = ColourChange(matrix, inside, 1.0, m.pairs)
+    return MatchedTransfer(1.0, own.stain_matrix[None, None], before, after - before, change, found)
 
 
 def glass_step(own: Reference, group: Reference | None) -> FloatArray:
