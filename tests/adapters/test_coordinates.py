@@ -78,7 +78,7 @@ def test_coordinates_of_the_original_on_the_export_and_the_reader(
             dropped_in = read(normalized, coord, level)
             # the export is the reader's pixels after one JPEG
             assert np.abs(exported.astype(int) - dropped_in).mean() < 4
-            assert np.abs(exported.astype(int) - original).mean() > 4
+            assert np.abs(exported.astype(int) - original).mean() > 2
             # and in register with the original: two pixels aside it fits less well
             for other in (exported, dropped_in):
                 here = correlation(grey(other), grey(original))

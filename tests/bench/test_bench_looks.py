@@ -173,7 +173,7 @@ def test_all_methods_on_a_small_phantom(phantom: LookPair, tmp_path: Path) -> No
     value = lookup(records.frame, "method", "metric", "part")
     for metric in (OD, LAB):
         for part in (TISSUE, NUCLEI, STROMA):
-            assert value("matched", metric, part) < 0.5 * value("none", metric, part)
+            assert value("matched", metric, part) < 0.65 * value("none", metric, part)
     assert value("none", SSIM, TISSUE) == 1
     draw_panels([panel(phantom, results)], tmp_path / "images" / "looks.png")
     assert (tmp_path / "images" / "looks.png").stat().st_size > 10_000

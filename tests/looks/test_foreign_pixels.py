@@ -154,5 +154,5 @@ def test_a_look_is_measured_without_foreign_pixels(
         )
 
     dirty, clean = map(look, (specked.slide.path, specked.slide.path.with_name("tiny.tiff")))
-    np.testing.assert_allclose(dirty["tissue_od"], clean["tissue_od"], atol=0.005)
+    np.testing.assert_allclose(dirty["tissue_od"], clean["tissue_od"], atol=0.01)
     np.testing.assert_allclose(dirty["texture"], clean["texture"], atol=0.02)

