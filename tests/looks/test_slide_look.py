@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from support.cheap_runs import Slide
+from support.cheap_runs import FAST, Slide
 from support.looks import vectors
 from wsi_pgdips.layers.reader import Layers, open_layers
+from wsi_pgdips.looks.normalized_slide import NormalizedSlide
 from wsi_pgdips.looks.slide_look import MEASURES, drift_map, measure_sample, slide_look
+from wsi_pgdips.optics.physics import od_to_rgb
 from wsi_pgdips.pipeline.looks import measure_slide_look
+from wsi_pgdips.pipeline.slide import deconvolve_slide
 from wsi_pgdips.slide.reader import open_source
 
 
-def tissue(coarse=2.0, seed=0):
-    """(3, 200, 240) OD of two stains in lumps of a size."""
-    noise = np.random.default_rng(seed).normal(size=(2, 200, 240))
+def tissue(coarse=2.0, shape=(200, 240)):
+    """(3, h, w) OD of two stains in lumps of a size."""
+    noise = np.random.default_rng(0).normal(size=(2, *shape))
     q = np.exp(3 * coarse * gaussian_filter(noise, (0, coarse, coarse))) * 0.2
     return np.einsum("nhw,nc->chw", q, np.array(vectors())).astype(np.float32)
 
@@ -86,3 +93,22 @@ def test_without_layers_the_look_is_nearly_that_of_a_run(slide: Slide, finished:
     np.testing.assert_allclose(alone.background, run.background, atol=0.003)
     assert alone.tissue == "none"
     assert alone.foreign == {}
+
+
+def test_a_slide_without_glass_says_so_with_and_without_layers(slide: Slide, tmp_path: Path):
+    y = tissue(3.0, (600, 700)) + np.float32([0.08, 0.1, 0.05])[:, None, None]
+    bare = tmp_path / "bare.tiff"
+    tifffile.imwrite(bare, np.ascontiguousarray(od_to_rgb(y).transpose(1, 2, 0)), tile=(256, 256))
+    options = {**FAST, "stains": str(slide.stains), "mpp_source": 0.5}
+    deconvolve_slide(bare, tmp_path / "bare.ome.zarr", **options)
+    run = slide_look(open_layers(tmp_path / "bare.ome.zarr"))
+    alone = measure_slide_look(bare, **options)
+    for found in (run, alone):
+        assert not found.glass_measured
+    np.testing.assert_allclose(alone.background, run.background, atol=1e-6)
+    kept = NormalizedSlide(bare, look=alone, reference="self")
+    assert kept.account == ()
+    moved = NormalizedSlide(
+        bare, tmp_path / "bare.ome.zarr", dataclasses.replace(run, name="other")
+    )
+    assert "glass is kept" in moved.account[0]

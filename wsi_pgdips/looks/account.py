@@ -29,7 +29,10 @@ def account(
     before = np.asarray(transfer.background, float).reshape(-1, 3).mean(0)
     after = before + np.asarray(transfer.shift, float).reshape(-1, 3).mean(0)
     white = [" ".join(f"{I0 * 10**-v:.0f}" for v in b) for b in (before, after)]
-    lines.append(f"glass from {white[0]} to {white[1]}")
+    if transfer.shift.any():
+        lines.append(f"glass from {white[0]} to {white[1]}")
+    else:
+        lines.append(f"glass is kept at {white[0]}")
     if colour_map is not None:
         stretch = float(np.linalg.svd(found.matrix, compute_uv=False)[0])
         lines.append(
@@ -40,7 +43,7 @@ def account(
         return tuple(lines)
     assert target is not None  # without a map there is a reference
     if not own.glass_measured and group is None:
-        lines.append("the slide shows no glass, so that its white point is a guess")
+        lines.append("the slide shows no glass, so that its white point is not known")
     for k, label in enumerate(own.labels):
         s = own.stain_matrix[k].astype(float)
         new = found.matrix @ s

@@ -5,11 +5,12 @@ With y = OD - B(x), the density over the slide's own glass,
     matched:   OD' = B_ref + y + C(x) [y],  C(x) = A D(x) - 1
     augmented: OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
 
-In `matched`, D(x) takes the drift of the stains over the slide off (``slide_look.drift_map``), A is
-the map that the looks support (``match``), and [y] is the nearest colour inside of what A was
-estimated on, so that nothing is extrapolated. `augmented` is as published, with q in closed form;
-the residual OD - B - q S is carried over. Foreign pixels take the change of glass alone,
-OD' = B_ref + y.
+In `matched`, D(x) takes the drift of the stains over the slide off (``slide_look.drift_map``), and A
+is the map that the looks support (``match``); both are the identity without evidence. [y] is the
+nearest colour inside of what A was estimated on, so that nothing is extrapolated. `augmented` is as
+published, with q in closed form; the residual OD - B - q S is carried over. Foreign pixels take the
+change of glass alone, OD' = B_ref + y. Where neither the slide nor its group shows glass, B_ref is
+B.
 """
 
 from __future__ import annotations
@@ -229,7 +230,10 @@ def make_transfer(
     cell = tile * fields.inherited.shape[0] / len(fields.background)
     if group is not None:
         group = group.ordered(own.labels)
-    background = _float(fields.background + glass_step(own, group))
+    known = fields.background
+    if not own.glass_measured and own.background is not None:  # without the floor of the run's B
+        known = np.broadcast_to(np.asarray(own.background, np.float32), known.shape)
+    background = _float(known + glass_step(own, group))
     base = (cell, fields.stain_matrix, background)
     if reference is None:
         return IdentityTransfer(
@@ -237,18 +241,20 @@ def make_transfer(
         )
     reference = reference.ordered(own.labels)
     shift = np.zeros_like(background)
-    if reference.background is not None and own.background is not None:
+    sure = own.glass_measured or (group is not None and group.glass_measured)
+    if reference.background is not None and own.background is not None and sure:
         shift = _float(np.asarray(reference.background) - background)
     if method == "matched":
         found = match_looks(own, reference, group)
         a = found.matrix
         if keep_amounts:
             a = a / np.exp(np.log(np.linalg.norm(own.stain_matrix @ a.T, axis=1)).mean())
-        change = a @ drift_map(fields.stain_matrix, own.stain_matrix) - np.eye(3)
+        drift = drift_map(fields.stain_matrix, own.stain_matrix) - np.eye(3)
+        change = a @ (np.eye(3) + found.evidence * drift) - np.eye(3)
         return MatchedTransfer(*base, shift, _float(change), found)
     gain = np.ones_like(fields.spectral_correction)
-    known = own.spectral_correction is not None and reference.spectral_correction is not None
-    if known and not keep_amounts:
+    both = own.spectral_correction is not None and reference.spectral_correction is not None
+    if both and not keep_amounts:
         there = np.asarray(reference.spectral_correction)
         gain = _float(there / np.maximum(fields.spectral_correction, 1e-3))
     return PublishedTransfer(*base, shift, reference.stain_matrix, gain, tile)

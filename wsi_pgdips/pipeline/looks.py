@@ -45,6 +45,7 @@ def measure_slide_look(
     from wsi_pgdips.slide.reader import open_slide
     from wsi_pgdips.stages.context import make_context
     from wsi_pgdips.stages.fit import calibrate
+    from wsi_pgdips.tiles.tissue import BACKGROUND_ASSUMED
 
     science = settings.science
     device = torch.device(choose_device(settings.execution.device))
@@ -61,7 +62,7 @@ def measure_slide_look(
             context.tissue_of,
             sorted(t for plan in context.plans for t in plan.fit),
             raised=found.raised,
-            glass_measured=found.assumed is None,
+            glass_measured=BACKGROUND_ASSUMED not in found.flags,
             saturates=prior.saturating >= 0,
         )
         look = look_of(

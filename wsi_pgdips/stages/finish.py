@@ -13,6 +13,7 @@ from wsi_pgdips.records import BlockFit, Fields, FloatArray, Pixels, TileFlag, k
 from wsi_pgdips.stages.context import Context
 from wsi_pgdips.stages.lattice import Counts, lattice_figures
 from wsi_pgdips.stages.seams import Arrays, Block, TileIndex, seam_figures
+from wsi_pgdips.tiles.tissue import BACKGROUND_ASSUMED
 
 
 def slide_figures(
@@ -125,6 +126,6 @@ def look_in_run(
         context.tissue_of,
         tiles,
         raised=tissue.raised,
-        glass_measured=tissue.assumed is None,
+        glass_measured=BACKGROUND_ASSUMED not in tissue.flags,
         saturates=fields.brown.size > 0,
     )
