@@ -5,8 +5,8 @@ With y = OD - B(x), the density over the slide's own glass,
     matched:   OD' = B_ref + y + C(x) [y],  C(x) = A D(x) - 1
     augmented: OD' = B_ref + y + sum_n q_n (M_ref,n / M_n(x) S_ref,n - S_n(x))
 
-In `matched`, D(x) takes the drift of the stains over the slide off (``slide_look.drift_map``), and A
-is the map that the looks support (``match``); both are the identity without evidence. [y] is the
+In `matched`, D(x) takes the drift of the stains over the slide off (``slide_look.drift_map``), and
+A is the map that the looks support (``match``); both are the identity without evidence. [y] is the
 nearest colour inside of what A was estimated on, so that nothing is extrapolated. `augmented` is as
 published, with q in closed form; the residual OD - B - q S is carried over. Foreign pixels take the
 change of glass alone, OD' = B_ref + y. Where neither the slide nor its group shows glass, B_ref is
