@@ -35,7 +35,7 @@ Out = Annotated[Path, Option(help="Records to write.", metavar="FILE.json")]
 Data = Annotated[
     Path | None,
     Option(
-        help="Folder with truth/, semisynthetic/, slides/ and scanners/. "
+        help="Folder with truth/, semisynthetic/, slides/, scanners/, multiscanner/. "
         "[dim]default: phantoms alone[/dim]",
         metavar="DIR",
     ),

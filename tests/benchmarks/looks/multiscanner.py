@@ -70,6 +70,8 @@ class MultiScanner:
     def __init__(self, scans: Mapping[Key, Scan], truths: Mapping[str, ByteArray]) -> None:
         self.scans, self.truths = dict(scans), dict(truths)
         self._around: dict[str, FloatArray] = {}
+        self._valid: dict[Key, BoolArray] = {}
+        self._truth_lab: dict[str, npt.NDArray[np.float64]] = {}
 
     def warp(self, rgb: npt.NDArray[np.generic], organ: str, scanner: str) -> FloatArray:
         """A picture of the scan's size in the truth's frame: (H, W, 3), NaN outside.
@@ -94,9 +96,12 @@ class MultiScanner:
 
     def valid(self, organ: str, scanner: str) -> BoolArray:
         """(H, W) pixels of the truth's frame that a scan covers, less 8 pixels at the border."""
-        scan = self.scans[organ, scanner]
-        covered = np.isfinite(self.warp(scan.rgb, organ, scanner)).all(-1)
-        return np.asarray(ndimage.binary_erosion(covered, _square(MARGIN_PX)), bool)
+        if (organ, scanner) not in self._valid:
+            rgb = self.scans[organ, scanner].rgb
+            covered = np.isfinite(self.warp(rgb, organ, scanner)).all(-1)
+            inner = ndimage.binary_erosion(covered, _square(MARGIN_PX))
+            self._valid[organ, scanner] = np.asarray(inner, bool)
+        return self._valid[organ, scanner]
 
     def tissue(
         self, organ: str, scanner: str | None = None, *, min_od: float = MIN_OD
@@ -122,8 +127,10 @@ class MultiScanner:
         """
         mask = self.tissue(organ, scanner)
         own = _blurred_lab(self.warp(rgb, organ, scanner))
-        other = _blurred_lab(self.truths[organ].astype(np.float32))
-        return float(np.median(np.linalg.norm(own[mask] - other[mask], axis=-1)))
+        if organ not in self._truth_lab:
+            self._truth_lab[organ] = _blurred_lab(self.truths[organ].astype(np.float32))
+        away = own[mask] - self._truth_lab[organ][mask]
+        return float(np.median(np.linalg.norm(away, axis=-1)))
 
     def pictures(self, make: Callable[[Scan, str, str], ByteArray] | None = None) -> Pictures:
         """Every field in the truth's frame, (H, W, 3) uint8; white outside a scan.

@@ -1,4 +1,5 @@
-"""The benchmark of looks: pairs of pictures under all methods, and a normalised slide as a file."""
+"""The benchmark of looks: pairs of pictures under all methods, the fields of several scanners, and a
+normalised slide as a file."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from benchmarks.looks import plots, reading, scores
 from benchmarks.looks.features import Features, drift
 from benchmarks.looks.methods import METHODS, Studio
 from benchmarks.looks.pairs import REAL, SCANNER_MPP, LookPair, pairs
+from benchmarks.looks.scanner_run import FOLDER, measure_scanners
 from benchmarks.looks.scores import LAB, NUCLEAR, OD, SSIM, TEXTURE
 from benchmarks.machine import device_name
 from benchmarks.records import Records, Say, check_places, kept_records, silent
@@ -57,8 +59,9 @@ def run(
     """Measure; the file is rewritten after each pair.
 
     Args:
-        out: file of records. data: folder with ``slides/`` and ``scanners/``, or None for a
-            phantom alone. quick: the real pair, one simulated pair and one slide.
+        out: file of records. data: folder with ``slides/``, ``scanners/`` and, if it is there,
+            ``multiscanner/``, or None for a phantom alone. quick: the real pair, one simulated
+            pair, few settings of the scanners and one slide.
         keep: the records that ``out`` holds, and measure the rest.
         pictures: file of the figure of one crop under each method; None draws none.
         say: told one line a pair and a slide.
@@ -83,6 +86,8 @@ def run(
     if panels and pictures is not None:
         plots.draw_panels(panels, pictures)
     if data is not None:
+        if (data / FOLDER).is_dir():
+            measure_scanners(records, data, out, quick=quick, say=say)
         if (reading.READING, "machine") not in done:
             where = {"kind": reading.READING, "case": "machine", "method": device_name("cpu")}
             records.add({"machine": float("nan")}, **where)
