@@ -13,11 +13,17 @@ from benchmarks.looks import reading
 from benchmarks.looks.bars import SPACES, Values, bars, cases, values_of
 from benchmarks.looks.methods import METHODS, NONE, OURS
 from benchmarks.looks.pairs import ELSEWHERE, KINDS, PHANTOM, REAL, SIMULATED
+from benchmarks.looks.scanner_page import (
+    agreement_table,
+    amounts_table,
+    scanner_bars,
+    scanner_tables,
+)
 from benchmarks.looks.scores import NUCLEAR, PARTS, SSIM, TEXTURE
 from benchmarks.records import NOTHING, distinct, lookup, number, only, prose, table
 from wsi_pgdips.looks.distance import TISSUE
 
-IMAGE = "looks.png"
+IMAGE, SCANNERS_IMAGE, SLIDES_IMAGE = "looks.png", "multiscanner.png", "normalized.png"
 PROSE = prose("looks")
 TITLES = {
     REAL: "The real pair",
@@ -32,15 +38,22 @@ def render(records: pd.DataFrame, name: str, images: Path) -> str:
 
     Args:
         name: of the file of records, as the page calls it.
-        images: folder of the figure of pictures, which is shown where it is there.
+        images: folder of the figures of pictures, each of which is shown where it is there.
     """
     parts, value = [PROSE["introduction"].format(records=name)], values_of(records)
-    rows = [bar.row() for bar in bars(records)]
+    rows = [bar.row() for bar in (*scanner_bars(records), *bars(records))]
     if rows:
         heading = "## Bars\n\nWhat the project set itself.\n\n"
         parts.append(heading + table(["bar", "found", "met?"], rows))
+    parts += _scanners(records, images)
+    if (images / SLIDES_IMAGE).exists():
+        parts.append(
+            f"{PROSE['slides']}\n![Slides before and after]({images.name}/{SLIDES_IMAGE})\n"
+        )
     if (images / IMAGE).exists():
-        parts.append(f"## Pictures\n\n![One crop under each method]({images.name}/{IMAGE})\n")
+        parts.append(
+            f"## Pictures of pairs\n\n![One crop under each method]({images.name}/{IMAGE})\n"
+        )
     shown = {kind: found for kind in KINDS if (found := cases(records, kind))}
     if shown:
         parts.append("## In short\n\n" + _short(records, value, shown))
@@ -50,6 +63,20 @@ def render(records: pd.DataFrame, name: str, images: Path) -> str:
     parts += _reading(only(records, kind=reading.READING))
     parts += _faithful(only(records, kind=reading.FAITHFUL))
     return "\n".join(parts)
+
+
+def _scanners(records: pd.DataFrame, images: Path) -> Iterator[str]:
+    """The fields of several scanners: colours, pictures, amounts, and how alike they are seen."""
+    for name, text in (
+        ("scanners", scanner_tables(records)),
+        ("amounts", amounts_table(records)),
+        ("agreement", agreement_table(records)),
+    ):
+        if text:
+            yield PROSE[name]
+            yield text
+        if text and name == "scanners" and (images / SCANNERS_IMAGE).exists():
+            yield f"{PROSE['sheet']}\n![Before and after]({images.name}/{SCANNERS_IMAGE})\n"
 
 
 def _short(records: pd.DataFrame, value: Values, shown: dict[str, list[str]]) -> str:

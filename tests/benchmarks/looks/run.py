@@ -1,5 +1,4 @@
-"""The benchmark of looks: pairs of pictures under all methods, the fields of several scanners, and a
-normalised slide as a file."""
+"""The benchmark of looks: pairs of pictures, fields of several scanners, and slides as files."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.looks import plots, reading, scores
+from benchmarks.looks import plots, reading, scores, sheets
 from benchmarks.looks.features import Features, drift
 from benchmarks.looks.methods import METHODS, Studio
 from benchmarks.looks.pairs import REAL, SCANNER_MPP, LookPair, pairs
@@ -63,7 +62,8 @@ def run(
             ``multiscanner/``, or None for a phantom alone. quick: the real pair, one simulated
             pair, few settings of the scanners and one slide.
         keep: the records that ``out`` holds, and measure the rest.
-        pictures: file of the figure of one crop under each method; None draws none.
+        pictures: file of the figure of one crop under each method, beside which the sheets of
+            scanners and slides are drawn; None draws none.
         say: told one line a pair and a slide.
 
     Raises:
@@ -88,6 +88,8 @@ def run(
     if data is not None:
         if (data / FOLDER).is_dir():
             measure_scanners(records, data, out, quick=quick, say=say)
+            if pictures is not None and not quick:
+                sheets.draw(data, pictures.parent)
         if (reading.READING, "machine") not in done:
             where = {"kind": reading.READING, "case": "machine", "method": device_name("cpu")}
             records.add({"machine": float("nan")}, **where)

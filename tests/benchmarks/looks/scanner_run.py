@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from benchmarks.looks.scanner_looks import (
 from benchmarks.looks.scanner_rivals import rival_trials
 from benchmarks.records import Records, Say, silent
 from wsi_pgdips.errors import SettingsError
+from wsi_pgdips.looks.distance import TISSUE
 from wsi_pgdips.looks.pixels import unmixed
 from wsi_pgdips.looks.reference import Reference
 from wsi_pgdips.optics.physics import rgb_to_od
@@ -28,7 +29,8 @@ from wsi_pgdips.records import BoolArray, ByteArray
 
 FOLDER = "multiscanner"
 SCANNED, AMOUNTS = "scanners", "amounts"  # kinds of records
-MEDIAN_DE, BEFORE, AFTER, CHANGE = "median_de", "eosin_before", "eosin_after", "change"
+MEDIAN_DE, CHANGE, ONE_SET = "median_de", "change", "one set"
+BEFORE, AFTER, TRUTH_SHARE = "eosin_before", "eosin_after", "eosin_truth"
 
 
 def case(organ: str, scanner: str) -> str:
@@ -81,22 +83,29 @@ def measure_amounts(records: Records, looks: ScannerLooks) -> None:
     """Add eosin over hematoxylin of each organ relative to the mean of organs, before and after.
 
     Before: the scan, under the vectors and the glass of its group. After: the scan by ``group``,
-    under those of the target.
+    under those of the target; so is the truth. Part ``one set``: all under the pools of all five
+    organs, which do not differ between organs.
     """
+    fields = looks.fields
     for scanner in SCANNERS:
-        before, after = dict[str, float](), dict[str, float]()
+        shares: dict[str, dict[str, list[float]]] = {TISSUE: {}, ONE_SET: {}}
         for organ in ORGANS:
-            rest, tissue = others(organ), looks.fields.tissue(organ, scanner)
-            pictures = looks.fields.scans[organ, scanner].rgb, _grouped(looks, organ, scanner)
-            pools = looks.pool(scanner, rest), looks.pool(TRUTH, rest)
-            ratios = [
-                eosin_share(_seen(looks.fields, rgb, organ, scanner), look, tissue)
-                for rgb, look in zip(pictures, pools, strict=True)
+            at, tissue = (organ, scanner), fields.tissue(organ, scanner)
+            pictures = [
+                to_bytes(fields.warp(rgb, *at))
+                for rgb in (fields.scans[at].rgb, _grouped(looks, *at))
             ]
-            before[organ], after[organ] = ratios
-        for organ, values in relative(before, after).items():
-            at = {"kind": AMOUNTS, "case": case(organ, scanner), "method": GROUP}
-            records.add(dict(zip((BEFORE, AFTER, CHANGE), values, strict=True)), **at)
+            pictures.append(fields.truths[organ])
+            for part, organs in ((TISSUE, others(organ)), (ONE_SET, list(ORGANS))):
+                own, target = looks.pool(scanner, organs), looks.pool(TRUTH, organs)
+                shares[part][organ] = [
+                    eosin_share(rgb, look, tissue)
+                    for rgb, look in zip(pictures, (own, target, target), strict=True)
+                ]
+        for part, found in shares.items():
+            for organ, values in relative(found).items():
+                at_case = {"kind": AMOUNTS, "case": case(organ, scanner), "method": GROUP}
+                records.add(values, part=part, **at_case)
 
 
 def eosin_share(rgb: ByteArray, look: Reference, tissue: BoolArray) -> float:
@@ -112,15 +121,18 @@ def eosin_share(rgb: ByteArray, look: Reference, tissue: BoolArray) -> float:
     return float(q[0] / q[1])
 
 
-def relative(
-    before: Mapping[str, float], after: Mapping[str, float]
-) -> dict[str, tuple[float, float, float]]:
-    """Organ -> its value over the mean of organs, before and after, and the relative change."""
-    means = [float(np.mean([*side.values()])) for side in (before, after)]
+def relative(shares: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Organ -> its figures over the mean of organs, and the change from before to after.
+
+    Args:
+        shares: organ -> before, after, truth.
+    """
+    means = np.mean([*shares.values()], axis=0)
     found = {}
-    for organ in before:
-        a, b = before[organ] / means[0], after[organ] / means[1]
-        found[organ] = (a, b, b / a - 1)
+    for organ, values in shares.items():
+        before, after, truth = (float(v / m) for v, m in zip(values, means, strict=True))
+        of_organ = {BEFORE: before, AFTER: after, TRUTH_SHARE: truth}
+        found[organ] = {**of_organ, CHANGE: after / before - 1}
     return found
 
 
@@ -142,7 +154,3 @@ def measure_agreement(records: Records, looks: ScannerLooks, say: Say = silent) 
 def _grouped(looks: ScannerLooks, organ: str, scanner: str) -> ByteArray:
     rest = others(organ)
     return looks.grouped(organ, scanner, rest, rest)
-
-
-def _seen(fields: MultiScanner, rgb: ByteArray, *at: str) -> ByteArray:
-    return to_bytes(fields.warp(rgb, *at))
