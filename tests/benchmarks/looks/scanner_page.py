@@ -101,6 +101,8 @@ def scanner_bars(records: pd.DataFrame) -> Iterator[LookBar]:
 def scanner_tables(records: pd.DataFrame) -> str:
     """A table a scanner, a row a method; and one of all scans under the main settings."""
     every = trials(records)
+    if every.empty:
+        return ""
     parts = []
     for scanner in distinct(every, "scanner"):
         rows = []
