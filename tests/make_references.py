@@ -3,8 +3,8 @@
     python tests/make_references.py DATA [OUT]
 
 DATA is the folder of the real slides, OUT the folder of the references (default: the package's).
-Each is the pooled look of public slides of several scanners, on neutral glass: the mean OD of the
-slides' glass, equal in all channels. Slides without measurable glass have no say in it.
+Each is the pooled look of public slides of several scanners, on neutral glass: the median of the
+slides' glass, equal in all channels. Slides that show no glass have no say in it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def reference(data: Path, name: str, slides: list[tuple[str, float | None]]) -> 
         print(f"{name}: {path} glass {look.background} {look.glass_measured}")
         looks.append(look)
     pooled = pool_looks(looks, name)
-    neutral = float(np.mean(pooled.background or (0.0,)))
+    glass = [np.mean(look.background or 0.0) for look in looks if look.glass_measured]
+    neutral = float(np.median(glass))
     return replace(pooled, background=triple([neutral] * 3))
 
 

@@ -121,7 +121,7 @@ class SlideMeta:
     """The metadata of a slide, with nothing personal in it.
 
     ``mpp_l0`` is the slide's own micrometres per level-0 pixel, or None; ``properties`` holds only
-    allowed keys (see ``slide.reader``).
+    allowed keys (see ``slide.reader``); ``icc_sha256`` is the hash of the embedded colour profile.
     """
 
     name: str
@@ -134,6 +134,7 @@ class SlideMeta:
     has_icc: bool
     checksum: str
     properties: dict[str, str] = field(default_factory=dict)
+    icc_sha256: str | None = None
 
 
 class Pixels(Protocol):

@@ -113,7 +113,7 @@ def test_the_tiff_is_what_it_should_be(tiff: Path) -> None:
             assert "SubIFDs" not in page.tags
         told = json.loads(file.pages[0].description)["wsi_pgdips"]
     assert set(told) == {
-        *("software", "reference", "reference_sha256", "method", "residual", "layers")
+        *("software", "reference", "reference_sha256", "method", "account", "residual", "layers")
     }
     assert told["reference"] == "other"
 

@@ -15,6 +15,8 @@ from support.cheap_runs import differing
 from support.cluster import CHEAP, JOB, PROGRAM, jobs_of, logs, program, slurm, until
 from support.cluster import wait_for_jobs as wait
 from support.cohorts import leftovers, summary
+from wsi_pgdips.export.place import tiff_record
+from wsi_pgdips.looks.files import load_reference
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
@@ -215,3 +217,37 @@ def test_out_of_time_it_is_started_anew_until_it_is_done(tmp_path: Path) -> None
     assert summary(folder)["done"] == 1, logs(folder)
     assert differing(undisturbed, folder / "layers" / "slow.ome.zarr") == []
     assert leftovers(folder) == []
+
+
+def test_looks_alone_with_a_broken_slide_and_one_added_later(tmp_path: Path) -> None:
+    slides, job = tmp_path / "slides", tmp_path / "job"
+    slides.mkdir()
+    whole = phantom(slides / "a.tiff", "900x700").read_bytes()
+    phantom(slides / "b.tiff", "700x600")
+    (slides / "truncated.tiff").write_bytes(whole[: len(whole) // 3])
+    manifest = slides / "cohort.csv"
+    options = ("--looks-only", "--reference=he", *JOB)
+
+    def submit(*names: str) -> None:
+        rows = "".join(f"{name}.tiff,lab\n" for name in names)
+        manifest.write_text(f"slide,group\n{rows}")
+        submission = len(list(job.glob("slurm/0*"))) + 1
+        program("slurm", "submit", manifest, job, *options)
+        wait(job, f"{submission:03d}")
+
+    def group_of(name: str) -> object:
+        return tiff_record(job / "layers" / f"{name}.he.tiff").get("group_sha256")
+
+    first, later = ("a", "truncated", "b"), ("a", "truncated", "b", "later")
+    submit(*first)  # looks
+    assert summary(job)["done"] == 2, logs(job)
+    assert list(failures(job)) == ["truncated.tiff"]
+    submit(*first)  # groups, and copies by them
+    assert group_of("a") == group_of("b") == load_reference(job / "groups" / "lab.json").digest
+    shutil.copyfile(slides / "b.tiff", slides / "later.tiff")
+    submit(*later)
+    submit(*later)
+    now = load_reference(job / "groups" / "lab.json")
+    assert len(now.slides) == 3
+    assert {group_of(name) for name in ("a", "b", "later")} == {now.digest}
+    assert not list(job.rglob("*.zarr"))

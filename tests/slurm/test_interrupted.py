@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cheap_runs import differing
+from support.cheap_runs import differing, unlike
 from support.cluster import CHEAP, JOB, jobs_of, logs, program, slurm, states, until
 from support.cluster import wait_for_jobs as wait
 from support.cohorts import leftovers, summary
@@ -61,7 +61,8 @@ def array(folder: Path) -> str:
 
 def assert_as_undisturbed(folder: Path, undisturbed: Path) -> None:
     assert summary(folder)["done"] == 1, logs(folder)
-    assert differing(undisturbed, folder / "layers" / "slow.ome.zarr") == []
+    found = folder / "layers" / "slow.ome.zarr"
+    assert differing(undisturbed, found) == [], f"{unlike(undisturbed, found)}\n{logs(folder)}"
     assert leftovers(folder) == []
     assert program("cohort", "verify", folder).stdout.split() == [
         *("verified", "1", "slides,", "0", "with", "faults")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wsi_pgdips.layers.reader import open_layers
 from wsi_pgdips.phantom.make import make_phantom
 from wsi_pgdips.pipeline.record import RunSummary
 from wsi_pgdips.pipeline.slide import deconvolve_slide
@@ -56,6 +57,17 @@ def differing(a: Path, b: Path) -> list[str]:
     """Files that are not the same bytes in two outputs."""
     one, other = tree(a), tree(b)
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def unlike(a: Path, b: Path) -> dict[str, float]:
+    """Columns of two tables of tiles -> the share of tiles that differ, to tell where it began."""
+    one, other = (open_layers(path).tiles for path in (a, b))
+    shares = {
+        name: sum(x != y for x, y in zip(*(t[name].to_pylist() for t in (one, other)), strict=True))
+        / max(one.num_rows, 1)
+        for name in one.column_names
+    }
+    return {name: share for name, share in shares.items() if share}
 
 
 class StopAt(QuietProgress):

@@ -37,14 +37,23 @@ Job = Annotated[Path, typer.Argument(help="Folder of a cohort.", metavar="JOBDIR
 Manifest = Annotated[
     Path,
     typer.Argument(
-        help="CSV with a column slide, and of output, reference and the settings of "
+        help="CSV with a column slide, and of output, reference, group, tissue and the settings of "
         "[b]run[/b] what is needed; or a folder of slides.",
         metavar="MANIFEST.csv|DIR",
     ),
 ]
 ReferenceOption = Annotated[
     str | None,
-    typer.Option(help="Also write each slide in this look.", metavar="NAME|FILE"),
+    typer.Option(
+        help="Also write each slide in this look; [b]group[/b] is that of its own group.",
+        metavar="NAME|FILE|group",
+    ),
+]
+LooksOnly = Annotated[
+    bool | None,
+    typer.Option(
+        "--looks-only", help="Make looks, and copies by them with --reference, but no layers."
+    ),
 ]
 Retries = Annotated[
     int | None,
@@ -62,6 +71,7 @@ def cohort_run(
     job: Annotated[Path, typer.Argument(help="Folder to write.", metavar="JOBDIR")],
     config: Config = None,
     reference: ReferenceOption = None,
+    looks_only: LooksOnly = None,
     retries: Retries = None,
     skip_errors: Annotated[
         bool | None,
@@ -80,7 +90,8 @@ def cohort_run(
     from wsi_pgdips.cohort.folder import CohortOptions
     from wsi_pgdips.cohort.runner import plan_cohort
 
-    own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
+    own: dict[str, Any] = {"reference": reference, "looks_only": looks_only}
+    own |= {"retries": retries, "skip_errors": skip_errors}
     asked = CohortOptions.of(config, own, options)
     folder, cohort = plan_cohort(manifest, job, asked)
     from wsi_pgdips.slurm.submission import refuse_while_queued
@@ -194,7 +205,7 @@ def cohort_verify(job: Job, quiet: Quiet = False) -> None:
     """Check every finished slide: checksums of its files, missing blocks, the format."""
     from wsi_pgdips.checks.verify import missing_validators
     from wsi_pgdips.cohort.folder import JobFolder
-    from wsi_pgdips.cohort.runner import verify_cohort
+    from wsi_pgdips.cohort.verify import verify_cohort
 
     folder, cohort = JobFolder.opened(job)
     found = verify_cohort(folder, cohort, progress_of(quiet))

@@ -90,6 +90,7 @@ def look(
     tissue: Annotated[
         str | None, typer.Option(help="What the slide shows, e.g. liver.", metavar="NAME")
     ] = None,
+    icc: Annotated[bool, typer.Option("--icc", help="Apply the slide's ICC profile.")] = False,
     mpp_source: MppSource = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -101,7 +102,8 @@ def look(
     from wsi_pgdips.looks.files import save_reference
     from wsi_pgdips.pipeline.looks import measure_slide_look
 
-    measured = measure_slide_look(slide, stains=stains, tissue=tissue, mpp_source=mpp_source)
+    options = {"stains": stains, "icc": icc, "mpp_source": mpp_source}
+    measured = measure_slide_look(slide, tissue=tissue, **options)
     save_reference(replace(measured, name=out.stem), out)
     if not quiet:
         glass = "measured" if measured.glass_measured else "not found: the white point is a guess"

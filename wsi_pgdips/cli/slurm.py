@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_pgdips.cli.cohort import Job, Manifest, ReferenceOption, Retries
+from wsi_pgdips.cli.cohort import Job, LooksOnly, Manifest, ReferenceOption, Retries
 from wsi_pgdips.cli.options import Config, Quiet, with_run_options
 from wsi_pgdips.cli.say import print_rows, refuse, say_note
 
@@ -27,6 +27,7 @@ def slurm_submit(
     job: Annotated[Path, typer.Argument(help="Folder to write, seen by all.", metavar="JOBDIR")],
     config: Config = None,
     reference: ReferenceOption = None,
+    looks_only: LooksOnly = None,
     retries: Retries = None,
     partition: Annotated[str | None, _job()] = None,
     gpus_per_task: Annotated[int, _job(min=0)] = 0,
@@ -90,7 +91,8 @@ def slurm_submit(
     from wsi_pgdips.slurm.script import Resources
     from wsi_pgdips.slurm.submission import Splitting, plan_submission, scripts_of, submit
 
-    asked = CohortOptions.of(config, {"reference": reference, "retries": retries}, options)
+    own: dict[str, Any] = {"reference": reference, "looks_only": looks_only, "retries": retries}
+    asked = CohortOptions.of(config, own, options)
     if asked.settings.get("cluster", "local") != "local":
         refuse("jobs have no workers elsewhere; leave it out, or use cohort run", "--cluster")
     folder, cohort = plan_cohort(manifest, job, asked)

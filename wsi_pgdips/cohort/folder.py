@@ -17,8 +17,9 @@ from wsi_pgdips.export.place import is_export
 
 VERSION = 1
 RETRIES = 2
+GROUP = "group"  # in place of a reference: the look of the slide's own group
 _HINT = "give the folder of `wsi-pgdips cohort run` or `slurm submit`"
-_OWN = {"reference": str, "retries": int, "skip_errors": bool}
+_OWN = {"reference": str, "retries": int, "skip_errors": bool, "looks_only": bool}
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class CohortOptions:
         reference: look of normalised copies, None for no copies.
         retries: of a slide after a passing fault of a disk or network.
         skip_errors: go on after a slide has failed.
+        looks_only: make looks, and copies by them, but no layers.
     """
 
     settings: dict[str, Any]
     reference: str | None = None
     retries: int = RETRIES
     skip_errors: bool = True
+    looks_only: bool = False
 
     @classmethod
     def of(cls, config: Path | None, own: dict[str, Any], settings: dict[str, Any]) -> Self:
@@ -90,11 +93,13 @@ class Cohort:
     Attributes:
         entries: in the order of the manifest. options: settings of ``run`` for all of them.
         retries: of a slide after a passing fault of a disk or network.
+        looks_only: make looks, and copies by them, but no layers.
     """
 
     entries: tuple[Entry, ...]
     options: dict[str, Any] = field(default_factory=dict)
     retries: int = RETRIES
+    looks_only: bool = False
 
     def settings(self, entry: Entry) -> Settings:
         """Return the settings of one slide.
@@ -145,6 +150,20 @@ class JobFolder:
     def output(self, entry: Entry) -> Path:
         return self.path / entry.output
 
+    def look(self, entry: Entry) -> Path:
+        """Return the path of a slide's look."""
+        return self.path / "looks" / f"{entry.name}.json"
+
+    def group(self, name: str) -> Path:
+        """Return the path of the look of a group of slides."""
+        return self.path / "groups" / f"{name}.json"
+
+    def reference(self, entry: Entry) -> str | None:
+        """Return the reference of a slide: its name or file; of ``group``, that of its group."""
+        if entry.reference == GROUP and entry.group is not None:
+            return str(self.group(entry.group))
+        return entry.reference
+
     def normalised(self, entry: Entry) -> Path | None:
         """Return the path of the slide in the look of its reference; None without a reference."""
         if entry.reference is None:
@@ -171,7 +190,9 @@ class JobFolder:
                     where=folder.plan,
                 )
             entries = tuple(Entry(**e) for e in plan["entries"])
-            cohort = Cohort(entries, plan["options"], plan["retries"])
+            cohort = Cohort(
+                entries, plan["options"], plan["retries"], plan.get("looks_only", False)
+            )
         except FileNotFoundError:
             raise OutputError(
                 "there is no cohort here", expected="a cohort.json", where=path, hint=_HINT
@@ -200,6 +221,7 @@ class JobFolder:
             "version": VERSION,
             "options": cohort.options,
             "retries": cohort.retries,
+            "looks_only": cohort.looks_only,
             "entries": [asdict(e) for e in cohort.entries],
         }
         write_atomic(self.plan, json.dumps(plan, indent=1).encode() + b"\n")

@@ -20,9 +20,18 @@ ENDINGS = tuple(
     for e in ("svs", "tif", "tiff", "ndpi", "vms", "vmu", "scn", "mrxs", "svslide", "bif", "czi")
 )
 LAYERS = "layers"  # folder in that of the job
-OWN = ("state", "logs", "slurm", "cohort.json", "summary.json", "failures.csv")  # of the job
+OWN = (
+    "state",
+    "logs",
+    "slurm",
+    "looks",
+    "groups",
+    "cohort.json",
+    "summary.json",
+    "failures.csv",
+)  # of the job
 SETTINGS = tuple(ScientificSettings.model_fields)
-COLUMNS = ("slide", "output", "reference", *SETTINGS)
+COLUMNS = ("slide", "output", "reference", "group", "tissue", *SETTINGS)
 _PATHS = ("mask", "roi", "cache")
 
 
@@ -34,6 +43,7 @@ class Entry:
         name: of its files in the job folder, unique; may hold "/". slide: absolute path.
         output: absolute, or relative to the job folder. reference: look of a normalised copy.
         settings: of this slide alone, over those of the cohort.
+        group: its scanner, laboratory or staining day. tissue: what it shows.
     """
 
     name: str
@@ -41,6 +51,8 @@ class Entry:
     output: str
     reference: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    tissue: str | None = None
 
 
 def read_cohort(source: Path, job: Path) -> tuple[Entry, ...]:
@@ -176,9 +188,17 @@ def _entry(given: dict[str, str], manifest: Path, line: int) -> Entry:
     output, reference = given.pop("output", None), given.pop("reference", None)
     if reference is not None and is_file_of(reference):
         reference = str(folder / reference)
+    group, tissue = given.pop("group", None), given.pop("tissue", None)
+    if group is not None and not re.fullmatch(r"[\w][\w .+-]*", group):
+        raise SettingsError(
+            "a group has a name that no file can have",
+            expected="letters, digits, spaces, and . _ + -",
+            found=group,
+            where=where,
+        )
     settings = {k: str(folder / v) if is_path(k, v) else v for k, v in given.items()}
     name = slide.stem if output is None else _name_of(output)
-    return Entry(name, str(slide), output or _output(name), reference, settings)
+    return Entry(name, str(slide), output or _output(name), reference, settings, group, tissue)
 
 
 def is_file_of(text: str) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsi_pgdips.cohort.folder import Cohort, CohortOptions, JobFolder
+from wsi_pgdips.cohort.folder import GROUP, Cohort, CohortOptions, JobFolder
+from wsi_pgdips.cohort.looks import group_has, pool_groups
 from wsi_pgdips.cohort.manifest import Entry, read_cohort
 from wsi_pgdips.cohort.report import REST, Row, rows_of, write_report
 from wsi_pgdips.cohort.state import ABSENT, State, StateFile, ask_for_attempt, stamp_of
@@ -58,7 +59,7 @@ def plan_cohort(source: Path, job: Path, asked: CohortOptions) -> tuple[JobFolde
     entries = read_cohort(source, job)
     if asked.reference is not None:
         entries = tuple(replace(e, reference=e.reference or asked.reference) for e in entries)
-    cohort = Cohort(entries, asked.settings, asked.retries)
+    cohort = Cohort(entries, asked.settings, asked.retries, asked.looks_only)
     _check(cohort)
     return JobFolder(job.absolute()), cohort
 
@@ -79,10 +80,18 @@ def _check(cohort: Cohort) -> None:
     checked: set[tuple[Callable[[str], Any], str | None]] = {(load_reference, "self")}
     for entry in cohort.entries:
         science = cohort.settings(entry).science
+        if entry.reference == GROUP and entry.group is None:
+            raise SettingsError(
+                "a slide has no group whose look it could be given",
+                expected="a group in the manifest, or another reference",
+                found="reference group, and no group",
+                where=f"slide {entry.name}",
+            )
+        reference = None if entry.reference == GROUP else entry.reference
         try:
             for check, text in (
                 (load_stains, science.stains),
-                (load_reference, entry.reference),
+                (load_reference, reference),
                 (is_file, science.mask),
                 (is_file, science.roi),
             ):
@@ -100,6 +109,7 @@ def run_cohort(
     *,
     config: Path | None = None,
     reference: str | None = None,
+    looks_only: bool | None = None,
     retries: int | None = None,
     skip_errors: bool | None = None,
     progress: Progress | None = None,
@@ -113,7 +123,9 @@ def run_cohort(
         source: a manifest (CSV or TSV, one row a slide), or a folder of slides.
         job: folder to write: layers, states, logs, ``summary.json`` and ``failures.csv``.
         config: TOML of settings of ``run`` and of the cohort; the other arguments win.
-        reference: look in which each slide is also written as a TIFF; None for none.
+        reference: look in which each slide is also written as a TIFF; None for none; ``group`` for
+            that of its group.
+        looks_only: make looks, and copies by them, but no layers.
         retries: of a slide after a fault of a disk or network that may pass; 2 by default.
         skip_errors: go on with the others after a slide has failed; True by default.
         progress: where to show progress; quiet by default.
@@ -126,7 +138,8 @@ def run_cohort(
         SettingsError: the manifest or a setting cannot be used.
         OutputError: another process runs this cohort, or the folder is of another.
     """
-    own = {"reference": reference, "retries": retries, "skip_errors": skip_errors}
+    own: dict[str, Any] = {"reference": reference, "looks_only": looks_only}
+    own |= {"retries": retries, "skip_errors": skip_errors}
     asked = CohortOptions.of(config, own, settings)
     folder, cohort = plan_cohort(Path(source), Path(job), asked)
     return run_planned(
@@ -159,20 +172,47 @@ def run_planned(
         if planned is not None:  # not before: workers of another process read the plan
             folder.keep(planned, progress.note)
         folder, cohort = JobFolder.opened(folder.path)
-        todo = left_of(folder, cohort, failed_too=failed_too)
         lost: dict[str, State] = {}
         try:
-            if todo:
-                for entry in todo:
-                    with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
-                        ask_for_attempt(folder.state(entry))
-                with _slow_slides_noted(folder, cohort, progress):
-                    _work(folder, cohort, todo, progress, skip_errors, lost)
+            todo = left_of(folder, cohort, failed_too=failed_too)
+            _attempt(folder, cohort, todo, progress, skip_errors, lost)
+            # slides first, then groups, then the copies that groups have a say in
+            if pool_groups(folder, cohort, progress.note):
+                tried = {entry.name for entry in todo}
+                again = [
+                    entry
+                    for entry in left_of(folder, cohort, failed_too=False)
+                    if entry.name not in tried or _lacks_copy(folder, entry)
+                ]
+                _attempt(folder, cohort, again, progress, skip_errors, lost)
         except BaseException:  # an interruption: what was done so far is reported all the same
             with suppress(WsiPgdipsError, OSError):
                 write_report(folder, cohort, lost=lost)
             raise
         return write_report(folder, cohort, lost=lost)
+
+
+def _attempt(
+    folder: JobFolder,
+    cohort: Cohort,
+    todo: Sequence[Entry],
+    progress: Progress,
+    skip_errors: bool,
+    lost: dict[str, State],
+) -> None:
+    """Work on slides, of which each gets another attempt."""
+    if not todo:
+        return
+    for entry in todo:
+        with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
+            ask_for_attempt(folder.state(entry))
+    with _slow_slides_noted(folder, cohort, progress):
+        _work(folder, cohort, todo, progress, skip_errors, lost)
+
+
+def _lacks_copy(folder: JobFolder, entry: Entry) -> bool:
+    """Return whether a slide of a group that has its look lacks its copy."""
+    return group_has(folder, entry) and not copy_is_current(folder, entry)
 
 
 def left_of(folder: JobFolder, cohort: Cohort, *, failed_too: bool) -> list[Entry]:
@@ -186,15 +226,17 @@ def _is_left(folder: JobFolder, cohort: Cohort, row: Row, failed_too: bool) -> b
         return False
     if row.state is None or not row.state.has_ended or not _is_as_before(row, row.state, cohort):
         return True
-    return failed_too if row.standing != "done" else not _is_whole(folder, row)
+    return failed_too if row.standing != "done" else not _is_whole(folder, cohort, row)
 
 
-def _is_whole(folder: JobFolder, row: Row) -> bool:
+def _is_whole(folder: JobFolder, cohort: Cohort, row: Row) -> bool:
     """Return whether layers that were finished still are; their run reports what is wrong."""
     from wsi_pgdips.layers.provenance import is_done
 
     try:
         copied = row.verdict == "fail" or copy_is_current(folder, row.entry)
+        if cohort.looks_only:
+            return copied and folder.look(row.entry).is_file()
         return copied and is_done(folder.output(row.entry))
     except WsiPgdipsError:
         return False
@@ -274,30 +316,6 @@ def _state_after(
         return StateFile(folder.state(entry), WHOLE, digest, stamp).write(**facts)
     except (OutputError, OSError):
         return State(WHOLE.name, unwritten=True, **facts)
-
-
-def verify_cohort(folder: JobFolder, cohort: Cohort, progress: Progress) -> dict[str, list[str]]:
-    """Return the faults of each finished slide, by its name; none where it is whole."""
-    from wsi_pgdips.checks.verify import verify_layers
-
-    done = [r for r in rows_of(folder, cohort) if r.standing == "done"]
-    found: dict[str, list[str]] = {}
-    progress.stage("verify", len(done), "slides")
-    try:
-        for row in done:
-            entry = row.entry
-            try:
-                wrong = verify_layers(folder.output(entry))
-            except WsiPgdipsError as error:
-                wrong = [f"{error.where}: {error.message}"]
-            target = folder.normalised(entry)
-            if target is not None and row.verdict != "fail" and not target.exists():
-                wrong.append(f"{target.name}: missing")
-            found[entry.name] = wrong
-            progress.advance()
-    finally:
-        progress.close()
-    return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.looks import group_has, keep_look, measure
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import ABSENT, State, StateFile, read_states, stamp_of
 from wsi_pgdips.config import Settings
@@ -92,6 +93,8 @@ class SlideWork:
             try:
                 try:
                     # to overwrite layers of this cohort again and again would never end
+                    if self.cohort.looks_only:
+                        return self._look_only(file, progress)
                     summary = self._with_retries(settings, progress, begun)
                 except Exception:  # if another process took this one for dead, files may be gone
                     summary = None if done_before else self._finished()
@@ -105,6 +108,7 @@ class SlideWork:
                 if summary.verdict.status == "fail":
                     logged.note("the verdict is `fail`, so there is no normalised copy")
                 elif not summary.has_failures and is_last:
+                    keep_look(self.folder, self.entry)
                     self._normalize(progress)
                 return _write_end(file, summary)
             except KeyboardInterrupt as error:
@@ -178,20 +182,34 @@ class SlideWork:
                 state.set_result(summary)
         return summary
 
+    def _look_only(self, file: StateFile, progress: Progress) -> State:
+        """Measure the slide's look, unless it is there, and write the copy by it."""
+        measure(self.folder, self.cohort, self.entry)
+        self._normalize(progress)
+        return file.write(status="done", exit_code=0)
+
     def _normalize(self, progress: Progress) -> None:
-        """Write the slide in the look of its reference, where that is wanted and not there."""
-        target = self.folder.normalised(self.entry)
-        if target is None or copy_is_current(self.folder, self.entry):
+        """Write the slide in the look of its reference, where that is wanted and not there.
+
+        A slide of a group waits until its look is in that of the group.
+        """
+        entry, folder = self.entry, self.folder
+        target = folder.normalised(entry)
+        waits = entry.group is not None and not group_has(folder, entry)
+        if target is None or waits or copy_is_current(folder, entry):
             return
         from wsi_pgdips.export.normalize import normalize_slide
         from wsi_pgdips.export.place import is_export
 
-        overwrite = self.cohort.settings(self.entry).execution.overwrite
+        overwrite = self.cohort.settings(entry).execution.overwrite
+        make_folder(target.parent)
         normalize_slide(
-            self.output,
+            None if self.cohort.looks_only else self.output,
             target,
-            reference=self.entry.reference,
-            slide=self.entry.slide,
+            reference=folder.reference(entry),
+            slide=entry.slide,
+            look=folder.look(entry) if self.cohort.looks_only else None,
+            group_look=None if entry.group is None else folder.group(entry.group),
             overwrite=overwrite or is_export(target),
             progress=progress,
         )
@@ -218,13 +236,17 @@ def copy_is_current(folder: JobFolder, entry: Entry) -> bool:
     made, record = target.stat().st_mtime, folder.output(entry) / RUN_RECORD
     if record.is_file() and record.stat().st_mtime > made:
         return False
-    look = Path(entry.reference)
-    if not look.is_file() or look.stat().st_mtime <= made:
+    looks = {"reference_sha256": Path(folder.reference(entry) or "")}
+    if entry.group is not None:
+        looks["group_sha256"] = folder.group(entry.group)
+    newer = {k: p for k, p in looks.items() if p.is_file() and p.stat().st_mtime > made}
+    if not newer:
         return True
     from wsi_pgdips.export.place import tiff_record
     from wsi_pgdips.looks.files import load_reference
 
-    return bool(tiff_record(target).get("reference_sha256") == load_reference(look).digest)
+    written = tiff_record(target)
+    return all(written.get(key) == load_reference(path).digest for key, path in newer.items())
 
 
 def unwritten(error: WsiPgdipsError | OSError, part: Part = WHOLE) -> State:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 MAX_THREADS = 8
 _SIDE = 1024  # pixels that are read at once: a reader may hold them as optical densities
 # only these properties of a reader are recorded, since a slide's own may name a person
-_PROVENANCE = ("reference", "reference-sha256", "method", "keep-amounts", "residual", "only")
+_PROVENANCE = (
+    *("reference", "reference-sha256", "group-sha256", "map-sha256"),
+    *("method", "keep-amounts", "residual", "only", "account"),
+)
 
 
 def check_option(valid: bool, option: str, allowed: str, found: object) -> None:

@@ -73,10 +73,11 @@ def _basis(
         )
     stretch = float(np.linalg.svd(found.matrix, compute_uv=False)[0])
     named = f" of {', '.join(found.labelled)}" if found.labelled else ""
+    times = f"{found.compared} comparison{'' if found.compared == 1 else 's'}"
     outside = _outside(own, transfer)
     beyond = f"; {100 * outside:.0f} % of the colours lie outside of them" if outside else ""
     return (
-        f"colours are changed by what {found.compared} comparisons of alike tissue{named} show; "
+        f"colours are changed by what {times} of alike tissue{named} show; "
         f"no colour is stretched more than {stretch:.2f} times{beyond}"
     )
 

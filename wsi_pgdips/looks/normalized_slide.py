@@ -104,7 +104,12 @@ class NormalizedSlide(AbstractSlide):
                 hint="`wsi-pgdips run` makes layers, `wsi-pgdips look` a look",
             )
         target = find_reference(reference)
-        native = _native(slide, opened)
+        icc = (
+            opened is None
+            and own is not None
+            and any(source.get("icc_sha256") for source in own.sources)
+        )
+        native = _native(slide, opened, icc=icc)
         if own is None:
             assert opened is not None  # checked above
             own = slide_look(opened, _source(slide, opened))
@@ -237,15 +242,21 @@ def _fields(layers: Layers | None, own: Reference) -> tuple[Fields, float, float
     return layers.fields, layers.grid.tile, layers.grid.factor
 
 
-def _native(slide: SlideLike | None, layers: Layers | None) -> NativePixels | BorrowedPixels | None:
-    """Open the slide, and check that it has the size of the layers' slide."""
+def _native(
+    slide: SlideLike | None, layers: Layers | None, *, icc: bool
+) -> NativePixels | BorrowedPixels | None:
+    """Open the slide, and check that it has the size of the layers' slide.
+
+    Args:
+        icc: the look was measured on pixels converted by the slide's profile, as layers may be.
+    """
     if slide is None:
         return None
-    icc = layers is not None and bool((layers.provenance.get("settings") or {}).get("icc"))
+    icc = icc or (layers is not None and bool((layers.provenance.get("settings") or {}).get("icc")))
     if isinstance(slide, AbstractSlide):
         if icc:
             raise SlideError(
-                "these layers were made of pixels converted by the slide's ICC profile",
+                "layers or look were made of pixels converted by the slide's ICC profile",
                 hint="give the slide's path, so that its pixels are converted too",
             )
         native: NativePixels | BorrowedPixels = BorrowedPixels(slide)

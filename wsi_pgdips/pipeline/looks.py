@@ -78,6 +78,7 @@ def measure_slide_look(
                 "mpp": context.grid.mpp,
                 "software": __version__,
                 "flags": list(prior.flags),
+                "icc_sha256": source.meta.icc_sha256 if science.icc else None,
             },
         )
         foreign = np.isin(found.artifact, NO_TISSUE)

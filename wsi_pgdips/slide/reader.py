@@ -279,7 +279,7 @@ def _probe(pyramid: Pyramid, path: Path) -> None:
 
 
 def _meta(path: Path, pyramid: Pyramid) -> SlideMeta:
-    facts = pyramid.facts
+    facts, profile = pyramid.facts, pyramid.facts.icc_profile
     name = path.name.removesuffix(path.suffix).removesuffix(".ome")
     return SlideMeta(
         # bytes that are not UTF-8 would make JSON that other programs cannot read
@@ -290,9 +290,10 @@ def _meta(path: Path, pyramid: Pyramid) -> SlideMeta:
         objective_power=facts.objective_power,
         level_shapes=pyramid.level_shapes,
         bounds_l0=facts.bounds_l0,
-        has_icc=facts.icc_profile is not None,
+        has_icc=profile is not None,
         checksum=file_checksum(path),
         properties=dict(facts.properties),
+        icc_sha256=None if profile is None else hashlib.sha256(profile).hexdigest(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import TypeAdapter
 
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
+from wsi_pgdips.cohort.looks import pool_groups
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.runner import left_of
 from wsi_pgdips.cohort.state import ask_for_attempt
@@ -118,7 +119,8 @@ def plan_submission(
 ) -> Submission:
     """Return the jobs that would be submitted; nothing is written."""
     always, above = splitting.always, splitting.above
-    split = [e.name for e in todo if always or _blocks(cohort, e) > above]
+    large = [] if cohort.looks_only else todo
+    split = [e.name for e in large if always or _blocks(cohort, e) > above]
     apart = set(split)
     whole = [e.name for e in todo if e.name not in apart]
     jobs = plan_jobs(
@@ -163,6 +165,7 @@ def submit(
     with lock_output(folder.plan):
         refuse_while_queued(folder)
         folder.keep(cohort, note)
+        pool_groups(folder, cohort, note)  # of the looks that an earlier submission has made
         todo = left_of(folder, cohort, failed_too=failed_too)
         planned = plan_submission(folder, cohort, todo, resources, splitting)
         if not planned.jobs:
