@@ -92,7 +92,7 @@ def scanner_bars(records: pd.DataFrame) -> Iterator[LookBar]:
         yield _most(f"{where}: median dE at most {MAX_DE:g}", _median(de), MAX_DE)
         yield _most(f"{where}: worst dE at most {MAX_WORST_DE:g}", _largest(de), MAX_WORST_DE)
         yield _most(
-            f"`{GROUP}`, {scanner}: eosin over hematoxylin changes at most {MAX_CHANGE:.0%}",
+            f"`{GROUP}`, {scanner}: eosin over hematoxylin changes at most {100 * MAX_CHANGE:.0f} %",
             _largest(_changes(records, scanner)),
             MAX_CHANGE,
         )
