@@ -91,11 +91,9 @@ def scanner_bars(records: pd.DataFrame) -> Iterator[LookBar]:
         de, where = only(own, method=PAIRS)["value"], f"`{PAIRS}`, {scanner}"
         yield _most(f"{where}: median dE at most {MAX_DE:g}", _median(de), MAX_DE)
         yield _most(f"{where}: worst dE at most {MAX_WORST_DE:g}", _largest(de), MAX_WORST_DE)
-        yield _most(
-            f"`{GROUP}`, {scanner}: eosin over hematoxylin changes at most {100 * MAX_CHANGE:.0f} %",
-            _largest(_changes(records, scanner)),
-            MAX_CHANGE,
-        )
+        percent = f"{100 * MAX_CHANGE:.0f} %"
+        what = f"`{GROUP}`, {scanner}: eosin over hematoxylin changes at most {percent}"
+        yield _most(what, _largest(_changes(records, scanner)), MAX_CHANGE)
 
 
 def scanner_tables(records: pd.DataFrame) -> str:
