@@ -1,4 +1,4 @@
-"""What a transfer will do, in plain words, before it does it."""
+"""This module says in plain words what a transfer will change, before it changes anything."""
 
 from __future__ import annotations
 

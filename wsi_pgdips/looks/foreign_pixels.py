@@ -1,4 +1,4 @@
-"""How far pixels are foreign, so that they take the change of glass alone."""
+"""The foreign pixels of a slide, which take the change of glass alone."""
 
 from __future__ import annotations
 

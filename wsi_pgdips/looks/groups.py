@@ -120,7 +120,7 @@ def _spread(values: Float64, centre: Float64) -> list[float]:
 
 
 def _say(look: Reference, k: int) -> float:
-    """How much a slide supports the vector of one of its stains."""
+    """Return the weight of a slide in the vector of one of its stains, by how much it holds."""
     m = look.spectral_correction
     return 1.0 if m is None else float(np.clip(m[k] / _ENOUGH_OD, 0.01, 1.0))
 

@@ -1,4 +1,4 @@
-"""From which colours to which: what of two looks differs by the scanner, and not by the tissue.
+"""The map of colours between two looks: what the scanner changes, and not what the tissue is.
 
 The look of one slide mixes what scanner and laboratory do with what the tissue is. So two slides
 are compared only where their tissue is alike, which two properties tell that no scanner changes:
@@ -109,7 +109,7 @@ def match_looks(own: Reference, target: Reference, group: Reference | None = Non
 
 @dataclass(frozen=True)
 class _Side:
-    """What is compared of one side: n means over parts of the tissue, (n, K, 3), and textures."""
+    """One side of a comparison: (n, K, 3) mean colours and (n, T) textures of slides or tissues."""
 
     colours: Float64
     texture: Float64
@@ -155,7 +155,7 @@ def _match(
 
 
 def _sure(probability: float) -> float:
-    """How far to act on a probability: not at all where it is no better than even."""
+    """Return the share of a map to apply: 0 up to an even probability, 1 from ``_CERTAIN`` on."""
     return float(np.clip((probability - _EVEN) / (_CERTAIN - _EVEN), 0, 1))
 
 
@@ -187,7 +187,7 @@ def _odds(here: str | None, there: str | None, targets: int) -> float:
 
 
 def _misfit(here: _Side, there: _Side) -> Float64:
-    """How unlike the tissues of two sides are, (n, m)."""
+    """Return the (n, m) misfits between the tissues of two sides; 0 for the same tissue."""
     out = np.empty((len(here.colours), len(there.colours)))
     for i, j in np.ndindex(*out.shape):
         x, y = here.colours[i], there.colours[j]

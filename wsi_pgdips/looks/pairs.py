@@ -67,7 +67,7 @@ class PairPixels:
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """What one registered pair of pictures shows, on the pixels of the coarser one."""
+    """A registered pair of pictures, on the pixels of the coarser one."""
 
     a: FloatArray  # (h, w, 3) OD, blurred
     b: FloatArray
