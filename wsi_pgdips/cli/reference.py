@@ -64,9 +64,7 @@ def reference_fit(
     quiet: Quiet = False,
 ) -> None:
     """Measure the look of a group of slides: its stain vectors, glass and colours of tissue."""
-    _check_new(out, overwrite)
-    if out.suffix.lower() != ".json":
-        refuse(f"a reference is a .json file, found {out.name}", "--out")
+    _check_new_json(out, overwrite, "reference")
     from wsi_pgdips.looks.files import save_reference
     from wsi_pgdips.pipeline.references import fit_reference
 
@@ -96,9 +94,7 @@ def look(
     quiet: Quiet = False,
 ) -> None:
     """Measure the look of a slide in seconds, without layers, for [b]normalize --look[/b]."""
-    _check_new(out, overwrite)
-    if out.suffix.lower() != ".json":
-        refuse(f"a look is a .json file, found {out.name}", "--out")
+    _check_new_json(out, overwrite, "look")
     from wsi_pgdips.looks.files import save_reference
     from wsi_pgdips.pipeline.looks import measure_slide_look
 
@@ -142,9 +138,7 @@ def reference_pair(
     quiet: Quiet = False,
 ) -> None:
     """Measure the map from scanner A's colours to scanner B's on scans of the same glass."""
-    _check_new(out, overwrite)
-    if out.suffix.lower() != ".json":
-        refuse(f"a map is a .json file, found {out.name}", "--out")
+    _check_new_json(out, overwrite, "map")
     from wsi_pgdips.looks.colour_map import save_map
     from wsi_pgdips.looks.map_fit import fit_pairs
 
@@ -204,6 +198,13 @@ def compare(
         ]
         table.add_row(name, *cells)
     stdout().print(table)
+
+
+def _check_new_json(out: Path, overwrite: bool, what: str) -> None:
+    """Refuse a file that exists, unless it may be replaced, and a name that is not JSON's."""
+    _check_new(out, overwrite)
+    if out.suffix.lower() != ".json":
+        refuse(f"a {what} is a .json file, found {out.name}", "--out")
 
 
 def _check_new(out: Path, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ def run_planned(
         lost: dict[str, State] = {}
         try:
             todo = left_of(folder, cohort, failed_too=failed_too)
-            _attempt(folder, cohort, todo, progress, skip_errors, lost)
+            _work(folder, cohort, todo, progress, skip_errors, lost)
             # slides first, then groups, then the copies that groups have a say in
             if pool_groups(folder, cohort, progress.note):
                 tried = {entry.name for entry in todo}
@@ -184,30 +184,12 @@ def run_planned(
                     for entry in left_of(folder, cohort, failed_too=False)
                     if entry.name not in tried or _lacks_copy(folder, entry)
                 ]
-                _attempt(folder, cohort, again, progress, skip_errors, lost)
+                _work(folder, cohort, again, progress, skip_errors, lost)
         except BaseException:  # an interruption: what was done so far is reported all the same
             with suppress(WsiPgdipsError, OSError):
                 write_report(folder, cohort, lost=lost)
             raise
         return write_report(folder, cohort, lost=lost)
-
-
-def _attempt(
-    folder: JobFolder,
-    cohort: Cohort,
-    todo: Sequence[Entry],
-    progress: Progress,
-    skip_errors: bool,
-    lost: dict[str, State],
-) -> None:
-    """Work on slides, of which each gets another attempt."""
-    if not todo:
-        return
-    for entry in todo:
-        with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
-            ask_for_attempt(folder.state(entry))
-    with _slow_slides_noted(folder, cohort, progress):
-        _work(folder, cohort, todo, progress, skip_errors, lost)
 
 
 def _lacks_copy(folder: JobFolder, entry: Entry) -> bool:
@@ -258,17 +240,22 @@ def _work(
     skip_errors: bool,
     lost: dict[str, State],
 ) -> None:
-    """Have worker processes work on slides.
+    """Have worker processes work on slides, of which each gets another attempt.
 
     Args:
         lost: gets states that could not be written, by the names of their slides.
     """
     from wsi_pgdips.pipeline.pool import slide_pool
 
+    if not todo:
+        return
+    for entry in todo:
+        with suppress(WsiPgdipsError, OSError):  # its own attempt will say so
+            ask_for_attempt(folder.state(entry))
     how = cohort.settings(todo[0]).execution
     pool: Any
     pool, threads = slide_pool(how, progress.note)
-    try:
+    with _slow_slides_noted(folder, cohort, progress), closing(pool):
         progress.stage("cohort", len(todo), "slides")
         job: Any = CohortJob(str(folder.path), how.device, threads)
         names = [e.name for e in todo]
@@ -281,8 +268,6 @@ def _work(
             if state is not None and state.status not in ("done", "stage_done") and not skip_errors:
                 progress.note("stopped at the first failure, as --no-skip-errors asks")
                 break
-    finally:
-        pool.close()
 
 
 def on_slide(job: CohortJob, name: str, on_tile: Callable[[], None] = lambda: None) -> SlideReport:

@@ -34,12 +34,6 @@ def interpolation_weights(centres: int, side: float, start: float, length: int) 
     return weights
 
 
-def smoothstep(values: npt.NDArray[np.floating], low: float, high: float) -> FloatArray:
-    """A smooth step: 0 up to ``low``, 1 from ``high`` on, 3 t^2 - 2 t^3 in between; any shape."""
-    t = np.clip((values - low) / (high - low), 0, 1)
-    return np.asarray(t * t * (3 - 2 * t), np.float32)
-
-
 @dataclass(frozen=True)
 class Interpolation:
     """A field around a region, and the weights that carry it to the region's pixels.
