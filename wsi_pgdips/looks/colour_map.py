@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ import numpy as np
 
 from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError, StainError
+from wsi_pgdips.looks.hashed import Json, checked, digest_of
 from wsi_pgdips.looks.reference import Rows, rows_of, triple
 from wsi_pgdips.optics.stain_files import refuse_unknown
 from wsi_pgdips.records import FloatArray, Vector
@@ -20,7 +20,6 @@ from wsi_pgdips.records import FloatArray, Vector
 FORMAT, VERSION = "wsi-pgdips map", 1
 FREEDOMS = ("glass", "gain", "gains", "full")  # from the simplest on: 0, 1, 3, 9 numbers
 MIN_SCALE = 0.05  # of the matrix: less would take a colour away
-Json = dict[str, Any]
 _TYPES: dict[Any, Any] = {"float": float, "int": int, "str": str, "bool": bool}
 
 
@@ -111,8 +110,7 @@ class ColourMap:
     def digest(self) -> str:
         """Hex SHA-256 of all but the name and the sources."""
         numbers = {k: v for k, v in self.to_json().items() if k not in ("name", "sources")}
-        text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(numbers)
 
     def to_json(self) -> Json:
         """Return the content of a file without its format, version and hash."""
@@ -155,30 +153,9 @@ def load_map(path: str | os.PathLike[str]) -> ColourMap:
     refuse_unknown(
         table, {"format", "version", "sha256", *(f.name for f in fields(ColourMap))}, file, "map"
     )
-    if table.get("version") != VERSION:
-        raise StainError(
-            "the map has another version",
-            expected=VERSION,
-            found=table.get("version"),
-            where=file,
-            hint="read it with the version of wsi-pgdips that wrote it, or make it again",
-        )
-    try:
-        found = _from_json(table)
-        digest = found.digest
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StainError(
-            "the map is incomplete or damaged", where=file, found=repr(error)
-        ) from None
-    if "sha256" in table and table["sha256"] != digest:
-        raise StainError(
-            "the map's numbers are not those it was written with",
-            expected=f"sha256 {table['sha256']}",
-            found=digest,
-            where=file,
-            hint="make it again; if you changed it on purpose, remove the line sha256",
-        )
-    return found
+    return checked(
+        table, _from_json, version=VERSION, what="map", again="make it again", where=file
+    )
 
 
 def save_map(colour_map: ColourMap, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from wsi_pgdips.disk import write_atomic
 from wsi_pgdips.errors import OutputError, StainError
 from wsi_pgdips.looks.foreign_pixels import unpacked
+from wsi_pgdips.looks.hashed import checked
 from wsi_pgdips.looks.reference import HASHED, Reference, rows_of, triple
 from wsi_pgdips.looks.slide_look import MEASURES
 from wsi_pgdips.optics.physics import I0
@@ -129,30 +129,14 @@ def _of_stains(stains: StainSet) -> Reference:
 
 def _parse(table: dict[str, Any], where: object) -> Reference:
     """Check the table of one of our files, and return its reference."""
-    if table.get("version") != VERSION:
-        raise StainError(
-            "the look has another version",
-            expected=VERSION,
-            found=table.get("version"),
-            where=where,
-            hint="read it with the version of wsi-pgdips that wrote it, or measure it again",
-        )
-    try:
-        reference = _look(table, where, _KEYS)
-        digest = reference.digest
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, zlib.error) as error:
-        raise StainError(
-            "the look is incomplete or damaged", where=where, found=repr(error)
-        ) from None
-    if "sha256" in table and table["sha256"] != digest:
-        raise StainError(
-            "the look's numbers are not those it was written with",
-            expected=f"sha256 {table['sha256']}",
-            found=digest,
-            where=where,
-            hint="measure it again; if you changed it on purpose, remove the line sha256",
-        )
-    return reference
+    return checked(
+        table,
+        lambda found: _look(found, where, _KEYS),
+        version=VERSION,
+        what="look",
+        again="measure it again",
+        where=where,
+    )
 
 
 def _look(table: dict[str, Any], where: object, known: set[str] = _MEMBER_KEYS) -> Reference:

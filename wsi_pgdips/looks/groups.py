@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pgdips.errors import SettingsError
-from wsi_pgdips.looks.reference import Json, Reference, numbers, rows_of, triple
+from wsi_pgdips.looks.hashed import Json
+from wsi_pgdips.looks.reference import Reference, numbers, rows_of, triple
 from wsi_pgdips.optics.physics import angle_deg, unit_rows
 
 Float64 = npt.NDArray[np.float64]

@@ -6,18 +6,17 @@ theirs; a reference is the look, of one slide or of a group, that other slides a
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from wsi_pgdips.errors import StainError
+from wsi_pgdips.looks.hashed import Json, digest_of
 from wsi_pgdips.records import FloatArray
 
-Json = dict[str, Any]
 Row = tuple[float, float, float]
 Rows = tuple[Row, ...]
 
@@ -94,11 +93,10 @@ class Reference:
         """(N, 3) float32 unit rows."""
         return np.asarray(self.matrix, np.float32)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of the numbers and labels, without names, colours and sources."""
-        text = json.dumps(self._hashed(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(self._hashed())
 
     def _hashed(self) -> Json:
         numbers = {key: value for key, value in self.to_json().items() if key in HASHED}

@@ -12,8 +12,9 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 from wsi_pgdips.errors import WsiPgdipsError
 from wsi_pgdips.geometry import OutputGrid, Region
+from wsi_pgdips.looks.hashed import Json
 from wsi_pgdips.looks.pixels import planes_od, unmixed
-from wsi_pgdips.looks.reference import Json, Reference, numbers, rows_of, triple
+from wsi_pgdips.looks.reference import Reference, numbers, rows_of, triple
 from wsi_pgdips.optics.foreign import is_carbon, is_foreign
 from wsi_pgdips.optics.interpolate import interpolate
 from wsi_pgdips.optics.physics import I0, unit_rows
