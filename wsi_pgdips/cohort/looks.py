@@ -6,12 +6,18 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import stamp_of
 from wsi_pgdips.disk import make_folder
 from wsi_pgdips.errors import WsiPgdipsError
+
+if TYPE_CHECKING:
+    from wsi_pgdips.looks.reference import Reference
 
 
 def measure(folder: JobFolder, cohort: Cohort, entry: Entry) -> None:
@@ -67,7 +73,7 @@ def pool_groups(
     for name, members in sorted(looks.items()):
         try:
             pooled, path = pool_looks(members, name), folder.group(name)
-            if not path.is_file() or load_reference(path).digest != pooled.digest:
+            if not path.is_file() or look_at(path).digest != pooled.digest:
                 make_folder(path.parent)
                 save_reference(pooled, path)
         except WsiPgdipsError as error:
@@ -77,12 +83,28 @@ def pool_groups(
 
 def group_has(folder: JobFolder, entry: Entry) -> bool:
     """Return whether the look of a slide is in that of its group, so that its copy can be made."""
-    from wsi_pgdips.looks.files import load_reference
-
     if entry.group is None:
         return False
     try:
-        own = load_reference(folder.look(entry)).digest
-        return any(m.digest == own for m in load_reference(folder.group(entry.group)).slides)
-    except WsiPgdipsError:  # it is not there
+        own = look_at(folder.look(entry)).digest
+        return any(m.digest == own for m in look_at(folder.group(entry.group)).slides)
+    except (WsiPgdipsError, FileNotFoundError):
         return False
+
+
+def look_at(path: Path) -> Reference:
+    """Load a look from a file, once in a process while the file stays as it is.
+
+    Many slides ask for the look of their group, which holds those of all of them.
+
+    Raises:
+        FileNotFoundError: there is none. StainError: it cannot be read.
+    """
+    return _loaded(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _loaded(path: Path, _stamp: int) -> Reference:
+    from wsi_pgdips.looks.files import load_reference
+
+    return load_reference(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from wsi_pgdips.cohort.folder import Cohort, JobFolder
-from wsi_pgdips.cohort.looks import group_has, keep_look, measure
+from wsi_pgdips.cohort.looks import group_has, keep_look, look_at, measure
 from wsi_pgdips.cohort.manifest import Entry
 from wsi_pgdips.cohort.state import ABSENT, State, StateFile, read_states, stamp_of
 from wsi_pgdips.config import Settings
@@ -243,10 +243,9 @@ def copy_is_current(folder: JobFolder, entry: Entry) -> bool:
     if not newer:
         return True
     from wsi_pgdips.export.place import tiff_record
-    from wsi_pgdips.looks.files import load_reference
 
     written = tiff_record(target)
-    return all(written.get(key) == load_reference(path).digest for key, path in newer.items())
+    return all(written.get(key) == look_at(path).digest for key, path in newer.items())
 
 
 def unwritten(error: WsiPgdipsError | OSError, part: Part = WHOLE) -> State:

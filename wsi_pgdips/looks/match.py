@@ -133,10 +133,11 @@ def _match(
     odds = np.array(
         [[_odds(a, b, len(there.tissue)) for b in there.tissue] for a in here.tissue], np.float64
     )
-    weights = odds * np.exp(_LIMIT - _misfit(here, there))
-    weights /= 1 + weights.sum(1, keepdims=True)
-    found = _sure(1 - (1 - float(weights.sum(1).mean())) ** min(len(weights), _SURE))
-    pairs = [(here.colours[i], there.colours[j]) for i, j in np.ndindex(*weights.shape)]
+    alike = odds * np.exp(_LIMIT - _misfit(here, there))
+    alike /= 1 + alike.sum(1, keepdims=True)
+    found = _sure(1 - (1 - float(alike.sum(1).mean())) ** min(len(alike), _SURE))
+    pairs = [(here.colours[i], there.colours[j]) for i, j in np.ndindex(*alike.shape)]
+    weights = alike.ravel()
     if min(map(len, known)) >= _MANY and shared is None:
         mixed = [_mixture(side) for side in known]
         pairs.append((mixed[0].colours[0], mixed[1].colours[0]))
@@ -144,13 +145,12 @@ def _match(
         weights, found = np.append(weights, likely), max(found, _sure(likely))
     if found < 1e-3:
         return nothing
-    matrix = _fit(pairs, weights.ravel(), ridge, prior)
-    likely_alike = weights.ravel() > 0.5
+    matrix = _fit(pairs, weights, ridge, prior)
     inside = Inside.of(
-        [p[0] for p, w in zip(pairs, weights.ravel(), strict=True) if w > 0.1] or here.colours
+        [p[0] for p, w in zip(pairs, weights, strict=True) if w > 0.1] or here.colours
     )
     return ColourChange(
-        start + found * (matrix - start), inside, found, int(likely_alike.sum()), shared
+        start + found * (matrix - start), inside, found, int((weights > 0.5).sum()), shared
     )
 
 
