@@ -21,7 +21,7 @@ import numpy.typing as npt
 from wsi_pgdips.errors import SlideError
 from wsi_pgdips.geometry import Region
 from wsi_pgdips.looks.register import Float64, Registration, contrast, register, warped
-from wsi_pgdips.optics.physics import I0
+from wsi_pgdips.optics.physics import I0, light_to_od
 from wsi_pgdips.records import BoolArray, ByteArray, FloatArray
 from wsi_pgdips.slide.reader import fallback_mpp, open_source
 from wsi_pgdips.slide.source import PyramidSource
@@ -215,10 +215,7 @@ def _sample(a: ByteArray, b: ByteArray, found: Registration, blur: float) -> _Sa
     both = np.asarray(~(np.isnan(seen_a).any(2) | np.isnan(seen_b).any(2)), bool)
     rgb = [np.rint(np.nan_to_num(v, nan=255.0)).astype(np.uint8) for v in (seen_a, seen_b)]
     seen = np.asarray(binary_erosion(both, iterations=math.ceil(2 * blur)), bool)
-    od_a, od_b = (
-        np.asarray(-np.log10(np.maximum(np.nan_to_num(v, nan=I0), 0.5) / I0), np.float32)
-        for v in (seen_a, seen_b)
-    )
+    od_a, od_b = (light_to_od(np.nan_to_num(v, nan=I0)) for v in (seen_a, seen_b))
     return _Sample(od_a, od_b, seen, _glass(rgb[0], rgb[1], ~both) & seen)
 
 

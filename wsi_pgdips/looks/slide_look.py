@@ -17,7 +17,7 @@ from wsi_pgdips.looks.pixels import planes_od, unmixed
 from wsi_pgdips.looks.reference import Reference, numbers, rows_of, triple
 from wsi_pgdips.optics.foreign import is_carbon, is_foreign
 from wsi_pgdips.optics.interpolate import interpolate
-from wsi_pgdips.optics.physics import I0, unit_rows
+from wsi_pgdips.optics.physics import light_to_od, unit_rows
 from wsi_pgdips.records import BoolArray, Fields, FloatArray, Pixels
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def measure_look(
         )
         sigma = _BLUR_UM / grid.mpp
         soft = gaussian_filter(rgb[..., :3].astype(np.float32), (sigma, sigma, 0))
-        light = np.maximum(soft[::step, ::step].transpose(2, 0, 1), 0.5) / np.float32(I0)
-        y = np.einsum("ij,jhw->ihw", drift_map(s, slide_matrix), -np.log10(light) - b)
+        od = light_to_od(soft[::step, ::step].transpose(2, 0, 1))
+        y = np.einsum("ij,jhw->ihw", drift_map(s, slide_matrix), od - b)
         windows.append((np.asarray(y, np.float32), known))
     return {
         **measure_sample(windows, grid.mpp * step),

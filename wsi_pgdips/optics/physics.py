@@ -39,6 +39,11 @@ def rgb_to_od(rgb: ByteArray) -> FloatArray:
     return _TABLE.take(rgb, mode="clip")
 
 
+def light_to_od(light: npt.NDArray[np.floating]) -> FloatArray:
+    """Convert blurred intensity, 0..255 in any shape, to float32 OD; see ``rgb_to_od``."""
+    return np.asarray(-np.log10(np.maximum(light, _BLACK) / I0), np.float32)
+
+
 def od_to_rgb(od: npt.NDArray[np.floating]) -> ByteArray:
     """Convert OD of any shape to intensity I = I0 10**(-OD), rounded and clipped to uint8.
 
