@@ -19,6 +19,7 @@ from wsi_pgdips.looks.files import (
 )
 from wsi_pgdips.looks.groups import pool_looks, robust_mean
 from wsi_pgdips.looks.reference import Reference
+from wsi_pgdips.pipeline.references import fit_reference
 
 LOOK = Reference(
     "mine",
@@ -206,6 +207,11 @@ def test_what_is_no_group_is_refused():
             pool_looks([LOOK, LOOK], tissue=tissue)
     with pytest.raises(StainError, match="other stains"):
         pool_looks([LOOK, look()])
+
+
+def test_one_tissue_a_slide_is_asked_for_before_any_is_opened(tmp_path):
+    with pytest.raises(SettingsError, match="one tissue a look"):
+        fit_reference([tmp_path / "a.json", tmp_path / "b.json"], "mine", tissue=["liver"])
 
 
 def test_a_robust_mean_ignores_a_minority():

@@ -45,10 +45,7 @@ def pool_looks(
                 found=type(look).__name__,
             )
     if tissue is not None:
-        if isinstance(tissue, str) or len(tissue) != len(looks):
-            raise SettingsError(
-                "there must be one tissue a look", expected=len(looks), found=tissue, where="tissue"
-            )
+        check_tissues(tissue, len(looks))
         looks = [
             replace(look, tissue=t, members=tuple(replace(m, tissue=t) for m in look.members))
             for look, t in zip(looks, tissue, strict=True)
@@ -60,6 +57,18 @@ def pool_looks(
     if len(members) == 1:
         return replace(members[0], name=name)
     return _pooled(members, name)
+
+
+def check_tissues(tissue: Sequence[str | None], looks: int) -> None:
+    """Refuse another number of tissues than of looks.
+
+    Raises:
+        SettingsError: they do not go together.
+    """
+    if isinstance(tissue, str) or len(tissue) != looks:
+        raise SettingsError(
+            "there must be one tissue a look", expected=looks, found=tissue, where="tissue"
+        )
 
 
 def _pooled(members: tuple[Reference, ...], name: str) -> Reference:

@@ -190,8 +190,10 @@ def fit_reference(
         SlideError, OutputError: something cannot be read, or every slide's verdict is ``fail``.
         SettingsError, StainError: tissues or stains do not go together.
     """
-    from wsi_pgdips.looks.groups import pool_looks
+    from wsi_pgdips.looks.groups import check_tissues, pool_looks
 
+    if tissue is not None:
+        check_tissues(tissue, len(paths))
     looks, names, reason = [], [], ""
     for k, path in enumerate(paths):
         look, failed = _look_of_path(path, settings)
